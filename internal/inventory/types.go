@@ -1,0 +1,161 @@
+// Package inventory loads and checks the cluster file.
+package inventory
+
+import (
+	"time"
+)
+
+// Platform says which procedures and gates a cluster knows.
+type Platform string
+
+const (
+	// PlatformALS is an HP Helion ALS or Stackato cluster, administered with kato.
+	PlatformALS Platform = "als"
+	// PlatformPlain is any cluster of Debian or Ubuntu hosts.
+	PlatformPlain Platform = "plain"
+)
+
+// ReservedNodeName may not name a node: questions that concern the whole cluster are asked under it.
+const ReservedNodeName = "cluster"
+
+// File is a whole inventory file.
+type File struct {
+	// Clusters by name. Names are DNS labels: [a-z0-9] and inner '-', at most 63 bytes.
+	Clusters map[string]*Cluster `yaml:"clusters" json:"clusters"`
+
+	path string // where it was loaded from; relative paths inside are relative to its folder
+}
+
+// Cluster is one cluster of VMs and how katoflow treats it. Every field except Nodes has a default.
+type Cluster struct {
+	// Name is the key under `clusters`; not written in the file again.
+	Name string `yaml:"-" json:"-"`
+	// Platform is "als" or "plain" (default "plain").
+	Platform Platform `yaml:"platform,omitempty" json:"platform,omitempty"`
+	// SSH is the default way to reach the nodes; a node may override parts of it.
+	SSH SSH `yaml:"ssh,omitempty" json:"ssh,omitempty"`
+	// Nodes in file order. Names and addresses are unique within the cluster.
+	Nodes []*Node `yaml:"nodes" json:"nodes"`
+	// Kato settings (als only).
+	Kato Kato `yaml:"kato,omitempty" json:"kato,omitempty"`
+	// Proxy for apt and unattended-upgrades on the nodes.
+	Proxy Proxy `yaml:"proxy,omitempty" json:"proxy,omitempty"`
+	// Gates that must hold before, between and after nodes.
+	Gates Gates `yaml:"gates,omitempty" json:"gates,omitempty"`
+	// Timeouts for slow or dead nodes.
+	Timeouts Timeouts `yaml:"timeouts,omitempty" json:"timeouts,omitempty"`
+	// Notify sends a message when an operation parks, fails or is done.
+	Notify Notify `yaml:"notify,omitempty" json:"notify,omitempty"`
+	// S3 is where archives and reports go; nil when not configured.
+	S3 *S3 `yaml:"s3,omitempty" json:"s3,omitempty"`
+}
+
+// Node is one VM of a cluster.
+type Node struct {
+	// Name is a DNS name: labels of [a-z0-9-] joined by dots; not "cluster".
+	Name string `yaml:"name" json:"name"`
+	// Address is an IP address or a host name, without a port.
+	Address string `yaml:"address" json:"address"`
+	// Roles are kato's role names (als; required there, kato.md §2) or free labels of the same form (plain).
+	Roles []string `yaml:"roles,omitempty" json:"roles,omitempty"`
+	// Core marks the Core node of an ALS cluster. Default: the one node with the role primary.
+	Core bool `yaml:"core,omitempty" json:"core,omitempty"`
+	// SSH overrides single fields of the cluster's ssh section.
+	SSH SSH `yaml:"ssh,omitempty" json:"ssh,omitempty"`
+	// GateCommands replace the cluster's own gate commands for this node when set.
+	GateCommands []string `yaml:"gate_commands,omitempty" json:"gate_commands,omitempty"`
+}
+
+// SSH is how to log in to a node.
+type SSH struct {
+	// User to log in as (default "stackato" on als, "root" on plain).
+	User string `yaml:"user,omitempty" json:"user,omitempty"`
+	// Port, 1-65535 (default 22).
+	Port int `yaml:"port,omitempty" json:"port,omitempty"`
+	// KeyFiles are private keys, tried in order. Relative to the inventory file; "~/" is the worker's home.
+	KeyFiles []string `yaml:"key_files,omitempty" json:"key_files,omitempty"`
+	// Passphrase of the key files, by reference.
+	Passphrase *Secret `yaml:"passphrase,omitempty" json:"passphrase,omitempty"`
+	// Agent uses the agent at the worker's SSH_AUTH_SOCK.
+	Agent *bool `yaml:"agent,omitempty" json:"agent,omitempty"`
+	// KnownHosts files (default "~/.ssh/known_hosts"). Hashed entries and @cert-authority lines are understood.
+	KnownHosts []string `yaml:"known_hosts,omitempty" json:"known_hosts,omitempty"`
+	// Bastion is "[user@]host[:port]", a jump host; it uses the same keys and known_hosts.
+	Bastion string `yaml:"bastion,omitempty" json:"bastion,omitempty"`
+	// ConnectTimeout for TCP and handshake (default 10s).
+	ConnectTimeout Duration `yaml:"connect_timeout,omitempty" json:"connect_timeout,omitempty"`
+	// MaxSessions at once on one node's connection (default 8; OpenSSH's own limit is 10).
+	MaxSessions int `yaml:"max_sessions,omitempty" json:"max_sessions,omitempty"`
+}
+
+// Kato says where and how kato runs.
+type Kato struct {
+	// Path of the kato binary (default "/home/stackato/bin/kato", kato.md §1).
+	Path string `yaml:"path,omitempty" json:"path,omitempty"`
+	// Timeout of one short kato call; kato may hang (kato.md §0.5-7). Default 2m.
+	Timeout Duration `yaml:"timeout,omitempty" json:"timeout,omitempty"`
+}
+
+// Proxy is exported to package commands on the nodes as http_proxy, https_proxy and no_proxy.
+type Proxy struct {
+	HTTP    string `yaml:"http,omitempty" json:"http,omitempty"`
+	HTTPS   string `yaml:"https,omitempty" json:"https,omitempty"`
+	NoProxy string `yaml:"no_proxy,omitempty" json:"no_proxy,omitempty"`
+}
+
+// Gates are the checks a node must pass N times in a row.
+type Gates struct {
+	// Times in a row (default 3).
+	Times int `yaml:"times,omitempty" json:"times,omitempty"`
+	// Interval between two rounds (default 5s).
+	Interval Duration `yaml:"interval,omitempty" json:"interval,omitempty"`
+	// Timeout until the gates must have held (default 10m).
+	Timeout Duration `yaml:"timeout,omitempty" json:"timeout,omitempty"`
+	// Commands are the site's own checks: shell lines run as the login user on each node; exit 0 holds.
+	Commands []string `yaml:"commands,omitempty" json:"commands,omitempty"`
+}
+
+// Timeouts bound how long katoflow waits before it asks.
+type Timeouts struct {
+	// UnreachableAfter: a node that cannot be reached this long in a step is reported (default 10m).
+	UnreachableAfter Duration `yaml:"unreachable_after,omitempty" json:"unreachable_after,omitempty"`
+	// Boot: a node must be back this long after its reboot began (default 15m).
+	Boot Duration `yaml:"boot,omitempty" json:"boot,omitempty"`
+	// Upgrade: ceiling of one package upgrade job (default 3h).
+	Upgrade Duration `yaml:"upgrade,omitempty" json:"upgrade,omitempty"`
+	// AptLock: how long another process may hold the apt locks (default 30m).
+	AptLock Duration `yaml:"apt_lock,omitempty" json:"apt_lock,omitempty"`
+}
+
+// Notify is sent by the worker; either or both of its fields.
+type Notify struct {
+	// Webhook URL that gets a JSON POST, by reference, because such URLs often carry a token.
+	Webhook *Secret `yaml:"webhook,omitempty" json:"webhook,omitempty"`
+	// Command with arguments, run on the worker's machine; the same JSON comes on its standard input.
+	Command []string `yaml:"command,omitempty" json:"command,omitempty"`
+	// On limits the events: parked, failed, done (default all three).
+	On []string `yaml:"on,omitempty" json:"on,omitempty"`
+}
+
+// S3 is a bucket with its credentials by reference.
+type S3 struct {
+	Endpoint  string  `yaml:"endpoint,omitempty" json:"endpoint,omitempty"`
+	Region    string  `yaml:"region,omitempty" json:"region,omitempty"`
+	Bucket    string  `yaml:"bucket" json:"bucket"`
+	Prefix    string  `yaml:"prefix,omitempty" json:"prefix,omitempty"`
+	AccessKey *Secret `yaml:"access_key,omitempty" json:"access_key,omitempty"`
+	SecretKey *Secret `yaml:"secret_key,omitempty" json:"secret_key,omitempty"`
+	PathStyle bool    `yaml:"path_style,omitempty" json:"path_style,omitempty"`
+	CAFile    string  `yaml:"ca_file,omitempty" json:"ca_file,omitempty"`
+}
+
+// Secret is a reference, exactly one of its fields set; a value in clear text is refused.
+type Secret struct {
+	// File holding the value (a trailing newline is dropped); must not be readable by group or others.
+	File string `yaml:"file,omitempty" json:"file,omitempty"`
+	// Env is the name of an environment variable of the worker.
+	Env string `yaml:"env,omitempty" json:"env,omitempty"`
+}
+
+// Duration is written with a unit: "30s", "10m", "3h".
+type Duration time.Duration
