@@ -188,7 +188,7 @@ type RecordInput struct {
 // RecordResult is what was installed.
 type RecordResult struct {
 	Changes []operation.PackageChange `json:"changes,omitempty"`
-	// Count of all changes; Changes holds at most 60.
+	// Count of all changes; Changes holds at most operation.MaxChanges.
 	Count int `json:"count"`
 	// Remaining security packages that are still pending although the upgrade ended well (held back, or a blacklist).
 	Remaining []string `json:"remaining,omitempty"`

@@ -57,6 +57,8 @@ type Failure struct {
 	Message string `json:"message"`
 	// Tail is the end of the failed command's output, escaped, at most 4 KiB.
 	Tail string `json:"tail,omitempty"`
+	// Problems are all of them, one line each, where there is more than one thing to mend (bad input, preflight).
+	Problems []string `json:"problems,omitempty"`
 	// Job is the durable job that failed or may still run, as its folder is named on the node.
 	Job string `json:"job,omitempty"`
 }

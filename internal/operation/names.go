@@ -38,6 +38,8 @@ const (
 	UpdateDecide    = "decide"    // DecideRequest
 	UpdateSetBatch  = "set-batch" // SetBatchRequest
 	QueryReport     = "report"    // Report
+	// QueryProgress is answered by a node's child workflow: NodeStep.
+	QueryProgress = "progress"
 )
 
 // Search attributes of every operation workflow. `katoflow init` registers them.
@@ -68,6 +70,11 @@ const ClusterNode = "cluster"
 // WorkflowID of an operation: op/CLUSTER/KIND/ID.
 func WorkflowID(cluster, kind, id string) string {
 	return "op/" + cluster + "/" + kind + "/" + id
+}
+
+// NodeWorkflowID of the child that works on a node.
+func NodeWorkflowID(operationWorkflowID, node string) string {
+	return operationWorkflowID + "/node/" + node
 }
 
 // LockWorkflowID of a cluster's exclusive lock.

@@ -72,6 +72,14 @@ type NodeReport struct {
 	NodeProgress
 }
 
+// NodeStep is what a node's child workflow answers to the query `progress`.
+type NodeStep struct {
+	Step string `json:"step"`
+	// Try of the step, and Since when it is at it (UTC, RFC 3339).
+	Try   int    `json:"try"`
+	Since string `json:"since"`
+}
+
 // GateFailure is one check that does not hold. Two are the same failure when both fields are equal.
 type GateFailure struct {
 	Node  string `json:"node"`
@@ -119,8 +127,10 @@ type Report struct {
 	// BrokenBefore is what did not hold before the operation began; it is not blamed on it.
 	BrokenBefore []GateFailure `json:"brokenBefore,omitempty"`
 	// LeftOut are nodes that the cluster gates no longer look at, by an answer.
-	LeftOut   []string   `json:"leftOut,omitempty"`
-	Warnings  []string   `json:"warnings,omitempty"`
+	LeftOut  []string `json:"leftOut,omitempty"`
+	Warnings []string `json:"warnings,omitempty"`
+	// Failure is why the operation could not start, or ended early.
+	Failure   *Failure   `json:"failure,omitempty"`
 	Questions []Question `json:"questions,omitempty"`
 	Answers   []Answer   `json:"answers,omitempty"`
 	// Maintenance: "" (not asked for), "on", "put back (off)", "put back (on)", "left on: ...".

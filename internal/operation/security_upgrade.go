@@ -16,14 +16,16 @@ const (
 const (
 	StepProbe   = "probe"   // reach the node, take the lease, boot id, space
 	StepRetire  = "retire"  // move app instances to other DEAs
-	StepRefresh = "refresh" // package lists
-	StepUpgrade = "upgrade" // unattended-upgrades
+	StepUpgrade = "upgrade" // package lists (job "refresh"), then unattended-upgrades (job "upgrade")
 	StepRepair  = "repair"  // dpkg --configure -a after an interrupted run
 	StepReboot  = "reboot"  // reboot and wait for the node to return
 	StepProof   = "proof"   // boot proof
 	StepGates   = "gates"   // the node's gates
 	StepRecord  = "record"  // what was installed
 )
+
+// StepRefresh is the job of the upgrade step that fetches the package lists.
+const StepRefresh = "refresh"
 
 // Steps of the operation itself, for questions about the cluster.
 const (
@@ -80,6 +82,9 @@ type SecurityUpgradeInput struct {
 	// NoRetire leaves app instances on a DEA that is about to be upgraded (als).
 	NoRetire bool `json:"noRetire,omitempty"`
 }
+
+// MaxChanges is how many changed packages of a node are kept by name; --pin needs them all.
+const MaxChanges = 200
 
 // PackageVersion is an installed package.
 type PackageVersion struct {
