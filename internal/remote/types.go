@@ -34,8 +34,8 @@ type Host struct {
 type Command struct {
 	// Argv is quoted by Quote and run by the login shell.
 	Argv []string
-	// Script is fed to `sh -s -- Args...` over standard input when Argv is empty, so that the login shell does not matter.
-	// With Script, Stdin follows the script only when the script ends with an explicit read of it; see Pool.Run.
+	// Script is run as `exec sh -c SCRIPT sh Args...` when Argv is empty, so that the login shell does not matter and standard
+	// input belongs to Stdin alone. At most some 100 KiB; no secret may be in it; see Pool.Run.
 	Script string
 	Args   []string
 	Stdin  io.Reader

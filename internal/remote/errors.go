@@ -1,0 +1,62 @@
+package remote
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Error is one line: the node, what failed and what to do.
+func (e *Error) Error() string {
+	message := e.Message
+	if message == "" {
+		message = string(e.Kind)
+		if e.Err != nil {
+			message += ": " + Escape(e.Err.Error())
+		}
+	}
+	if e.Node == "" {
+		return message
+	}
+	return Escape(e.Node) + ": " + message
+}
+
+// Unwrap returns the cause, nil when there is none.
+func (e *Error) Unwrap() error { return e.Err }
+
+// KindOf returns the kind of the first *Error in err's chain, "" when there is none. An error that only says that the
+// caller's context ended has no kind.
+func KindOf(err error) Kind {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Kind
+	}
+	return ""
+}
+
+// IsKind says whether the first *Error in err's chain is of kind k.
+func IsKind(err error, k Kind) bool {
+	return err != nil && k != "" && KindOf(err) == k
+}
+
+// atNode returns err as seen from the node of the given name: connections are shared by hosts of one identity, names are not.
+func atNode(err error, node string) error {
+	var e *Error
+	if !errors.As(err, &e) || e.Node == node {
+		return err
+	}
+	named := *e
+	named.Node = node
+	return &named
+}
+
+func transportError(node string, cause error, format string, args ...any) *Error {
+	return &Error{Kind: KindTransport, Node: node, Message: fmt.Sprintf(format, args...), Err: cause}
+}
+
+func authError(node string, cause error, format string, args ...any) *Error {
+	return &Error{Kind: KindAuth, Node: node, Message: fmt.Sprintf(format, args...), Err: cause}
+}
+
+func hostKeyError(node string, cause error, format string, args ...any) *Error {
+	return &Error{Kind: KindHostKey, Node: node, Message: fmt.Sprintf(format, args...), Err: cause}
+}
