@@ -1,4 +1,3 @@
-// Package inventory loads and checks the cluster file.
 package inventory
 
 import (
@@ -23,7 +22,10 @@ type File struct {
 	// Clusters by name. Names are DNS labels: [a-z0-9] and inner '-', at most 63 bytes.
 	Clusters map[string]*Cluster `yaml:"clusters" json:"clusters"`
 
-	path string // where it was loaded from; relative paths inside are relative to its folder
+	path   string // as it was named to Load or Parse; problems begin with it
+	folder string // relative paths inside the file are relative to it
+	// positions of the values in the file, by field path, for problems that show only on the worker (CheckFiles).
+	positions map[string]position
 }
 
 // Cluster is one cluster of VMs and how katoflow treats it. Every field except Nodes has a default.
@@ -33,19 +35,19 @@ type Cluster struct {
 	// Platform is "als" or "plain" (default "plain").
 	Platform Platform `yaml:"platform,omitempty" json:"platform,omitempty"`
 	// SSH is the default way to reach the nodes; a node may override parts of it.
-	SSH SSH `yaml:"ssh,omitempty" json:"ssh,omitempty"`
+	SSH SSH `yaml:"ssh,omitempty" json:"ssh,omitzero"`
 	// Nodes in file order. Names and addresses are unique within the cluster.
 	Nodes []*Node `yaml:"nodes" json:"nodes"`
 	// Kato settings (als only).
-	Kato Kato `yaml:"kato,omitempty" json:"kato,omitempty"`
+	Kato Kato `yaml:"kato,omitempty" json:"kato,omitzero"`
 	// Proxy for apt and unattended-upgrades on the nodes.
-	Proxy Proxy `yaml:"proxy,omitempty" json:"proxy,omitempty"`
+	Proxy Proxy `yaml:"proxy,omitempty" json:"proxy,omitzero"`
 	// Gates that must hold before, between and after nodes.
-	Gates Gates `yaml:"gates,omitempty" json:"gates,omitempty"`
+	Gates Gates `yaml:"gates,omitempty" json:"gates,omitzero"`
 	// Timeouts for slow or dead nodes.
-	Timeouts Timeouts `yaml:"timeouts,omitempty" json:"timeouts,omitempty"`
+	Timeouts Timeouts `yaml:"timeouts,omitempty" json:"timeouts,omitzero"`
 	// Notify sends a message when an operation parks, fails or is done.
-	Notify Notify `yaml:"notify,omitempty" json:"notify,omitempty"`
+	Notify Notify `yaml:"notify,omitempty" json:"notify,omitzero"`
 	// S3 is where archives and reports go; nil when not configured.
 	S3 *S3 `yaml:"s3,omitempty" json:"s3,omitempty"`
 }
@@ -57,11 +59,12 @@ type Node struct {
 	// Address is an IP address or a host name, without a port.
 	Address string `yaml:"address" json:"address"`
 	// Roles are kato's role names (als; required there, kato.md §2) or free labels of the same form (plain).
+	// On als loading puts them into kato's start order and adds base, which every node has.
 	Roles []string `yaml:"roles,omitempty" json:"roles,omitempty"`
 	// Core marks the Core node of an ALS cluster. Default: the one node with the role primary.
 	Core bool `yaml:"core,omitempty" json:"core,omitempty"`
 	// SSH overrides single fields of the cluster's ssh section.
-	SSH SSH `yaml:"ssh,omitempty" json:"ssh,omitempty"`
+	SSH SSH `yaml:"ssh,omitempty" json:"ssh,omitzero"`
 	// GateCommands replace the cluster's own gate commands for this node when set.
 	GateCommands []string `yaml:"gate_commands,omitempty" json:"gate_commands,omitempty"`
 }
@@ -76,11 +79,12 @@ type SSH struct {
 	KeyFiles []string `yaml:"key_files,omitempty" json:"key_files,omitempty"`
 	// Passphrase of the key files, by reference.
 	Passphrase *Secret `yaml:"passphrase,omitempty" json:"passphrase,omitempty"`
-	// Agent uses the agent at the worker's SSH_AUTH_SOCK.
+	// Agent uses the agent at the worker's SSH_AUTH_SOCK (default: only when there are no key_files). With neither key_files nor an
+	// agent, the worker's own ~/.ssh/id_ed25519, id_ecdsa and id_rsa are tried.
 	Agent *bool `yaml:"agent,omitempty" json:"agent,omitempty"`
 	// KnownHosts files (default "~/.ssh/known_hosts"). Hashed entries and @cert-authority lines are understood.
 	KnownHosts []string `yaml:"known_hosts,omitempty" json:"known_hosts,omitempty"`
-	// Bastion is "[user@]host[:port]", a jump host; it uses the same keys and known_hosts.
+	// Bastion is "[user@]host[:port]", a jump host (default: the node's user, port 22); it uses the same keys and known_hosts.
 	Bastion string `yaml:"bastion,omitempty" json:"bastion,omitempty"`
 	// ConnectTimeout for TCP and handshake (default 10s).
 	ConnectTimeout Duration `yaml:"connect_timeout,omitempty" json:"connect_timeout,omitempty"`
@@ -98,8 +102,11 @@ type Kato struct {
 
 // Proxy is exported to package commands on the nodes as http_proxy, https_proxy and no_proxy.
 type Proxy struct {
-	HTTP    string `yaml:"http,omitempty" json:"http,omitempty"`
-	HTTPS   string `yaml:"https,omitempty" json:"https,omitempty"`
+	// HTTP is the proxy for http addresses, as http://host:port. No user or password may stand in it.
+	HTTP string `yaml:"http,omitempty" json:"http,omitempty"`
+	// HTTPS is the proxy for https addresses, as http://host:port. No user or password may stand in it.
+	HTTPS string `yaml:"https,omitempty" json:"https,omitempty"`
+	// NoProxy lists what is reached directly: hosts, domains and networks, separated by commas.
 	NoProxy string `yaml:"no_proxy,omitempty" json:"no_proxy,omitempty"`
 }
 
@@ -139,14 +146,22 @@ type Notify struct {
 
 // S3 is a bucket with its credentials by reference.
 type S3 struct {
-	Endpoint  string  `yaml:"endpoint,omitempty" json:"endpoint,omitempty"`
-	Region    string  `yaml:"region,omitempty" json:"region,omitempty"`
-	Bucket    string  `yaml:"bucket" json:"bucket"`
-	Prefix    string  `yaml:"prefix,omitempty" json:"prefix,omitempty"`
+	// Endpoint is the URL of an S3 service other than Amazon's.
+	Endpoint string `yaml:"endpoint,omitempty" json:"endpoint,omitempty"`
+	// Region (default "us-east-1").
+	Region string `yaml:"region,omitempty" json:"region,omitempty"`
+	// Bucket must exist.
+	Bucket string `yaml:"bucket" json:"bucket"`
+	// Prefix is put before every key, as a folder.
+	Prefix string `yaml:"prefix,omitempty" json:"prefix,omitempty"`
+	// AccessKey and SecretKey are given together; with neither, the worker's own AWS credentials are used.
 	AccessKey *Secret `yaml:"access_key,omitempty" json:"access_key,omitempty"`
+	// SecretKey belongs to AccessKey.
 	SecretKey *Secret `yaml:"secret_key,omitempty" json:"secret_key,omitempty"`
-	PathStyle bool    `yaml:"path_style,omitempty" json:"path_style,omitempty"`
-	CAFile    string  `yaml:"ca_file,omitempty" json:"ca_file,omitempty"`
+	// PathStyle writes the bucket into the path instead of the host name, as many own S3 services need.
+	PathStyle bool `yaml:"path_style,omitempty" json:"path_style,omitempty"`
+	// CAFile holds the certificates that the endpoint is verified against. Relative to the inventory file.
+	CAFile string `yaml:"ca_file,omitempty" json:"ca_file,omitempty"`
 }
 
 // Secret is a reference, exactly one of its fields set; a value in clear text is refused.
