@@ -1,0 +1,203 @@
+package view
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+
+	"github.com/katoflow/katoflow/internal/operation"
+)
+
+// Report is the whole of a report as text, ending with a line feed: what was asked, how it stands, every node, what is open.
+func Report(r *operation.Report, now time.Time, s Style) string {
+	var b strings.Builder
+	line := func(format string, args ...any) { b.WriteString(s.fit(fmt.Sprintf(format, args...)) + "\n") }
+
+	line("%s", title(r, now, s))
+	if r.Message != "" {
+		line("%s", clean(r.Message))
+	}
+	if r.StartedAt != "" {
+		times := "started " + stamp(r.StartedAt)
+		if r.EndedAt != "" {
+			times += ", ended " + stamp(r.EndedAt)
+		}
+		if r.RequestedBy != "" {
+			times += ", requested by " + clean(r.RequestedBy)
+		}
+		line("%s", times)
+	}
+	if len(r.Nodes) > 0 {
+		line("%s: %s", count(len(r.Nodes), "node"), countLine(r.Counts()))
+	}
+	if r.Batch != "" || r.Slots > 0 {
+		line("batch %s (%d at once)", clean(r.Batch), r.Slots)
+	}
+	if r.Paused {
+		line("paused; go on with: katoflow op resume %s", clean(r.OperationID))
+	}
+	if r.Maintenance != "" {
+		line("maintenance %s", clean(r.Maintenance))
+	}
+	if r.Failure != nil && (r.Failure.Message != r.Message || len(r.Failure.Problems) > 0) {
+		for i, l := range FailureLines(r.Failure) {
+			if i == 0 && r.Failure.Message == r.Message {
+				continue
+			}
+			line("%s", s.paint(red, l))
+		}
+	}
+
+	if len(r.Nodes) > 0 {
+		b.WriteString("\n")
+		w := newTable(s, "NODE", "ROLES", "STATUS", "STEP", "TRY", "TIME", "PACKAGES", "BOOT", "NOTE")
+		for i := range r.Nodes {
+			n := &r.Nodes[i]
+			row := nodeRow(n, now, s)
+			packages, boot := "", ""
+			if n.Upgraded || n.ChangeCount > 0 {
+				packages = itoa(n.ChangeCount)
+			}
+			if n.Proof != nil {
+				boot = "proved"
+				if strings.HasPrefix(n.Proof.Kernel, "not proved") {
+					boot = "kernel not proved"
+				}
+			}
+			w.AppendRow(append(row[:6:6], packages, boot, fullNote(n)))
+		}
+		configs := []table.ColumnConfig{snipColumn(1, 60), snipColumn(2, rolesWidth(s)), snipColumn(9, 400)}
+		if s.Width <= 0 {
+			configs = nil
+		}
+		w.SetColumnConfigs(configs)
+		for _, l := range strings.Split(w.Render(), "\n") {
+			line("%s", l)
+		}
+	}
+
+	section := func(name string, lines []string) {
+		if len(lines) == 0 {
+			return
+		}
+		b.WriteString("\n" + s.paint(bold, name) + "\n")
+		for _, l := range lines {
+			b.WriteString("  " + l + "\n")
+		}
+	}
+	section("Failures", failures(r))
+	section("Open questions", openQuestions(r))
+	var answers []string
+	for _, a := range r.Answers {
+		answers = append(answers, stamp(a.At)+" "+answer(a))
+	}
+	section("Answers", answers)
+	var broken []string
+	for _, g := range r.BrokenBefore {
+		broken = append(broken, clean(g.String()))
+	}
+	section("Did not hold before the operation", broken)
+	if len(r.LeftOut) > 0 {
+		section("Left out of the cluster gates", []string{cleanAll(r.LeftOut)})
+	}
+	var warnings []string
+	for _, w := range r.Warnings {
+		warnings = append(warnings, clean(w))
+	}
+	section("Warnings", warnings)
+	section("Commands that would run", commands(r.Commands))
+	return b.String()
+}
+
+// fullNote is everything worth saying about a node in a table that stays.
+func fullNote(n *operation.NodeReport) string {
+	var parts []string
+	if n.OutOfService {
+		parts = append(parts, "out of service")
+	}
+	if n.Failure != nil && n.Status != operation.NodeDone {
+		parts = append(parts, clean(n.Failure.Message))
+	}
+	if n.ChangeCount == 0 && n.Pending > 0 && !n.Upgraded {
+		parts = append(parts, itoa(n.Pending)+" pending")
+	}
+	for _, t := range n.Notes {
+		parts = append(parts, clean(t))
+	}
+	return strings.Join(parts, "; ")
+}
+
+// failures with the end of the output of the command that failed, which the table has no room for.
+func failures(r *operation.Report) []string {
+	var lines []string
+	for i := range r.Nodes {
+		n := &r.Nodes[i]
+		if n.Failure == nil || n.Status == operation.NodeDone || n.Status == operation.NodeRunning {
+			continue
+		}
+		lines = append(lines, fmt.Sprintf("%s %s (try %d): %s: %s", clean(n.Name), clean(n.Step), n.Try, clean(n.Failure.Type), clean(n.Failure.Message)))
+		if n.Failure.Job != "" {
+			lines = append(lines, "  job on the node: "+clean(n.Failure.Job))
+		}
+		lines = append(lines, tail(n.Failure.Tail)...)
+	}
+	return lines
+}
+
+func tail(t string) []string {
+	const most = 20
+	t = strings.TrimRight(t, "\n")
+	if t == "" {
+		return nil
+	}
+	all := strings.Split(t, "\n")
+	if len(all) > most {
+		all = all[len(all)-most:]
+	}
+	lines := make([]string, len(all))
+	for i, l := range all {
+		lines[i] = "  | " + clean(l)
+	}
+	return lines
+}
+
+func openQuestions(r *operation.Report) []string {
+	var lines []string
+	for _, q := range r.Questions {
+		line := Question(q)
+		if q.AnswerBy != "" {
+			line += " [answer by " + stamp(q.AnswerBy) + "]"
+		}
+		lines = append(lines, line, "  "+DecideCommand(r.OperationID, q))
+	}
+	return lines
+}
+
+func commands(plans []operation.CommandPlan) []string {
+	var lines []string
+	for _, p := range plans {
+		lines = append(lines, "on "+cleanAll(p.Nodes)+":")
+		for _, c := range p.Commands {
+			line := fmt.Sprintf("  %-8s %s", clean(c.Step), clean(c.Command))
+			if c.Note != "" {
+				line += "   # " + clean(c.Note)
+			}
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
+
+// Outcome is one line that says how an operation ended.
+func Outcome(r *operation.Report, now time.Time) string {
+	line := fmt.Sprintf("%s of %s %s: %s", clean(r.Kind), clean(r.Cluster), clean(r.OperationID), clean(r.Phase))
+	if c := countLine(r.Counts()); c != "" {
+		line += " (" + c + ")"
+	}
+	if d, ok := took(r.StartedAt, r.EndedAt, now); ok {
+		line += " after " + short(d)
+	}
+	return line
+}
