@@ -161,10 +161,9 @@ type RebootResult struct {
 type ProofInput struct {
 	NodeInput
 	BootIDBefore string `json:"bootIdBefore"`
-	// RebootBegan is the workflow's time before the reboot job was started (RFC 3339, with fractions), Now its time now: PID 1 must be younger than
-	// their difference. The node's own clock is not needed for it.
+	// RebootBegan is the Temporal server's time before the reboot job was started (RFC 3339, with fractions). PID 1 must be younger than the time from
+	// then to the start of this attempt, which the server recorded too (activity.Info.StartedTime): the clocks of node and worker are not needed.
 	RebootBegan string `json:"rebootBegan"`
-	Now         string `json:"now"`
 }
 
 // NodeGatesInput is the input of a node's gates.

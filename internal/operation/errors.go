@@ -34,6 +34,7 @@ const (
 	ErrNodesFailed   = "NodesFailed"   // the operation ended and some nodes are not done
 	ErrOperatorAbort = "OperatorAbort" // an operator or a policy said abort
 	ErrTimeout       = "Timeout"       // a step took longer than its ceiling
+	ErrCancelled     = "Cancelled"     // the operation is being cancelled
 	ErrWorker        = "WorkerShutdown"
 	ErrInternal      = "Internal"
 )
@@ -42,7 +43,7 @@ const (
 // takes up the same job; every other retry starts the next one.
 func OutcomeUnknown(errorType string) bool {
 	switch errorType {
-	case ErrUnreachable, ErrSSHTransport, ErrSSHAuth, ErrSSHHostKey, ErrTimeout, ErrWorker, ErrInternal, ErrNotReturned, ErrAptLocked,
+	case ErrUnreachable, ErrCancelled, ErrSSHTransport, ErrSSHAuth, ErrSSHHostKey, ErrTimeout, ErrWorker, ErrInternal, ErrNotReturned, ErrAptLocked,
 		ErrFenced, ErrRemoteBusy, ErrDiskFull, ErrMissingTool:
 		return true
 	}
@@ -75,6 +76,10 @@ func NewError(f Failure) error {
 func FailureOf(err error) *Failure {
 	if err == nil {
 		return nil
+	}
+	var cancelled *temporal.CanceledError
+	if errors.As(err, &cancelled) {
+		return &Failure{Type: ErrCancelled, Message: "cancelled"}
 	}
 	var app *temporal.ApplicationError
 	if errors.As(err, &app) {

@@ -116,6 +116,10 @@ type BootProof struct {
 type NodeProgress struct {
 	// Retired is true once the DEA's instances were moved.
 	Retired bool `json:"retired,omitempty"`
+	// HalfConfigured: dpkg had unfinished packages before the upgrade.
+	HalfConfigured bool `json:"halfConfigured,omitempty"`
+	// UpgradeTries is how many tries of the upgrade job there were.
+	UpgradeTries int `json:"upgradeTries,omitempty"`
 	// Upgraded is true once the upgrade job has ended well.
 	Upgraded       bool            `json:"upgraded,omitempty"`
 	Changes        []PackageChange `json:"changes,omitempty"`

@@ -1,0 +1,206 @@
+package workflows
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/katoflow/katoflow/internal/operation"
+)
+
+// maxDetails is what the Web UI takes, in bytes.
+const maxDetails = 20_000
+
+// refresh shows the state of the operation: phase and node as search attributes when they changed, the table as current details.
+func (r *run) refresh(ctx workflow.Context) {
+	phase, needs := r.phase(), len(r.openQuestions()) > 0
+	r.report.Phase, r.report.UpdatedAt = phase, stamp(ctx)
+	var changed []temporal.SearchAttributeUpdate
+	if phase != r.shownPhase {
+		changed = append(changed, operation.AttributePhase.ValueSet(phase))
+	}
+	if needs != r.shownNeeds {
+		changed = append(changed, operation.AttributeNeedsOperator.ValueSet(needs))
+	}
+	if r.currentNode != r.shownNode {
+		changed = append(changed, operation.AttributeNode.ValueSet(r.currentNode))
+	}
+	if len(changed) > 0 {
+		if err := workflow.UpsertTypedSearchAttributes(ctx, changed...); err != nil {
+			workflow.GetLogger(ctx).Error("search attributes were not updated", "error", err)
+		}
+		r.shownPhase, r.shownNeeds, r.shownNode = phase, needs, r.currentNode
+	}
+	shown := r.trimmedWithQuestions()
+	workflow.SetCurrentDetails(ctx, Details(&shown))
+}
+
+// phase follows from the state; a final one stays.
+func (r *run) phase() string {
+	switch {
+	case r.report.Finished():
+		return r.report.Phase
+	case len(r.openQuestions()) > 0:
+		return operation.PhaseBlocked
+	case r.cleanup:
+		return operation.PhaseCleanup
+	case r.report.Paused:
+		return operation.PhasePaused
+	case r.stepping:
+		return operation.PhaseRunning
+	}
+	return operation.PhaseStarting
+}
+
+// headline is one line that says what is going on.
+func (r *run) headline() string {
+	if open := r.openQuestions(); len(open) > 0 {
+		q := open[0]
+		text := fmt.Sprintf("%s waits for a decision at step %s: %s", q.Node, q.Step, q.Cause.Message)
+		if len(open) > 1 {
+			text += fmt.Sprintf(" (and %d more)", len(open)-1)
+		}
+		return operation.Shorten(text, 1024)
+	}
+	return r.report.Message
+}
+
+// Details renders a report as the Markdown that the Web UI shows: what is needed from a person first, then the nodes.
+func Details(report *operation.Report) string {
+	var b strings.Builder
+	counts := report.Counts()
+	fmt.Fprintf(&b, "**%s** on **%s**: **%s**, %d of %d nodes done", cell(report.Kind, 60), cell(report.Cluster, 80), report.Phase, counts[operation.NodeDone], len(report.Nodes))
+	if report.DryRun {
+		b.WriteString(" (dry run)")
+	}
+	b.WriteString("\n\n")
+	if report.Message != "" {
+		b.WriteString(cell(report.Message, 1024) + "\n\n")
+	}
+	if report.Failure != nil {
+		for i, p := range report.Failure.Problems {
+			if i == 50 {
+				fmt.Fprintf(&b, "- ... and %d more\n", len(report.Failure.Problems)-i)
+				break
+			}
+			b.WriteString("- " + cell(p, 300) + "\n")
+		}
+		b.WriteString("\n")
+	}
+	for i, q := range report.Questions {
+		if i == 5 {
+			fmt.Fprintf(&b, "... and %d more questions, see `katoflow op show %s`\n\n", len(report.Questions)-i, report.OperationID)
+			break
+		}
+		writeQuestion(&b, q)
+	}
+	writeNodes(&b, report)
+	if report.Maintenance != "" {
+		b.WriteString("\nMaintenance mode: " + cell(report.Maintenance, 300) + "\n")
+	}
+	writeList(&b, "Did not hold before the operation", len(report.BrokenBefore), func(i int) string { return report.BrokenBefore[i].String() })
+	writeList(&b, "Left out of the gates", len(report.LeftOut), func(i int) string { return report.LeftOut[i] })
+	writeList(&b, "Answers", len(report.Answers), func(i int) string {
+		a := report.Answers[i]
+		return fmt.Sprintf("%s %s, %s, try %d: %s (%s)", a.At, a.Node, a.Step, a.Try, line(string(a.Decision), a.Who, a.Reason), a.By)
+	})
+	writeList(&b, "Warnings", len(report.Warnings), func(i int) string { return report.Warnings[i] })
+	return operation.Shorten(b.String(), maxDetails)
+}
+
+// writeQuestion shows the cause, what can be answered, and the JSON to paste into the update `decide`.
+func writeQuestion(b *strings.Builder, q operation.Question) {
+	names := make([]string, len(q.Choices))
+	for i, c := range q.Choices {
+		names[i] = "`" + string(c) + "`"
+	}
+	fmt.Fprintf(b, "### %s needs a decision\n\nStep **%s**, try %d, asked %s: %s\n\n", cell(q.Node, 80), cell(q.Step, 40), q.Try, q.AskedAt, cell(q.Cause.Message, 1024))
+	if q.Cause.Tail != "" {
+		b.WriteString("```\n" + strings.ReplaceAll(operation.Shorten(q.Cause.Tail, 2000), "```", "'''") + "\n```\n\n")
+	}
+	paste, _ := json.Marshal(operation.DecideRequest{Node: q.Node, Step: q.Step, Try: q.Try, Decision: q.Choices[0]}) // plain strings and an int
+	fmt.Fprintf(b, "Answer with one of %s: *More Actions, Send an Update,* `decide` with\n\n```json\n%s\n```\n\n", strings.Join(names, ", "), paste)
+}
+
+// writeNodes is the table. A large operation shows only nodes that are not simply pending or done.
+func writeNodes(b *strings.Builder, report *operation.Report) {
+	if len(report.Nodes) == 0 {
+		return
+	}
+	large := len(report.Nodes) > 60
+	b.WriteString("| node | roles | status | step | try | remark |\n|---|---|---|---|---|---|\n")
+	rows, hidden := 0, 0
+	for i := range report.Nodes {
+		n := &report.Nodes[i]
+		plain := n.Failure == nil && (n.Status == operation.NodePending || n.Status == operation.NodeDone || n.Status == operation.NodeUntouched || n.Status == operation.NodePlanned)
+		if large && plain || rows == 60 {
+			hidden++
+			continue
+		}
+		rows++
+		try := ""
+		if n.Try > 0 {
+			try = fmt.Sprint(n.Try)
+		}
+		fmt.Fprintf(b, "| %s | %s | %s | %s | %s | %s |\n", cell(n.Name, 80), cell(strings.Join(n.Roles, ", "), 80), n.Status, cell(n.Step, 40), try, cell(remark(n), 160))
+	}
+	if hidden > 0 {
+		counts := report.Counts()
+		fmt.Fprintf(b, "\n%d more: %d done, %d pending.\n", hidden, counts[operation.NodeDone], counts[operation.NodePending])
+	}
+}
+
+// remark is the most useful thing to say about a node in one line.
+func remark(n *operation.NodeReport) string {
+	var parts []string
+	if n.OutOfService {
+		parts = append(parts, "out of service")
+	}
+	if n.Failure != nil {
+		parts = append(parts, n.Failure.Message)
+	}
+	if n.ChangeCount > 0 {
+		parts = append(parts, count(n.ChangeCount, "package")+" upgraded")
+	}
+	if n.Proof != nil {
+		parts = append(parts, "reboot proved, kernel "+n.Proof.Kernel)
+	}
+	parts = append(parts, n.Notes...)
+	if len(parts) == 0 && n.Pending > 0 {
+		parts = append(parts, count(n.Pending, "package")+" pending")
+	}
+	return strings.Join(parts, "; ")
+}
+
+func writeList(b *strings.Builder, title string, n int, text func(int) string) {
+	if n == 0 {
+		return
+	}
+	b.WriteString("\n" + title + ":\n")
+	for i := range n {
+		if i == 20 {
+			fmt.Fprintf(b, "- ... and %d more\n", n-i)
+			return
+		}
+		b.WriteString("- " + cell(text(i), 300) + "\n")
+	}
+}
+
+var markdown = strings.NewReplacer("|", "\\|", "`", "\\`", "*", "\\*", "_", "\\_", "<", "&lt;", ">", "&gt;", "[", "\\[", "]", "\\]", "#", "\\#")
+
+// cell makes text safe inside a line or table cell of Markdown: whatever a node or a person wrote stays text.
+func cell(s string, max int) string { return markdown.Replace(oneLine(s, max)) }
+
+// oneLine folds white space and control characters and bounds the length.
+func oneLine(s string, max int) string {
+	s = strings.Map(func(c rune) rune {
+		if c < 0x20 || c == 0x7f || c >= 0x80 && c < 0xa0 {
+			return ' '
+		}
+		return c
+	}, s)
+	return operation.Shorten(strings.Join(strings.Fields(s), " "), max)
+}

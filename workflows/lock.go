@@ -1,0 +1,105 @@
+package workflows
+
+import (
+	"fmt"
+	"time"
+
+	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/katoflow/katoflow/activities"
+	"github.com/katoflow/katoflow/internal/operation"
+)
+
+// LockInput names who holds a cluster's lock.
+type LockInput struct {
+	// Holder is the workflow id of the operation.
+	Holder string `json:"holder"`
+}
+
+// ClusterLock exists while an operation has a cluster to itself. Its fixed workflow id (lock/cluster/NAME) is what excludes a second one;
+// its parent-close policy frees the lock when the holder ends for any reason. It ends by being cancelled.
+func ClusterLock(ctx workflow.Context, in LockInput) error {
+	workflow.SetCurrentDetails(ctx, "Held by `"+in.Holder+"`.")
+	return workflow.Await(ctx, func() bool { return false })
+}
+
+// lock is a held cluster lock.
+type lock struct {
+	release func()
+	done    workflow.ChildWorkflowFuture
+}
+
+// Tries for a busy lock are a durable timer apart; each costs about ten history events.
+const (
+	lockFirstWait = 5 * time.Second
+	lockLongWait  = time.Minute
+)
+
+// acquireLock makes this operation the only one that changes the cluster, or fails naming the holder. With Request.LockWait it queues.
+// The token of the node leases is the start of the lock's run as the Temporal server recorded it, so that it grows from holder to holder.
+func (r *run) acquireLock(ctx workflow.Context) error {
+	id := operation.LockWorkflowID(r.req.Cluster)
+	deadline := workflow.Now(ctx).Add(r.req.LockWait.D())
+	for wait := lockFirstWait; ; wait = min(2*wait, lockLongWait) {
+		// Disconnected: cancelling the operation must not free the cluster before its cleanup is done.
+		base, _ := workflow.NewDisconnectedContext(ctx)
+		lctx, release := workflow.WithCancel(workflow.WithChildOptions(base, workflow.ChildWorkflowOptions{
+			WorkflowID:          id,
+			ParentClosePolicy:   enumspb.PARENT_CLOSE_POLICY_TERMINATE,
+			WaitForCancellation: true,
+			StaticSummary:       operation.Shorten("exclusive lock, held by "+r.workflowID, 400),
+		}))
+		child := workflow.ExecuteChildWorkflow(lctx, operation.WorkflowClusterLock, LockInput{Holder: r.workflowID})
+		var started workflow.Execution
+		err := child.GetChildWorkflowExecution().Get(base, &started)
+		if err == nil {
+			r.lock = &lock{release: release, done: child}
+			var locks *activities.Locks
+			return workflow.ExecuteActivity(quick(ctx, "lock token"), locks.LockToken,
+				activities.LockTokenInput{WorkflowID: started.ID, RunID: started.RunID}).Get(ctx, &r.op.Token)
+		}
+		release()
+		if !temporal.IsWorkflowExecutionAlreadyStartedError(err) {
+			return err
+		}
+		holder := r.lockHolder(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		left := deadline.Sub(workflow.Now(ctx))
+		if left <= 0 {
+			return operation.NewError(operation.Failure{Type: operation.ErrClusterBusy, Message: fmt.Sprintf(
+				"cluster %s is busy: %s is running on it; wait for it (katoflow op watch), or queue with --wait", r.req.Cluster, holder)})
+		}
+		r.report.Message = "waiting for the cluster: held by " + holder
+		r.refresh(ctx)
+		if _, err := workflow.AwaitWithOptions(ctx, workflow.AwaitOptions{
+			Timeout:      min(wait, left),
+			TimerOptions: workflow.TimerOptions{Summary: operation.Shorten("waiting for the lock held by "+holder, 400)},
+		}, func() bool { return false }); err != nil {
+			return err
+		}
+	}
+}
+
+// lockHolder is for messages only; who cannot be named is "another operation".
+func (r *run) lockHolder(ctx workflow.Context) string {
+	var locks *activities.Locks
+	var holder string
+	if err := workflow.ExecuteActivity(quick(ctx, "who holds the lock"), locks.LockHolder, r.req.Cluster).Get(ctx, &holder); err != nil || holder == "" {
+		return "another operation"
+	}
+	return holder
+}
+
+// releaseLock ends the lock's run and waits until it has ended, so that the next operation can begin at once.
+func (r *run) releaseLock(ctx workflow.Context) {
+	if r.lock == nil {
+		return
+	}
+	r.lock.release()
+	_ = r.lock.done.Get(ctx, nil) // it ends as cancelled, or is gone already: both free the cluster
+	r.lock = nil
+}

@@ -1,0 +1,21 @@
+package workflows
+
+import (
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/katoflow/katoflow/internal/operation"
+)
+
+// Registry is where workflows are registered: a worker, a replayer or a test environment.
+type Registry interface {
+	RegisterWorkflowWithOptions(w any, options workflow.RegisterOptions)
+}
+
+// Register makes every workflow known under its name.
+func Register(r Registry) {
+	r.RegisterWorkflowWithOptions(SecurityUpgrade, workflow.RegisterOptions{Name: operation.WorkflowSecurityUpgrade})
+	r.RegisterWorkflowWithOptions(SecurityUpgradeNode, workflow.RegisterOptions{Name: operation.WorkflowSecurityUpgradeNode})
+	r.RegisterWorkflowWithOptions(ClusterLock, workflow.RegisterOptions{Name: operation.WorkflowClusterLock})
+	r.RegisterWorkflowWithOptions(ClusterCheck, workflow.RegisterOptions{Name: operation.WorkflowClusterCheck})
+	r.RegisterWorkflowWithOptions(ClusterTrust, workflow.RegisterOptions{Name: operation.WorkflowClusterTrust})
+}

@@ -1,0 +1,411 @@
+package workflows
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/katoflow/katoflow/activities"
+	"github.com/katoflow/katoflow/internal/operation"
+)
+
+// procedure is what a runbook adds to the spine.
+type procedure interface {
+	// check says what is wrong with the input, without looking at any inventory.
+	check() []string
+	// selection is what the inventory is asked for.
+	selection() activities.ResolveInput
+	// reboots reports whether the procedure reboots nodes.
+	reboots() bool
+	// wantsMaintenance reports whether maintenance mode is on during the steps.
+	wantsMaintenance() bool
+	// dryRun returns the commands of every node, from the code that runs them.
+	dryRun(ctx workflow.Context) ([]operation.CommandPlan, error)
+	// steps does the work. It returns when every node it has begun is in a safe state, also when it is cancelled or aborted.
+	steps(ctx workflow.Context)
+}
+
+// run is the state of one operation: everything that does not depend on the procedure. It holds the lock and the handlers and never continues
+// as new.
+type run struct {
+	req        operation.Request
+	procedure  procedure
+	workflowID string
+	op         activities.Operation
+	plan       operation.Plan
+	batch      operation.Batch
+	lock       *lock
+
+	report    operation.Report
+	index     map[string]int // node name -> its place in report.Nodes
+	questions []*question    // open ones, oldest first
+	aborting  bool
+	cleanup   bool
+	stepping  bool // between preflight and cleanup
+	messages  workflow.WaitGroup
+	sent      int // notifications so far, part of their ids
+
+	preflight        operation.PreflightOutcome
+	preflightSettled bool
+	preflightFailure *operation.Failure
+
+	shownPhase, shownNode string
+	shownNeeds            bool
+	currentNode           string
+}
+
+// question is an open question and, once given, its answer.
+type question struct {
+	operation.Question
+	answer *operation.Answer
+}
+
+// nodesPerChunk bounds one activity's input and result where all nodes are asked at once.
+const nodesPerChunk = 50
+
+// maxBaseline bounds what every gate activity carries along.
+const maxBaseline = 200
+
+// operate runs a procedure from the first to the last event of its workflow:
+// handlers, inventory, lock, preflight, [maintenance on], steps, [maintenance as found], report.
+func operate(ctx workflow.Context, kind string, req operation.Request, batch string, p procedure) (*operation.Report, error) {
+	info := workflow.GetInfo(ctx)
+	r := &run{req: req, procedure: p, workflowID: info.WorkflowExecution.ID, index: map[string]int{}, messages: workflow.NewWaitGroup(ctx)}
+	if r.req.OperationID == "" {
+		r.req.OperationID = operation.IDFromWorkflow(r.workflowID)
+	}
+	r.op = activities.Operation{ID: r.req.OperationID, Cluster: req.Cluster, WorkflowID: r.workflowID}
+	r.report = operation.Report{OperationID: r.req.OperationID, WorkflowID: r.workflowID, Kind: kind, Cluster: req.Cluster, RequestedBy: req.RequestedBy,
+		DryRun: req.DryRun, Batch: batch, StartedAt: stamp(ctx), Phase: operation.PhaseStarting, Nodes: []operation.NodeReport{}}
+	if err := r.handlers(ctx); err != nil {
+		return nil, err
+	}
+	if u, ok := p.(interface{ attach(*run) }); ok {
+		u.attach(r)
+	}
+	r.refresh(ctx)
+
+	failure := r.prepare(ctx, batch)
+	r.settlePreflight(ctx, failure)
+	if failure == nil && ctx.Err() == nil {
+		if r.req.DryRun {
+			failure = r.planOnly(ctx)
+		} else {
+			failure = r.work(ctx)
+		}
+	}
+	return r.finish(ctx, failure)
+}
+
+// prepare freezes the inventory, takes the lock, asks all nodes everything that can be asked beforehand, and fences older operations.
+func (r *run) prepare(ctx workflow.Context, batch string) *operation.Failure {
+	problems := r.procedure.check()
+	b, err := operation.ParseBatch(batch)
+	if err != nil {
+		problems = append(problems, err.Error())
+	}
+	if r.req.OnDeadline != "" && r.req.OnDeadline != operation.Abort && r.req.OnDeadline != operation.Skip {
+		problems = append(problems, fmt.Sprintf("on-deadline %q: choose abort or skip", operation.Shorten(string(r.req.OnDeadline), 40)))
+	}
+	if len(problems) > 0 {
+		return badInput(problems)
+	}
+	r.batch = b
+
+	var inventory *activities.Inventory
+	if err := workflow.ExecuteActivity(quick(ctx, "inventory"), inventory.Resolve, r.procedure.selection()).Get(ctx, &r.plan); err != nil {
+		return operation.FailureOf(err)
+	}
+	for i, n := range r.plan.Nodes {
+		r.index[n.Name] = i
+		r.report.Nodes = append(r.report.Nodes, operation.NodeReport{Name: n.Name, Roles: n.Roles, Status: operation.NodePending})
+	}
+	r.report.Slots = r.batch.Of(len(r.plan.Nodes))
+	if !r.req.DryRun {
+		if err := r.acquireLock(ctx); err != nil {
+			return operation.FailureOf(err)
+		}
+	}
+	r.report.Message = "asking all nodes"
+	r.refresh(ctx)
+	if f := r.askAllNodes(ctx); f != nil {
+		return f
+	}
+	if !r.req.DryRun {
+		if f := r.fence(ctx); f != nil {
+			return f
+		}
+	}
+	r.report.Message = ""
+	return nil
+}
+
+// chunk is a part of the nodes to work on and of the others.
+type chunk struct{ nodes, others []string }
+
+// chunks cuts all nodes of the cluster into pieces for one activity each.
+func (r *run) chunks() []chunk {
+	var out []chunk
+	names := make([]string, len(r.plan.Nodes))
+	for i, n := range r.plan.Nodes {
+		names[i] = n.Name
+	}
+	for part := range slices.Chunk(names, nodesPerChunk) {
+		out = append(out, chunk{nodes: part})
+	}
+	for part := range slices.Chunk(r.plan.Others, nodesPerChunk) {
+		if last := &out[len(out)-1]; len(last.nodes)+len(part) <= nodesPerChunk && len(last.others) == 0 {
+			last.others = part
+			continue
+		}
+		out = append(out, chunk{others: part})
+	}
+	return out
+}
+
+// askAllNodes is the preflight: every node in parallel, all problems at once, nothing changed.
+func (r *run) askAllNodes(ctx workflow.Context) *operation.Failure {
+	var nodes *activities.Nodes
+	chunks := r.chunks()
+	futures := make([]workflow.Future, len(chunks))
+	wait := r.plan.UnreachableAfter
+	for i, c := range chunks {
+		futures[i] = workflow.ExecuteActivity(following(ctx, fmt.Sprintf("preflight of %d nodes", len(c.nodes)+len(c.others)), wait.D()+time.Hour), nodes.Preflight,
+			activities.PreflightInput{Operation: r.op, Nodes: c.nodes, Others: c.others, NeedReboot: r.procedure.reboots(), WaitForJobs: wait})
+	}
+	var problems []string
+	troubled := 0
+	for _, f := range futures {
+		var result activities.PreflightResult
+		if err := f.Get(ctx, &result); err != nil {
+			return operation.FailureOf(err)
+		}
+		for _, n := range result.Nodes {
+			for _, p := range n.Problems {
+				problems = append(problems, n.Node+": "+p)
+			}
+			if len(n.Problems) > 0 {
+				troubled++
+			}
+			for _, w := range n.Warnings {
+				r.report.Warnings = append(r.report.Warnings, n.Node+": "+w)
+			}
+			r.report.BrokenBefore = append(r.report.BrokenBefore, n.Broken...)
+			if i, ok := r.index[n.Node]; ok {
+				r.report.Nodes[i].Pending = n.Pending
+				r.preflight.Pending += n.Pending
+			}
+		}
+	}
+	if len(r.report.BrokenBefore) > maxBaseline {
+		problems = append(problems, fmt.Sprintf("%d checks do not hold before the operation (at most %d can be carried along): mend the cluster first", len(r.report.BrokenBefore), maxBaseline))
+	}
+	if len(problems) > 0 {
+		return &operation.Failure{Type: operation.ErrPreflight, Problems: bound(problems, 500),
+			Message: fmt.Sprintf("%s on %s: nothing was changed", count(len(problems), "problem"), count(troubled, "node"))}
+	}
+	r.preflight.OperationID, r.preflight.WorkflowID, r.preflight.Nodes = r.req.OperationID, r.workflowID, len(r.plan.Nodes)
+	r.preflight.BrokenBefore, r.preflight.Warnings = r.report.BrokenBefore, bound(r.report.Warnings, 100)
+	r.report.Warnings = bound(r.report.Warnings, 100)
+	return nil
+}
+
+// fence takes the lease of every node before anything is changed, so that an operation that was superseded can start nothing any more.
+func (r *run) fence(ctx workflow.Context) *operation.Failure {
+	var nodes *activities.Nodes
+	chunks := r.chunks()
+	futures := make([]workflow.Future, len(chunks))
+	for i, c := range chunks {
+		futures[i] = workflow.ExecuteActivity(following(ctx, "leases", r.plan.UnreachableAfter.D()), nodes.Fence,
+			activities.FenceInput{Operation: r.op, Nodes: c.nodes, Optional: c.others})
+	}
+	var problems []string
+	for _, f := range futures {
+		var result activities.FenceResult
+		if err := f.Get(ctx, &result); err != nil {
+			return operation.FailureOf(err)
+		}
+		for _, n := range result.Failed {
+			problems = append(problems, n.Failure.Message)
+		}
+		for _, n := range result.Unreachable {
+			r.report.Warnings = append(r.report.Warnings, n+": could not be fenced, because it cannot be reached; an older operation could still start a job there")
+		}
+	}
+	if len(problems) > 0 {
+		return &operation.Failure{Type: operation.ErrPreflight, Problems: bound(problems, 500),
+			Message: fmt.Sprintf("%s could not be leased: nothing was changed", count(len(problems), "node"))}
+	}
+	return nil
+}
+
+// settlePreflight answers the update that the starter waits for.
+func (r *run) settlePreflight(ctx workflow.Context, failure *operation.Failure) {
+	if ctx.Err() != nil && (failure == nil || failure.Type == operation.ErrCancelled) {
+		failure = &operation.Failure{Type: operation.ErrCancelled, Message: "cancelled before anything was changed"}
+	}
+	r.preflightSettled, r.preflightFailure = true, failure
+}
+
+// planOnly is the end of a dry run.
+func (r *run) planOnly(ctx workflow.Context) *operation.Failure {
+	plans, err := r.procedure.dryRun(ctx)
+	if err != nil {
+		return operation.FailureOf(err)
+	}
+	r.report.Commands = plans
+	for i := range r.report.Nodes {
+		r.report.Nodes[i].Status = operation.NodePlanned
+	}
+	return nil
+}
+
+// work runs the steps, with maintenance mode on where that is asked for.
+func (r *run) work(ctx workflow.Context) *operation.Failure {
+	if r.procedure.wantsMaintenance() && !r.enterMaintenance(ctx) {
+		return nil // aborted or cancelled; finish puts it back all the same
+	}
+	r.stepping = true
+	r.refresh(ctx)
+	r.procedure.steps(ctx)
+	r.stepping = false
+	return nil
+}
+
+// finish puts back what was changed, whatever happened, and closes the operation with its report.
+func (r *run) finish(ctx workflow.Context, failure *operation.Failure) (*operation.Report, error) {
+	cancelled := ctx.Err() != nil
+	ctx, _ = workflow.NewDisconnectedContext(ctx) // a second cancel must not interrupt the cleanup
+	r.cleanup = true
+	if r.lock != nil {
+		r.refresh(ctx)
+	}
+	if r.report.Maintenance != "" {
+		r.leaveMaintenance(ctx)
+	}
+	r.releaseLock(ctx)
+
+	for i := range r.report.Nodes {
+		if r.report.Nodes[i].Status == operation.NodePending {
+			r.report.Nodes[i].Status = operation.NodeUntouched
+		}
+	}
+	err := r.outcome(cancelled, failure)
+	r.report.EndedAt, r.report.Questions, r.report.Paused = stamp(ctx), nil, false
+	event := operation.EventDone
+	if r.report.Phase != operation.PhaseDone {
+		event = operation.EventFailed
+	}
+	r.notify(ctx, event)
+	r.messages.Wait(ctx)
+	r.refresh(ctx)
+	_ = workflow.Await(ctx, func() bool { return workflow.AllHandlersFinished(ctx) }) // the context is never cancelled
+	if err != nil {
+		return nil, err
+	}
+	return &r.report, nil
+}
+
+// outcome sets the final phase and message, and says how the workflow closes: only an operation whose every node is done completes.
+func (r *run) outcome(cancelled bool, failure *operation.Failure) error {
+	counts := r.report.Counts()
+	total, done := len(r.report.Nodes), counts[operation.NodeDone]
+	summary := fmt.Sprintf("%d of %s done", done, count(total, "node"))
+	switch {
+	case failure != nil && failure.Type != operation.ErrCancelled:
+		r.report.Phase, r.report.Message, r.report.Failure = operation.PhaseFailed, failure.Message, failure
+		return temporal.NewApplicationErrorWithOptions(failure.Message, failure.Type, temporal.ApplicationErrorOptions{NonRetryable: true, Details: []any{failure, r.trimmed()}})
+	case cancelled:
+		r.report.Phase, r.report.Message = operation.PhaseCancelled, "cancelled: "+summary
+		return temporal.NewCanceledError(r.trimmed())
+	case r.aborting:
+		r.report.Phase, r.report.Message = operation.PhaseAborted, "aborted: "+summary
+		return r.endedBadly(operation.ErrOperatorAbort)
+	case r.req.DryRun:
+		r.report.Phase, r.report.Message = operation.PhaseDone, fmt.Sprintf("dry run: %s planned, nothing was changed", count(total, "node"))
+		return nil
+	case done != total:
+		r.report.Phase, r.report.Message = operation.PhaseFailed, summary+", the others are not"
+		return r.endedBadly(operation.ErrNodesFailed)
+	}
+	r.report.Phase, r.report.Message = operation.PhaseDone, summary
+	return nil
+}
+
+// endedBadly is the failure that a closed workflow shows; its details are a Failure and the whole Report.
+func (r *run) endedBadly(errorType string) error {
+	f := operation.Failure{Type: errorType, Message: r.report.Message}
+	r.report.Failure = &f
+	return temporal.NewApplicationErrorWithOptions(f.Message, f.Type, temporal.ApplicationErrorOptions{NonRetryable: true, Details: []any{f, r.trimmed()}})
+}
+
+// trimmed is the report as it stands; package lists of large operations are shortened so that it stays far below a payload's limit.
+func (r *run) trimmed() operation.Report {
+	out := r.report
+	out.Questions, out.Paused = nil, false
+	return out
+}
+
+// --- notifications -----------------------------------------------------------------------------------------------------------------------
+
+// notify tells the site in the background; a site that cannot be told is a warning, never a failure.
+func (r *run) notify(ctx workflow.Context, event string) {
+	if r.req.DryRun || !slices.Contains(r.plan.NotifyOn, event) {
+		return
+	}
+	r.sent++
+	n := operation.Notification{Event: event, Cluster: r.req.Cluster, Kind: r.report.Kind, OperationID: r.req.OperationID, WorkflowID: r.workflowID,
+		Message: r.report.Message, Questions: r.openQuestions(), ID: fmt.Sprintf("%s/%d", r.workflowID, r.sent)}
+	if event == operation.EventParked {
+		n.Message = r.headline()
+	}
+	ctx, _ = workflow.NewDisconnectedContext(ctx)
+	r.messages.Add(1)
+	workflow.Go(ctx, func(ctx workflow.Context) {
+		defer r.messages.Done()
+		var notifier *activities.Notifier
+		if err := workflow.ExecuteActivity(quick(ctx, "notify: "+event), notifier.Notify, n).Get(ctx, nil); err != nil {
+			r.report.Warnings = append(r.report.Warnings, "notification ("+event+") was not delivered: "+operation.FailureOf(err).Message)
+		}
+	})
+}
+
+// --- small things ------------------------------------------------------------------------------------------------------------------------
+
+// stamp is the workflow's time, UTC, RFC 3339.
+func stamp(ctx workflow.Context) string { return workflow.Now(ctx).UTC().Format(time.RFC3339) }
+
+// badInput lists all problems of a request.
+func badInput(problems []string) *operation.Failure {
+	f := &operation.Failure{Type: operation.ErrBadInput, Message: problems[0], Problems: problems}
+	if len(problems) > 1 {
+		f.Message = fmt.Sprintf("%s; and %d more", problems[0], len(problems)-1)
+	}
+	return f
+}
+
+// count writes "1 node", "3 nodes".
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+// bound keeps the first max lines and says how many are missing.
+func bound(lines []string, max int) []string {
+	if len(lines) <= max {
+		return lines
+	}
+	return append(slices.Clone(lines[:max]), fmt.Sprintf("... and %d more", len(lines)-max))
+}
+
+// isCancel reports whether err only says that the operation is being cancelled.
+func isCancel(err error) bool {
+	var c *temporal.CanceledError
+	return errors.As(err, &c)
+}
