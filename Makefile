@@ -1,0 +1,87 @@
+# katoflow: run `make help`.
+GO       ?= go
+BIN      := $(CURDIR)/bin
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS  := -s -w -X main.version=$(VERSION)
+PRODUCT  := $(shell find worker starter workflows activities internal -name '*.go' -o -name '*.sh' -o -name '*.json' 2>/dev/null) go.mod go.sum
+DEVSTACK := $(shell find deploy/devstack -name '*.go') deploy/devstack/go.mod deploy/devstack/go.sum
+TOOLS    := $(shell find tools -name '*.go') tools/go.mod tools/go.sum
+
+export CGO_ENABLED ?= 0
+export GOTOOLCHAIN ?= local
+
+.PHONY: help build demo test test-unit test-e2e kill-matrix bench check fmt histories golden schema fuzz clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: $(BIN)/katoflow $(BIN)/katoflow-worker $(BIN)/simcluster $(BIN)/devstack ## the binaries, into bin/
+
+$(BIN)/katoflow: $(PRODUCT)
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./starter
+
+$(BIN)/katoflow-worker: $(PRODUCT)
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./worker
+
+$(BIN)/simcluster: $(PRODUCT)
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./internal/simcluster/cmd/simcluster
+
+$(BIN)/devstack: $(DEVSTACK)
+	$(GO) build -C deploy/devstack -trimpath -ldflags '-s -w' -o $@ .
+
+demo: build ## a rolling security upgrade of a simulated cluster, with the Web UI (ONCE=1 ends by itself)
+	@ONCE=$(ONCE) deploy/demo/run
+
+test: build ## all tests that need no root, with the race detector
+	CGO_ENABLED=1 $(GO) test -race -timeout 40m ./...
+	$(GO) test -C deploy/devstack -timeout 10m ./...
+	$(GO) test -C tools -timeout 10m ./...
+
+test-unit: ## the tests without a Temporal server
+	CGO_ENABLED=1 $(GO) test -race $$($(GO) list ./... | grep -v /internal/e2e)
+
+test-e2e: build ## the end-to-end tests alone
+	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 40m -v ./internal/e2e/...
+
+kill-matrix: build ## SIGKILL the worker at every step boundary and inside every job
+	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 30m -v -run 'TestKillMatrix' ./internal/e2e/
+
+bench: build ## the figures, as JSON on standard output
+	@$(GO) run ./internal/e2e/bench
+
+$(BIN)/staticcheck: $(TOOLS)
+	$(GO) build -C tools -o $@ honnef.co/go/tools/cmd/staticcheck
+
+$(BIN)/workflowcheck: $(TOOLS)
+	$(GO) build -C tools -o $@ go.temporal.io/sdk/contrib/tools/workflowcheck
+
+$(BIN)/importrules: $(TOOLS)
+	$(GO) build -C tools -o $@ ./importrules
+
+check: $(BIN)/staticcheck $(BIN)/workflowcheck $(BIN)/importrules ## format, vet, staticcheck, workflowcheck, import rules
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo 'gofmt would change:'; gofmt -l $$(git ls-files '*.go'); exit 1; }
+	$(GO) vet ./...
+	$(GO) vet -C deploy/devstack ./...
+	$(GO) vet -C tools ./...
+	$(BIN)/staticcheck ./...
+	cd deploy/devstack && $(BIN)/staticcheck ./...
+	cd tools && $(BIN)/staticcheck ./...
+	$(BIN)/workflowcheck ./workflows/... ./worker/...
+	$(BIN)/importrules
+
+fmt: ## format all code
+	gofmt -w $$(git ls-files '*.go')
+
+histories: build ## record the replay corpus anew (only for a new release; old histories stay)
+	$(GO) run ./internal/e2e/record
+
+golden: ## rewrite the golden files
+	$(GO) test ./internal/inventory ./starter/... ./workflows -update
+
+FUZZTIME ?= 30s
+fuzz: ## every fuzz test for FUZZTIME
+	@set -e; for p in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$p 2>/dev/null | grep '^Fuzz' || true); do \
+	  echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p; done; done
+
+clean: ## remove what was built and the demo's state
+	rm -rf bin .demo
