@@ -93,7 +93,7 @@ func RegisterSearchAttributes(ctx context.Context, c client.Client, namespace st
 	case errors.As(err, &exists): // somebody else was faster
 		return nil, CheckSearchAttributes(ctx, c, namespace)
 	case err != nil:
-		return nil, fmt.Errorf("search attributes could not be added to namespace %q: %s", namespace, oneLine(err.Error()))
+		return nil, fmt.Errorf("search attributes could not be added to namespace %q: %w", namespace, err)
 	}
 	return added, nil
 }
@@ -113,7 +113,7 @@ func compareAttributes(ctx context.Context, c client.Client, namespace string) (
 	case errors.As(err, &denied), errors.As(err, &unimplemented):
 		return nil, nil, fmt.Errorf("%w in namespace %q: %s", ErrAttributesUnknown, namespace, oneLine(err.Error()))
 	default:
-		return nil, nil, fmt.Errorf("the search attributes of namespace %q could not be read: %s", namespace, oneLine(err.Error()))
+		return nil, nil, fmt.Errorf("the search attributes of namespace %q could not be read: %w", namespace, err)
 	}
 	for _, a := range attributes() {
 		switch kind, ok := got.GetCustomAttributes()[a.name]; {
