@@ -42,6 +42,7 @@ type Options struct {
 // sessions on it. It is safe for concurrent use. Close ends it.
 type Pool struct {
 	opts     Options
+	waits    waits
 	log      *zap.Logger
 	ctx      context.Context
 	cancel   context.CancelFunc
@@ -103,7 +104,7 @@ func NewPool(opts Options) *Pool {
 	if log == nil {
 		log = zap.NewNop()
 	}
-	p := &Pool{opts: opts, log: log, nodes: map[string]*node{}}
+	p := &Pool{opts: opts, waits: defaultWaits(), log: log, nodes: map[string]*node{}}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p
 }

@@ -35,8 +35,9 @@ func checkArguments(argv []string) error {
 	return nil
 }
 
-// Quote turns argv into shell text that dash, bash, busybox ash and mvdan.cc/sh read back as exactly argv, whatever the bytes
-// are. It is the only place where arguments become shell text.
+// Quote turns argv into shell text that dash, bash and busybox ash read back as exactly argv, whatever the bytes are. It is the
+// only place where arguments become shell text. The interpreter mvdan.cc/sh reads the same, except that it refuses text
+// that is no UTF-8 and drops a carriage return before a line feed.
 //
 // A NUL byte cannot be quoted in any shell (bash drops it, dash ends the text there): Quote panics on it. Arguments that come
 // from outside are checked with CheckArgv first, as Pool.Run does.
@@ -71,8 +72,8 @@ func Tail(b []byte, max int) string {
 	}
 	if len(b) > max {
 		b = b[len(b)-max:]
-		// Escaping never makes a character shorter, so what lies before these max bytes is not needed. The cut may have left up
-		// to three bytes of a character.
+		// Escaping makes nothing shorter (but a line end), so what lies before these max bytes is not needed. The cut may have
+		// left up to three bytes of a character.
 		for i := 0; i < utf8.UTFMax-1 && len(b) > 0 && !utf8.RuneStart(b[0]); i++ {
 			b = b[1:]
 		}
@@ -128,7 +129,7 @@ func needsEscape(r rune, keepLines bool) bool {
 // escapeRune returns how r, decoded from raw, is shown.
 func escapeRune(r rune, raw string, keepLines bool) string {
 	if r == utf8.RuneError && len(raw) == 1 {
-		return `\x` + hex(uint64(raw[0]), 2)
+		return `\x` + hexDigits(uint64(raw[0]), 2)
 	}
 	if !needsEscape(r, keepLines) {
 		return raw
@@ -141,15 +142,15 @@ func escapeRune(r rune, raw string, keepLines bool) string {
 	case r == '\t':
 		return `\t`
 	case r < utf8.RuneSelf:
-		return `\x` + hex(uint64(r), 2)
+		return `\x` + hexDigits(uint64(r), 2)
 	case r <= 0xffff:
-		return `\u` + hex(uint64(r), 4)
+		return `\u` + hexDigits(uint64(r), 4)
 	default:
-		return `\U` + hex(uint64(r), 8)
+		return `\U` + hexDigits(uint64(r), 8)
 	}
 }
 
-func hex(v uint64, digits int) string {
+func hexDigits(v uint64, digits int) string {
 	s := strconv.FormatUint(v, 16)
 	return strings.Repeat("0", max(0, digits-len(s))) + s
 }

@@ -26,16 +26,24 @@ const (
 	// maxExec keeps the request below the 128 KiB that Linux allows one argument of execve (MAX_ARG_STRLEN): sshd hands the
 	// whole command line to the login shell as one.
 	maxExec = 120 << 10
-	// drainGrace is how long output may be silent after the exit code before a process left in the background, which still
-	// holds the output open, is no longer waited for.
-	drainGrace = 5 * time.Second
-	// stdinGrace is how long a read of Command.Stdin is waited for when the command has ended.
-	stdinGrace = 100 * time.Millisecond
-	// killGrace is how long a session whose context ended keeps its place among the node's sessions while the node ends it.
-	killGrace = 30 * time.Second
-	// refusedFor is how long a server that opens no further session is asked again.
-	refusedFor = 30 * time.Second
 )
+
+// waits are the times a Pool waits for what may never come.
+type waits struct {
+	// drain is how long output may be silent after the exit code before a process left in the background, which still holds
+	// the output open, is no longer waited for.
+	drain time.Duration
+	// stdin is how long a read of Command.Stdin is waited for when the command has ended.
+	stdin time.Duration
+	// kill is how long a session that was given up keeps its place among the node's sessions while the node ends it.
+	kill time.Duration
+	// refused is how long a server that opens no further session is asked again.
+	refused time.Duration
+}
+
+func defaultWaits() waits {
+	return waits{drain: 5 * time.Second, stdin: 100 * time.Millisecond, kill: 30 * time.Second, refused: 30 * time.Second}
+}
 
 // Run runs c on h and waits for its end. It opens the node's connection when there is none, and waits for a free place when
 // Host.MaxSessions commands already run there.
@@ -144,7 +152,7 @@ func (p *Pool) openSession(ctx context.Context, h Host, n *node) (*session, erro
 			now := time.Now()
 			if refusedSince.IsZero() {
 				refusedSince = now
-			} else if now.Sub(refusedSince) > refusedFor {
+			} else if now.Sub(refusedSince) > p.waits.refused {
 				return nil, transportError(h.Name, err, "ssh: the server opens no further session (%s): lower max_sessions or raise MaxSessions in its sshd_config",
 					oneLine(refused.Message, 80))
 			}
@@ -168,7 +176,7 @@ func (s *session) run(ctx context.Context, h Host, c Command, line, label string
 	if limit <= 0 {
 		limit = defaultMaxOutput
 	}
-	tail := &tailBuffer{max: tailSize}
+	tail, complaint := &tailBuffer{max: tailSize}, &tailBuffer{max: 1 << 10}
 	var keptOut, keptErr *keptOutput
 	stdout, stderr := &gate{}, &gate{}
 	if c.Stdout != nil {
@@ -178,10 +186,10 @@ func (s *session) run(ctx context.Context, h Host, c Command, line, label string
 		stdout.w = io.MultiWriter(keptOut, tail)
 	}
 	if c.Stderr != nil {
-		stderr.w = io.MultiWriter(tail, c.Stderr)
+		stderr.w = io.MultiWriter(tail, complaint, c.Stderr)
 	} else {
 		keptErr = &keptOutput{limit: limit}
-		stderr.w = io.MultiWriter(keptErr, tail)
+		stderr.w = io.MultiWriter(keptErr, tail, complaint)
 	}
 	result := func(code int) Result {
 		// Nothing is written past this point: what a goroutine still reads is dropped, and the caller has its writers back.
@@ -233,7 +241,7 @@ func (s *session) run(ctx context.Context, h Host, c Command, line, label string
 				}
 				_ = s.channel.Close()
 			})
-			timer := time.NewTimer(killGrace)
+			timer := time.NewTimer(s.pool.waits.kill)
 			defer timer.Stop()
 			select {
 			case <-over:
@@ -310,13 +318,13 @@ wait:
 		select {
 		case code = <-exit:
 			exited, exit = true, nil
-			quiet = time.NewTicker(drainGrace / 10)
+			quiet = time.NewTicker(s.pool.waits.drain / 10)
 			tick = quiet.C
 		case <-tick:
 			seen := stdout.seen.Load() + stderr.seen.Load()
 			if seen != lastSeen || stdout.writing.Load() || stderr.writing.Load() {
 				lastSeen, silentSince = seen, time.Now()
-			} else if time.Since(silentSince) >= drainGrace {
+			} else if time.Since(silentSince) >= s.pool.waits.drain {
 				break wait
 			}
 		case <-over:
@@ -366,7 +374,7 @@ wait:
 	}
 	abandon(false)
 	if c.Stdin != nil {
-		timer := time.NewTimer(stdinGrace)
+		timer := time.NewTimer(s.pool.waits.stdin)
 		select {
 		case <-stdinDone:
 		case <-timer.C:
@@ -377,7 +385,12 @@ wait:
 	if code != 0 && !c.AnyExit {
 		shown := Tail(tail.bytes(), tailSize)
 		e := &Error{Kind: KindExit, Node: h.Name, ExitCode: code, Tail: shown, Message: fmt.Sprintf("%s: exit %d", label, code)}
-		if last := lastLine(shown); last != "" {
+		// The two streams come in no sure order, and it is standard error that says why.
+		last := lastLine(Tail(complaint.bytes(), 1<<10))
+		if last == "" {
+			last = lastLine(shown)
+		}
+		if last != "" {
 			e.Message += ": " + oneLine(last, 200)
 		}
 		return res, e

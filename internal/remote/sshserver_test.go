@@ -8,7 +8,6 @@ import (
 	"crypto/rand"
 	"encoding/pem"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"os"
@@ -22,7 +21,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/skeema/knownhosts"
 	"go.uber.org/goleak"
 	"golang.org/x/crypto/ssh"
 )
@@ -55,6 +53,7 @@ type sshServer struct {
 
 func newSSHServer(t *testing.T, change ...func(*sshServer)) *sshServer {
 	t.Helper()
+	checkLeaks(t)
 	s := &sshServer{t: t, conns: map[net.Conn]bool{}, shell: []string{"/bin/sh", "-c"}}
 	_, s.host, _ = ed25519.GenerateKey(rand.Reader)
 	_, s.user, _ = ed25519.GenerateKey(rand.Reader)
@@ -298,15 +297,21 @@ func writeKey(t *testing.T, folder, name string, key crypto.PrivateKey, passphra
 // newTestPool returns a pool that is closed at the test's end, after which nothing of it may run.
 func newTestPool(t *testing.T, opts Options) *Pool {
 	t.Helper()
-	ignore := goleak.IgnoreCurrent()
+	checkLeaks(t)
 	p := NewPool(opts)
 	t.Cleanup(func() {
 		if err := p.Close(); err != nil {
 			t.Error(err)
 		}
-		_ = ignore
 	})
 	return p
+}
+
+// checkLeaks fails the test when goroutines started from now on outlive it.
+func checkLeaks(t *testing.T) {
+	t.Helper()
+	before := goleak.IgnoreCurrent()
+	t.Cleanup(func() { goleak.VerifyNone(t, before) })
 }
 
 // eventually polls a condition.
@@ -351,6 +356,3 @@ func wantError(t *testing.T, err error, kind Kind, parts ...string) {
 		}
 	}
 }
-
-var _ = fmt.Sprint
-var _ = knownhosts.Line
