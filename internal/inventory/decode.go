@@ -42,7 +42,9 @@ type decoder struct {
 
 func (d *decoder) problem(n *yaml.Node, path, format string, args ...any) {
 	d.broken[path] = true
-	d.problems = append(d.problems, Problem{File: d.file, Line: n.Line, Column: n.Column, Field: path, Message: fmt.Sprintf(format, args...)})
+	if !d.problems.add(Problem{File: d.file, Line: n.Line, Column: n.Column, Field: path, Message: fmt.Sprintf(format, args...)}) {
+		d.exhausted = true
+	}
 }
 
 // parseTree checks the bytes and returns the root of the only document. The problem is nil when all is well.
@@ -101,7 +103,7 @@ func checkBytes(name string, data []byte) *Problem {
 
 var yamlErrorLine = regexp.MustCompile(`^(?:yaml: )?line ([0-9]+): `)
 
-// syntaxProblem puts the parser's message into one line. The parser repeats nothing but anchor names from the file.
+// syntaxProblem puts the parser's message into one line. Of the file's own text the parser repeats only anchor names.
 func syntaxProblem(name string, data []byte, err error) *Problem {
 	p := Problem{File: name, Line: 1}
 	message := err.Error()
@@ -110,6 +112,9 @@ func syntaxProblem(name string, data []byte, err error) *Problem {
 		message = message[len(m[0]):]
 	}
 	message = strings.TrimPrefix(message, "yaml: ")
+	if strings.HasPrefix(message, "unknown anchor") {
+		message = "*name refers to an anchor that is not defined: put a text that begins with * in quotes" // without the name: it may be a password
+	}
 	if len(message) > 120 || strings.ContainsFunc(message, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		message = quote(message)
 	}
@@ -227,7 +232,7 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, path string, depth int) {
 		d.number(n, v, path)
 	case v.Kind() == reflect.Bool:
 		if n.Kind != yaml.ScalarNode || n.Value != "true" && n.Value != "false" || n.ShortTag() != "!!bool" {
-			d.problem(n, path, "%s: write true or false", isNot(n, "true or false"))
+			d.problem(n, path, "%s: write one of them, without quotes", isNot(n, "true or false"))
 			return
 		}
 		v.SetBool(n.Value == "true")
@@ -249,7 +254,7 @@ func isNot(n *yaml.Node, expected string) string {
 func (d *decoder) members(n *yaml.Node, path string, depth int, each func(key, value *yaml.Node)) {
 	seen := make(map[string]int)
 	var merged []*yaml.Node
-	for i := 0; i+1 < len(n.Content); i += 2 {
+	for i := 0; i+1 < len(n.Content) && !d.exhausted; i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
 		if key.ShortTag() == "!!merge" {
 			merged = append(merged, value)
@@ -312,6 +317,15 @@ func (d *decoder) structure(n *yaml.Node, v reflect.Value, path string, depth in
 		return
 	}
 	index, names := fieldIndex(v.Type())
+	if v.Type() == secretType {
+		// {hunter2} is a mapping with the key hunter2: no key but ours is repeated.
+		for i := 0; i < len(n.Content); i += 2 {
+			if _, known := index[n.Content[i].Value]; !known {
+				d.problem(n, path, "a secret may not stand in the inventory: write exactly one of file: PATH and env: NAME, and no other field")
+				return
+			}
+		}
+	}
 	d.members(n, path, depth, func(key, value *yaml.Node) {
 		i, known := index[key.Value]
 		if known {
@@ -370,6 +384,9 @@ func (d *decoder) list(n *yaml.Node, v reflect.Value, path string, depth int) {
 	}
 	items := reflect.MakeSlice(v.Type(), 0, len(n.Content))
 	for i, c := range n.Content {
+		if d.exhausted {
+			break
+		}
 		field := path + "[" + strconv.Itoa(i) + "]"
 		item := reflect.New(v.Type().Elem()).Elem()
 		if ofNodes {
@@ -392,7 +409,7 @@ func multiLine(path string) bool {
 
 func (d *decoder) text(n *yaml.Node, v reflect.Value, path string) {
 	if n.Kind != yaml.ScalarNode {
-		d.problem(n, path, "%s", isNot(n, "a text"))
+		d.problem(n, path, "%s: write one value", isNot(n, "a text"))
 		return
 	}
 	if tag := n.ShortTag(); tag != "!!str" {
@@ -430,7 +447,7 @@ func (d *decoder) number(n *yaml.Node, v reflect.Value, path string) {
 		d.problem(n, path, "%s: write a number from 1 to 65535", isNot(n, expected))
 		return
 	}
-	d.problem(n, path, "%s", isNot(n, expected))
+	d.problem(n, path, "%s: write one such as 3", isNot(n, expected))
 }
 
 func (d *decoder) duration(n *yaml.Node, v reflect.Value, path string) {

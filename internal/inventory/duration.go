@@ -20,7 +20,7 @@ func ParseDuration(s string) (Duration, error) {
 	}
 	d, err := time.ParseDuration(s)
 	if err != nil {
-		return 0, fmt.Errorf("%s is not a duration: write a number with a unit, such as \"30s\", \"10m\" or \"3h\"", quote(s))
+		return 0, fmt.Errorf("%s is not a duration: write a number with the unit s, m or h, such as \"30s\", \"10m\" or \"24h\"", quote(s))
 	}
 	if d <= 0 || d > maxDuration {
 		return 0, fmt.Errorf("%s is out of range: write a duration above 0 and up to \"720h\"", quote(s))

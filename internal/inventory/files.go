@@ -232,4 +232,3 @@ func (c *fileChecker) certificates(file string) error {
 	}
 	return nil
 }
-

@@ -52,7 +52,7 @@ func (f *File) Host(cluster *Cluster, node *Node, env func(string) (string, bool
 			user = s.User
 		}
 		b := h
-		b.Name, b.Address, b.Port, b.User = "bastion "+host, host, port, user
+		b.Name, b.Address, b.Port, b.User = host, host, port, user // remote itself says "bastion" before its name
 		h.Bastion = &b
 	}
 	return h, nil

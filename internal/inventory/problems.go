@@ -68,11 +68,19 @@ func (ps Problems) err() error {
 		}
 		return ps[i].Column < ps[j].Column
 	})
-	if len(ps) > maxProblems {
-		more := len(ps) - maxProblems
-		ps = append(ps[:maxProblems:maxProblems], Problem{File: ps[0].File, Message: fmt.Sprintf("and %d more problems", more)})
-	}
 	return ps
+}
+
+// add keeps p, or says once that there are too many to be worth reading; false when no more are taken.
+func (ps *Problems) add(p Problem) bool {
+	switch {
+	case len(*ps) < maxProblems:
+		*ps = append(*ps, p)
+		return true
+	case len(*ps) == maxProblems:
+		*ps = append(*ps, Problem{File: p.File, Line: p.Line, Column: p.Column, Message: fmt.Sprintf("there are more than %d problems: the rest is not shown", maxProblems)})
+	}
+	return false
 }
 
 // position of a value in the file, both from 1.
@@ -127,6 +135,9 @@ func nearest(s string, known []string) string {
 	}
 	best, bestDistance := "", 1+max(1, min(3, len(s)/3))
 	for _, k := range known {
+		if len(s) > 3 && strings.HasPrefix(k, strings.ToLower(s)) {
+			return k
+		}
 		if d := distance(strings.ToLower(s), k); d < bestDistance {
 			best, bestDistance = k, d
 		}

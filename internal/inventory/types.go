@@ -48,7 +48,7 @@ type Cluster struct {
 	Timeouts Timeouts `yaml:"timeouts,omitempty" json:"timeouts,omitzero"`
 	// Notify sends a message when an operation parks, fails or is done.
 	Notify Notify `yaml:"notify,omitempty" json:"notify,omitzero"`
-	// S3 is where archives and reports go; nil when not configured.
+	// S3 is where archives and reports go; left out for none.
 	S3 *S3 `yaml:"s3,omitempty" json:"s3,omitempty"`
 }
 

@@ -29,7 +29,7 @@ type validator struct{ *decoder }
 
 // at adds a problem at a field, or at the nearest field around it that stands in the file.
 func (v validator) at(path, format string, args ...any) {
-	v.problems = append(v.problems, problemAt(v.decoder.file, v.positions, path, fmt.Sprintf(format, args...)))
+	v.problems.add(problemAt(v.decoder.file, v.positions, path, fmt.Sprintf(format, args...)))
 }
 
 func problemAt(file string, positions map[string]position, path, message string) Problem {
@@ -105,8 +105,8 @@ func (v validator) cluster(c *Cluster, path string) {
 	} else if p := path + ".kato.path"; v.given(p) && (!strings.HasPrefix(c.Kato.Path, "/") || strings.HasSuffix(c.Kato.Path, "/") || strings.Contains(c.Kato.Path+"/", "/../")) {
 		v.at(p, "%s is not the full path of a program: write such as /home/stackato/bin/kato", quote(c.Kato.Path))
 	}
-	v.url(c.Proxy.HTTP, path+".proxy.http")
-	v.url(c.Proxy.HTTPS, path+".proxy.https")
+	v.url(c.Proxy.HTTP, path+".proxy.http", "http://proxy.example.org:3128")
+	v.url(c.Proxy.HTTPS, path+".proxy.https", "http://proxy.example.org:3128")
 	if p := path + ".proxy.no_proxy"; v.given(p) && !noProxyForm.MatchString(c.Proxy.NoProxy) {
 		v.at(p, "%s is not a list of hosts: write hosts, domains or networks with commas and no spaces", quote(c.Proxy.NoProxy))
 	}
@@ -272,11 +272,13 @@ func parseAddress(s string) (string, error) {
 	if strings.HasPrefix(s, "[") {
 		return "", fmt.Errorf("%s is not an address: write it without brackets, and a port under ssh.port", quote(s))
 	}
-	if host, port, ok := strings.Cut(s, ":"); ok && isHostName(host) && allDigits(port) {
-		return "", fmt.Errorf("%s holds a port: write address: %s and the port under ssh.port", quote(s), host)
+	if host, port, ok := strings.Cut(s, ":"); ok && allDigits(port) {
+		if _, err := parseAddress(host); err == nil {
+			return "", fmt.Errorf("%s holds a port: write only %s here, and the port under ssh.port", quote(s), quote(host))
+		}
 	}
 	if strings.Contains(s, "@") {
-		return "", fmt.Errorf("%s holds a user: write the user under ssh.user", quote(s))
+		return "", fmt.Errorf("holds a user: write only the host here, and the user under ssh.user") // not repeated, as it may hold a password
 	}
 	if !isHostName(s) {
 		return "", fmt.Errorf("%s is not an IP address or host name", quote(s))
@@ -373,14 +375,14 @@ func (v validator) secret(s *Secret, path string) {
 }
 
 // url checks the address of a proxy or an S3 service. Only the parts that cannot hold a password are repeated.
-func (v validator) url(s, path string) {
+func (v validator) url(s, path, example string) {
 	if !v.given(path) {
 		return
 	}
-	const right = "write such as http://proxy.example.org:3128"
+	right := "write such as " + example
 	u, err := url.Parse(s)
 	switch {
-	case err != nil:
+	case err != nil || s == "":
 		v.at(path, "is not a URL: %s", right)
 	case u.User != nil || strings.Contains(s, "@"):
 		v.at(path, "no user or password may stand in it, this file holds no secrets: %s", right)
@@ -422,7 +424,7 @@ func (v validator) notify(n Notify, path string) {
 }
 
 func (v validator) s3(s *S3, path string) {
-	v.url(s.Endpoint, path+".endpoint")
+	v.url(s.Endpoint, path+".endpoint", "https://s3.example.org")
 	if p := path + ".bucket"; v.missing(p) {
 		v.at(p, "is missing: name the bucket")
 	} else if v.given(p) && !bucketForm.MatchString(s.Bucket) {
@@ -456,6 +458,9 @@ func parseBastion(s string) (user, host string, port int, err error) {
 	host = s
 	if i := strings.LastIndexByte(s, '@'); i >= 0 {
 		user, host = s[:i], s[i+1:]
+		if strings.Contains(user, ":") {
+			return "", "", 0, fmt.Errorf("no password may stand in a bastion: write [user@]host[:port]")
+		}
 		if !userForm.MatchString(user) {
 			return bad("its user is no user name")
 		}
