@@ -16,10 +16,11 @@ const (
 	workerSlack = 24 * time.Hour
 )
 
-// quick is for reads and small idempotent calls of a few seconds.
+// quick is for small idempotent calls of a few seconds that reach no node. The worker beats for them too, so that a dead one is noticed.
 func quick(ctx workflow.Context, summary string) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: time.Minute,
+		HeartbeatTimeout:    heartbeatTimeout,
 		RetryPolicy:         &temporal.RetryPolicy{InitialInterval: time.Second, BackoffCoefficient: 2, MaximumInterval: 15 * time.Second, MaximumAttempts: 5},
 		WaitForCancellation: true,
 		Summary:             operation.Shorten(summary, 400),

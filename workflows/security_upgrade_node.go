@@ -282,7 +282,7 @@ func (n *nodeUpgrade) proof(ctx workflow.Context) error {
 	}
 	var nodes *activities.Nodes
 	var out operation.BootProof
-	if err := workflow.ExecuteActivity(quick(ctx, n.summary("boot proof")), nodes.Proof, activities.ProofInput{NodeInput: n.input(),
+	if err := workflow.ExecuteActivity(following(ctx, n.summary("boot proof"), n.in.Plan.UnreachableAfter.D()), nodes.Proof, activities.ProofInput{NodeInput: n.input(),
 		BootIDBefore: n.progress.BootIDBefore, RebootBegan: n.progress.RebootBegan}).Get(ctx, &out); err != nil {
 		return err
 	}
@@ -309,7 +309,7 @@ func (n *nodeUpgrade) gates(ctx workflow.Context) error {
 func (n *nodeUpgrade) record(ctx workflow.Context) error {
 	var nodes *activities.Nodes
 	var out activities.RecordResult
-	if err := workflow.ExecuteActivity(quick(ctx, n.summary("what was installed")), nodes.Record, activities.RecordInput{NodeInput: n.input(),
+	if err := workflow.ExecuteActivity(following(ctx, n.summary("what was installed"), n.in.Plan.UnreachableAfter.D()), nodes.Record, activities.RecordInput{NodeInput: n.input(),
 		UpgradeTries: n.progress.UpgradeTries, Pins: n.in.Pins}).Get(ctx, &out); err != nil {
 		return err
 	}
