@@ -26,8 +26,8 @@ const (
 	maxText = 4096
 	// maxDepth of the tree; the types themselves need 8.
 	maxDepth = 32
-	// maxValues visited, aliases expanded. A file of the greatest size without aliases stays below it.
-	maxValues = 2_000_000
+	// maxExpanded is how many values may come from aliases and merges. What is written out is bounded by maxFileSize.
+	maxExpanded = 200_000
 )
 
 // decoder turns a YAML tree into a File, noting the place of every value and every problem on its way.
@@ -36,8 +36,9 @@ type decoder struct {
 	problems  Problems
 	positions map[string]position
 	broken    map[string]bool // fields that already have a problem: their value means nothing
-	visited   int
-	exhausted bool
+	expanding int             // how many aliases and merges are being followed
+	expanded  int             // values that came from them
+	exhausted bool            // no more is read
 }
 
 func (d *decoder) problem(n *yaml.Node, path, format string, args ...any) {
@@ -189,14 +190,13 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, path string, depth int) {
 	if d.exhausted {
 		return
 	}
-	d.visited++
-	if d.visited > maxValues || depth > maxDepth {
-		d.exhausted = true
-		d.problem(n, path, "nested too deeply or repeated too often: write the values out instead of anchors and aliases")
+	if d.tooMuch(n, path, depth) {
 		return
 	}
 	if n.Kind == yaml.AliasNode {
+		d.expanding++
 		d.value(n.Alias, v, path, depth+1)
+		d.expanding--
 		return
 	}
 	if n.ShortTag() == "!!null" {
@@ -239,6 +239,19 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, path string, depth int) {
 	}
 }
 
+// tooMuch stops reading where values refer to themselves or multiply.
+func (d *decoder) tooMuch(n *yaml.Node, path string, depth int) bool {
+	if d.expanding > 0 {
+		d.expanded++
+	}
+	if d.expanded <= maxExpanded && depth <= maxDepth {
+		return false
+	}
+	d.problem(n, path, "nested too deeply or repeated too often: write the values out instead of anchors and aliases")
+	d.exhausted = true
+	return true
+}
+
 // isNot says what stands at n instead of what was expected.
 func isNot(n *yaml.Node, expected string) string {
 	switch n.Kind {
@@ -278,14 +291,11 @@ func (d *decoder) members(n *yaml.Node, path string, depth int, each func(key, v
 
 // merge hands over what a merged mapping adds to the keys already seen.
 func (d *decoder) merge(m *yaml.Node, path string, depth int, seen map[string]int, each func(key, value *yaml.Node)) {
-	d.visited++
-	if d.visited > maxValues || depth > maxDepth {
-		if !d.exhausted {
-			d.exhausted = true
-			d.problem(m, path, "nested too deeply or repeated too often: write the values out instead of anchors and aliases")
-		}
+	if d.exhausted || d.tooMuch(m, path, depth) {
 		return
 	}
+	d.expanding++
+	defer func() { d.expanding-- }()
 	switch m.Kind {
 	case yaml.AliasNode:
 		d.merge(m.Alias, path, depth+1, seen, each)

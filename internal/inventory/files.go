@@ -21,20 +21,22 @@ const (
 // reported at once as [Problems], at the place in the inventory that refers to it. Without names all clusters are checked. env looks
 // up an environment variable.
 func (f *File) CheckFiles(env func(string) (string, bool), clusters ...string) error {
-	c := fileChecker{inventory: f, env: env, keys: make(map[string]error), secrets: make(map[Secret]secretValue), hosts: make(map[string]error)}
+	c := fileChecker{inventory: f, env: env, told: make(map[Problem]bool), keys: make(map[string]error), secrets: make(map[Secret]secretValue), hosts: make(map[string]error)}
 	if len(clusters) == 0 {
 		clusters = f.ClusterNames()
 	}
 	for _, name := range clusters {
 		cluster, err := f.Cluster(name)
 		if err != nil {
-			c.problems = append(c.problems, Problem{File: f.path, Message: err.Error()})
+			c.problems.add(Problem{File: f.path, Message: err.Error()})
 			continue
 		}
 		c.cluster(cluster, join("clusters", name))
 	}
 	return c.problems.err()
 }
+
+var errPassphrase = errors.New("does not open the key")
 
 type secretValue struct {
 	value []byte
@@ -46,6 +48,7 @@ type fileChecker struct {
 	inventory *File
 	env       func(string) (string, bool)
 	problems  Problems
+	told      map[Problem]bool // many nodes share a file, one line is enough
 	keys      map[string]error
 	secrets   map[Secret]secretValue
 	hosts     map[string]error
@@ -53,14 +56,34 @@ type fileChecker struct {
 
 func (c *fileChecker) at(path string, err error) {
 	if err != nil {
-		c.problems = append(c.problems, problemAt(c.inventory.path, c.inventory.positions, path, err.Error()))
+		p := problemAt(c.inventory.path, c.inventory.positions, path, err.Error())
+		if !c.told[p] {
+			c.told[p] = true
+			c.problems.add(p)
+		}
 	}
 }
 
 func (c *fileChecker) cluster(cluster *Cluster, path string) {
-	c.ssh(cluster.SSH, cluster.SSH, path+".ssh")
+	c.ssh(cluster.SSH, path+".ssh")
+	clusterKeysUsed := false
 	for i, n := range cluster.Nodes {
-		c.ssh(n.SSH, cluster.SSHOf(n), item(path+".nodes", i)+".ssh")
+		at := item(path+".nodes", i) + ".ssh"
+		c.ssh(n.SSH, at)
+		keysAt, passphraseAt := path+".ssh", path+".ssh"
+		if len(n.SSH.KeyFiles) > 0 {
+			keysAt = at
+		} else {
+			clusterKeysUsed = true
+		}
+		if n.SSH.Passphrase != nil {
+			passphraseAt = at
+		}
+		s := cluster.SSHOf(n)
+		c.keyFiles(s.KeyFiles, s.Passphrase, keysAt, passphraseAt)
+	}
+	if !clusterKeysUsed {
+		c.keyFiles(cluster.SSH.KeyFiles, cluster.SSH.Passphrase, path+".ssh", path+".ssh")
 	}
 	c.login(cluster, path)
 	if w := cluster.Notify.Webhook; w != nil {
@@ -81,21 +104,25 @@ func (c *fileChecker) cluster(cluster *Cluster, path string) {
 	}
 }
 
-// ssh checks what one section itself says; effective is the section with what it inherits.
-func (c *fileChecker) ssh(own, effective SSH, path string) {
+// ssh checks what one section says by itself.
+func (c *fileChecker) ssh(own SSH, path string) {
 	if own.Passphrase != nil {
 		c.at(path+".passphrase", c.secret(own.Passphrase).err)
 	}
-	for i, file := range own.KeyFiles {
-		c.at(item(path+".key_files", i), c.key(file, effective.Passphrase))
-	}
-	if own.Passphrase != nil && len(own.KeyFiles) == 0 {
-		for _, file := range effective.KeyFiles { // another passphrase for the cluster's keys
-			c.at(path+".passphrase", c.key(file, own.Passphrase))
-		}
-	}
 	for i, file := range own.KnownHosts {
 		c.at(item(path+".known_hosts", i), c.knownHosts(file))
+	}
+}
+
+// keyFiles checks keys with the passphrase that goes with them, which may stand in another section.
+func (c *fileChecker) keyFiles(files []string, passphrase *Secret, keysAt, passphraseAt string) {
+	for i, file := range files {
+		err := c.key(file, passphrase)
+		if errors.Is(err, errPassphrase) {
+			c.at(passphraseAt+".passphrase", err)
+		} else {
+			c.at(item(keysAt+".key_files", i), err)
+		}
 	}
 }
 
@@ -172,7 +199,7 @@ func (c *fileChecker) readKey(file string, passphrase *Secret) error {
 		return nil
 	}
 	if _, err := ssh.ParseRawPrivateKeyWithPassphrase(data, secret.value); errors.Is(err, x509.IncorrectPasswordError) {
-		return fmt.Errorf("the passphrase does not open %s: correct what ssh.passphrase refers to", quotePath(path))
+		return fmt.Errorf("%w %s: correct what it refers to", errPassphrase, quotePath(path))
 	} else if err != nil {
 		return fmt.Errorf("%s is not a private key that can be read: name an OpenSSH or PEM private key", quotePath(path))
 	}
@@ -196,7 +223,7 @@ func (c *fileChecker) readKnownHosts(file string) error {
 		return fmt.Errorf("%w; katoflow trusts no host by itself: add the hosts with ssh-keyscan or katoflow cluster trust", err)
 	}
 	if !info.Mode().IsRegular() {
-		return fmt.Errorf("%s is not a file", quotePath(path))
+		return fmt.Errorf("%s is not a file: name a file", quotePath(path))
 	}
 	data, err := readFile(path, info, maxKnownHosts)
 	if err != nil {
@@ -221,7 +248,7 @@ func (c *fileChecker) certificates(file string) error {
 		return fileError(path, err)
 	}
 	if !info.Mode().IsRegular() {
-		return fmt.Errorf("%s is not a file", quotePath(path))
+		return fmt.Errorf("%s is not a file: name a file", quotePath(path))
 	}
 	data, err := readFile(path, info, maxKnownHosts)
 	if err != nil {

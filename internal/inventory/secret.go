@@ -40,7 +40,7 @@ func readPrivate(path string, most int64) ([]byte, error) {
 		return nil, fileError(path, err)
 	}
 	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a file", quotePath(path)) // and opening a pipe would wait for its writer
+		return nil, fmt.Errorf("%s is not a file: name a file", quotePath(path)) // and opening a pipe would wait for its writer
 	}
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
 		return nil, fmt.Errorf("%s can be read by group or others (mode %04o): run chmod 600 on it", quotePath(path), mode)
