@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"syscall"
@@ -176,9 +177,15 @@ func fromEnvironment(flags *pflag.FlagSet, env func(string) (string, bool)) erro
 	return failed
 }
 
-// version as the Go tool has stamped it into the binary.
+// buildVersion is set by the linker: -ldflags "-X main.buildVersion=v1.2.3".
+var buildVersion string
+
+// version as the linker or the Go tool has stamped it into the binary.
 func version() string {
 	info, ok := debug.ReadBuildInfo()
+	if buildVersion != "" {
+		return strings.TrimSpace(buildVersion + " " + runtime.Version())
+	}
 	if !ok {
 		return "unknown"
 	}

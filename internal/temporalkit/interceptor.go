@@ -125,9 +125,15 @@ func (a *activityOutbound) RecordHeartbeat(ctx context.Context, details ...any) 
 func (a *activityOutbound) keepAlive(ctx context.Context, every time.Duration) (stop func()) {
 	if a.Next.HasHeartbeatDetails(ctx) {
 		// The next attempt must not find less than this one.
-		var before converter.RawValue
-		if a.Next.GetHeartbeatDetails(ctx, &before) == nil {
-			a.details, _ = a.converter.ToPayloads(before)
+		before, pointers := rawValues(maxDetails)
+		if a.Next.GetHeartbeatDetails(ctx, pointers...) == nil {
+			var found []any
+			for _, v := range before {
+				if v.Payload() != nil {
+					found = append(found, v)
+				}
+			}
+			a.details, _ = a.converter.ToPayloads(found...)
 		}
 	}
 	done, gone := make(chan struct{}), make(chan struct{})
@@ -160,21 +166,27 @@ func (a *activityOutbound) beat(ctx context.Context) {
 		a.recorded = false
 		return
 	}
-	raw := make([]any, 0, len(a.details.GetPayloads()))
-	var values []converter.RawValue
-	for range a.details.GetPayloads() {
-		values = append(values, converter.RawValue{})
+	values, pointers := rawValues(len(a.details.GetPayloads()))
+	var details []any
+	if a.converter.FromPayloads(a.details, pointers...) == nil {
+		for _, v := range values {
+			details = append(details, v)
+		}
 	}
-	pointers := make([]any, len(values))
+	a.Next.RecordHeartbeat(ctx, details...)
+}
+
+// maxDetails is how many heartbeat details of an attempt before are carried on. Ours have one.
+const maxDetails = 8
+
+// rawValues are n values that take a payload as it is, and pointers to them.
+func rawValues(n int) (values []converter.RawValue, pointers []any) {
+	values = make([]converter.RawValue, n)
+	pointers = make([]any, n)
 	for i := range values {
 		pointers[i] = &values[i]
 	}
-	if a.converter.FromPayloads(a.details, pointers...) == nil {
-		for _, v := range values {
-			raw = append(raw, v)
-		}
-	}
-	a.Next.RecordHeartbeat(ctx, raw...)
+	return values, pointers
 }
 
 type workflowInbound struct {
