@@ -14,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	s3types "github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/versity/versitygw/auth"
 	"github.com/versity/versitygw/backend/meta"
 	"github.com/versity/versitygw/backend/posix"
 	"github.com/versity/versitygw/embedgw"
@@ -105,6 +106,8 @@ func startObjectServer(root, address string, keys s3Keys) (*objectServer, error)
 			MaxRequests:       4096,
 			MultipartMaxParts: 10000,
 			Quiet:             true,
+			// What it would choose itself, without a line on stdout about it.
+			IAMService: auth.NewIAMServiceSingle(auth.Account{Access: keys.AccessKey, Secret: keys.SecretKey, Role: auth.RoleAdmin}),
 		})
 	}()
 	return server, nil

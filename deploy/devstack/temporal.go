@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"time"
 
 	uiserver "github.com/temporalio/ui-server/v2/server"
@@ -192,5 +193,21 @@ func newLogger(w io.Writer, level, format string) (*zap.Logger, zap.AtomicLevel)
 	if format == "json" {
 		encoder = zapcore.NewJSONEncoder(encoding)
 	}
-	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), atomic)), atomic
+	core := zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), atomic)
+	return zap.New(expectedWarnings{core}), atomic
+}
+
+// expectedWarnings drops the warnings that devstack's own configuration always causes.
+type expectedWarnings struct{ zapcore.Core }
+
+func (c expectedWarnings) With(fields []zapcore.Field) zapcore.Core {
+	return expectedWarnings{c.Core.With(fields)}
+}
+
+func (c expectedWarnings) Check(entry zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	// The HTTP API is only opened on request, see --http-port.
+	if strings.HasPrefix(entry.Message, "HTTP API port has not been set.") {
+		return checked
+	}
+	return c.Core.Check(entry, checked)
 }
