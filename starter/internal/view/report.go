@@ -73,9 +73,7 @@ func Report(r *operation.Report, now time.Time, s Style) string {
 			configs = nil
 		}
 		w.SetColumnConfigs(configs)
-		for _, l := range strings.Split(w.Render(), "\n") {
-			line("%s", l)
-		}
+		b.WriteString(renderFit(w, s))
 	}
 
 	section := func(name string, lines []string) {
@@ -200,4 +198,16 @@ func Outcome(r *operation.Report, now time.Time) string {
 		line += " after " + short(d)
 	}
 	return line
+}
+
+// PreflightNotes are what a preflight found and did not stop at, one a line.
+func PreflightNotes(o operation.PreflightOutcome) []string {
+	var lines []string
+	for _, g := range o.BrokenBefore {
+		lines = append(lines, "did not hold before: "+clean(g.String()))
+	}
+	for _, w := range o.Warnings {
+		lines = append(lines, "warning: "+clean(w))
+	}
+	return lines
 }

@@ -129,14 +129,18 @@ func note(n *operation.NodeReport) string {
 	return strings.Join(parts, "; ")
 }
 
-// Lines of a failure: its message, then each of its problems.
+// FailureLines are a failure's message, then each of its problems; the message is left out where it only repeats the first of them.
 func FailureLines(f *operation.Failure) []string {
 	if f == nil {
 		return nil
 	}
-	lines := []string{clean(f.Message)}
+	var lines []string
+	indent := ""
+	if len(f.Problems) == 0 || !strings.HasPrefix(f.Message, f.Problems[0]) {
+		lines, indent = append(lines, clean(f.Message)), "  "
+	}
 	for _, p := range f.Problems {
-		lines = append(lines, "  "+clean(p))
+		lines = append(lines, indent+clean(p))
 	}
 	return lines
 }

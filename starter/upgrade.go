@@ -1,0 +1,15 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+)
+
+func (c *cli) upgradeCommand() *cobra.Command {
+	cmd := group(&cobra.Command{
+		Use:     "upgrade",
+		Short:   "Upgrade the nodes of a cluster",
+		Example: "  katoflow upgrade security prod --dry-run",
+	})
+	cmd.AddCommand(c.upgradeSecurityCommand())
+	return cmd
+}

@@ -1,0 +1,318 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/sdk/client"
+
+	"github.com/katoflow/katoflow/internal/operation"
+	"github.com/katoflow/katoflow/starter/internal/screen"
+	"github.com/katoflow/katoflow/starter/internal/view"
+)
+
+// watcher follows an operation by its query until it closes. It outlives every outage of server and worker; only its context ends it.
+type watcher struct {
+	server     *server
+	workflowID string
+	display    display
+	now        func() time.Time
+	every      time.Duration
+	// starting: the operation may not be there yet.
+	starting bool
+
+	last  *operation.Report
+	steps map[string]operation.NodeStep
+	// troubled since; zero while all is well.
+	since   time.Time
+	trouble string
+}
+
+// display is where a watched operation is shown.
+type display interface {
+	// show is called at every look, with the same report again when nothing could be learned. notice is what is wrong at the moment.
+	show(r *operation.Report, notice string)
+	// close leaves the place in order; what was shown last stays when keep is set.
+	close(keep bool)
+}
+
+// Times of a look.
+const (
+	lookTimeout     = 4 * time.Second
+	describeTimeout = 2 * time.Second
+)
+
+// run returns nil when the operation has closed, errGone when there is none, else the context's error.
+func (w *watcher) run(ctx context.Context) error {
+	for {
+		closed, err := w.look(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(err, errGone) && !w.starting:
+			return err
+		case closed:
+			return nil
+		}
+		if w.last != nil || w.trouble != "" {
+			w.display.show(w.last, w.notice())
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(w.every):
+		}
+	}
+}
+
+func (w *watcher) notice() string {
+	if w.trouble == "" {
+		return ""
+	}
+	return fmt.Sprintf("%s for %s, retrying", w.trouble, w.now().Sub(w.since).Round(time.Second))
+}
+
+// look asks once.
+func (w *watcher) look(ctx context.Context) (closed bool, err error) {
+	qctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	report, closed, err := w.server.ask(qctx, w.workflowID)
+	cancel()
+	if err != nil {
+		if errors.Is(err, errGone) || ctx.Err() != nil {
+			return false, err
+		}
+		var trouble string
+		closed, trouble = w.diagnose(ctx)
+		if w.trouble == "" && trouble != "" {
+			w.since = w.now()
+		}
+		w.trouble = trouble
+		return closed, err
+	}
+	w.starting = false
+	w.trouble = ""
+	if closed {
+		return true, nil
+	}
+	w.addSteps(ctx, report)
+	w.last = report
+	return false, nil
+}
+
+// diagnose tells a server that cannot be reached from a worker that does not answer.
+func (w *watcher) diagnose(ctx context.Context) (closed bool, trouble string) {
+	dctx, cancel := context.WithTimeout(ctx, describeTimeout)
+	defer cancel()
+	d, err := w.server.DescribeWorkflowExecution(dctx, w.workflowID, "")
+	switch {
+	case err == nil && d.GetWorkflowExecutionInfo().GetStatus() != enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING:
+		return true, ""
+	case err == nil:
+		return false, "no worker answers"
+	case unreachable(err):
+		return false, "server unreachable"
+	}
+	return false, "server answers with an error (" + oneLine(err.Error()) + ")"
+}
+
+// mostSteps bounds how many nodes are asked for their step at one look.
+const mostSteps = 32
+
+// addSteps puts into the report at which step each node in work is, which the nodes' own workflows know.
+func (w *watcher) addSteps(ctx context.Context, r *operation.Report) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if w.steps == nil {
+		w.steps = map[string]operation.NodeStep{}
+	}
+	var (
+		mu    sync.Mutex
+		group sync.WaitGroup
+		slots = make(chan struct{}, 8)
+		asked int
+	)
+	for i := range r.Nodes {
+		n := &r.Nodes[i]
+		if n.Status != operation.NodeRunning {
+			delete(w.steps, n.Name)
+			continue
+		}
+		if asked++; asked > mostSteps {
+			continue
+		}
+		group.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			step, ok := w.step(ctx, n.Name)
+			mu.Lock()
+			defer mu.Unlock()
+			if ok {
+				w.steps[n.Name] = step
+			}
+		})
+	}
+	group.Wait()
+	for i := range r.Nodes {
+		if step, ok := w.steps[r.Nodes[i].Name]; ok && r.Nodes[i].Status == operation.NodeRunning {
+			r.Nodes[i].Step, r.Nodes[i].Try = step.Step, step.Try
+		}
+	}
+}
+
+func (w *watcher) step(ctx context.Context, node string) (operation.NodeStep, bool) {
+	var step operation.NodeStep
+	answer, err := w.server.QueryWorkflowWithOptions(ctx, &client.QueryWorkflowWithOptionsRequest{
+		WorkflowID: operation.NodeWorkflowID(w.workflowID, node), QueryType: operation.QueryProgress,
+		QueryRejectCondition: enumspb.QUERY_REJECT_CONDITION_NOT_OPEN,
+	})
+	if err != nil || answer.QueryRejected != nil || answer.QueryResult.Get(&step) != nil || step.Step == "" {
+		return step, false
+	}
+	return step, true
+}
+
+// newWatcher shows on standard output where the result is a table, else on standard error, so that the result stands alone.
+func (c *cli) newWatcher(s *server, workflowID string) *watcher {
+	w := &watcher{server: s, workflowID: workflowID, now: c.now, every: time.Second}
+	out := c.err
+	if c.output == "table" {
+		out = c.out
+	}
+	if f, ok := c.terminalOf(out); ok && c.output == "table" {
+		w.every = 500 * time.Millisecond
+		w.display = &liveDisplay{screen: screen.New(f), style: func() view.Style { return c.style(f) }, now: c.now}
+		return w
+	}
+	w.display = &plainDisplay{out: out, now: c.now}
+	return w
+}
+
+// liveDisplay redraws a frame on a terminal.
+type liveDisplay struct {
+	screen *screen.Screen
+	style  func() view.Style
+	now    func() time.Time
+	asked  map[string]bool
+}
+
+func (d *liveDisplay) show(r *operation.Report, notice string) {
+	style := d.style()
+	if r == nil {
+		d.screen.Draw([]string{notice}, style.Width)
+		return
+	}
+	if style.Height > 1 {
+		style.Height-- // the cursor stands below the frame
+	}
+	asked := map[string]bool{}
+	bell := false
+	for _, q := range r.Questions {
+		key := q.Key() + q.AskedAt
+		asked[key] = true
+		bell = bell || !d.asked[key]
+	}
+	d.asked = asked
+	d.screen.Draw(view.Frame(r, notice, d.now(), style), style.Width)
+	if bell {
+		d.screen.Bell()
+	}
+}
+
+func (d *liveDisplay) close(keep bool) { d.screen.Close(keep) }
+
+// plainDisplay prints one line a change.
+type plainDisplay struct {
+	out  io.Writer
+	now  func() time.Time
+	last *operation.Report
+	// troubled: an outage was told, and when it was told last.
+	troubled bool
+	told     time.Time
+}
+
+// tellAgain is how often an outage that lasts is told.
+const tellAgain = time.Minute
+
+func (d *plainDisplay) show(r *operation.Report, notice string) {
+	now := d.now()
+	switch {
+	case notice != "" && (!d.troubled || now.Sub(d.told) >= tellAgain):
+		d.line(now, notice)
+		d.troubled, d.told = true, now
+	case notice == "" && d.troubled:
+		d.line(now, "back again")
+		d.troubled = false
+	}
+	if r == nil || r == d.last {
+		return
+	}
+	for _, l := range view.Changes(d.last, r) {
+		d.line(now, l)
+	}
+	d.last = r
+}
+
+func (d *plainDisplay) line(now time.Time, text string) {
+	fmt.Fprintf(d.out, "%s %s\n", now.Format("15:04:05"), text)
+}
+
+func (d *plainDisplay) close(bool) {}
+
+// follow watches an operation until it closes, prints its report and returns the error with its exit code. An interrupt ends the watching only.
+func (c *cli) follow(ctx context.Context, s *server, w *watcher) error {
+	report, code, err := c.watchToEnd(ctx, s, w)
+	if err != nil {
+		return err
+	}
+	if err := c.printEnd(report); err != nil {
+		return err
+	}
+	return ending(code)
+}
+
+// watchToEnd watches until the operation has closed and returns its report and exit code.
+func (c *cli) watchToEnd(ctx context.Context, s *server, w *watcher) (*operation.Report, int, error) {
+	err := w.run(ctx)
+	var report *operation.Report
+	code := exitDone
+	for err == nil {
+		report, code, err = s.outcome(ctx, w.workflowID)
+		if err == nil || ctx.Err() != nil || !unreachable(err) {
+			break
+		}
+		// It has closed; how can be read once the server is back.
+		w.since, w.trouble, err = w.now(), "server unreachable", nil
+		w.display.show(w.last, w.notice())
+		select {
+		case <-ctx.Done():
+		case <-time.After(w.every):
+		}
+	}
+	w.display.close(err != nil)
+	switch {
+	case err == nil:
+		return report, code, nil
+	case ctx.Err() != nil:
+		return nil, 0, c.stopped(w.workflowID)
+	case errors.Is(err, errGone):
+		return nil, 0, badInput("the server knows no operation %s (any more)", oneLine(w.workflowID))
+	}
+	return nil, 0, s.explain(err)
+}
+
+// stopped says that only the watching has ended.
+func (c *cli) stopped(workflowID string) error {
+	_, _, id, _ := operation.ParseWorkflowID(workflowID)
+	return &failure{code: exitInterrupted, lines: []string{
+		fmt.Sprintf("watching has stopped, operation %s goes on: watch it again with katoflow op watch %s, end it with katoflow op cancel %s", id, id, id)}}
+}
+
+// printEnd prints the report of an operation that has closed.
+func (c *cli) printEnd(report *operation.Report) error {
+	return c.print(report, func() string { return view.Report(report, c.now(), c.style(c.out)) })
+}
