@@ -77,6 +77,16 @@ func (f *inventoryFile) learn(file *inventory.File) {
 	}
 }
 
+// lookup is the environment as what uses the inventory sees it: the scrubber learns every value, because apart from the agent's socket only secrets
+// are looked up.
+func (f *inventoryFile) lookup(name string) (string, bool) {
+	value, ok := f.env(name)
+	if ok && name != "SSH_AUTH_SOCK" {
+		f.scrubber.Add([]byte(value))
+	}
+	return value, ok
+}
+
 // follow checks the file every so often until done is closed.
 func (f *inventoryFile) follow(every time.Duration, done <-chan struct{}) {
 	tick := time.NewTicker(every)

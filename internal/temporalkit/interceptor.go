@@ -2,6 +2,7 @@ package temporalkit
 
 import (
 	"context"
+	"errors"
 	"reflect"
 	"strings"
 	"sync"
@@ -13,6 +14,7 @@ import (
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/interceptor"
 	"go.temporal.io/sdk/log"
+	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/katoflow/katoflow/internal/operation"
@@ -91,10 +93,17 @@ func (a *activityInbound) ExecuteActivity(ctx context.Context, in *interceptor.E
 		logger.Info("activity done", "took", took)
 	case ctx.Err() != nil:
 		logger.Info("activity left", "took", took, "cause", oneLine(context.Cause(ctx).Error()), "error", oneLine(err.Error()))
+	case benign(err): // handed over to another worker
+		logger.Info("activity left", "took", took, "error", oneLine(err.Error()))
 	default:
 		logger.Warn("activity failed", "took", took, "error", oneLine(err.Error()))
 	}
 	return result, err
+}
+
+func benign(err error) bool {
+	var app *temporal.ApplicationError
+	return errors.As(err, &app) && app.Category() == temporal.ApplicationErrorCategoryBenign
 }
 
 type activityOutbound struct {
