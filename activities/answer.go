@@ -1,0 +1,117 @@
+package activities
+
+import (
+	"context"
+	"embed"
+	"strconv"
+	"strings"
+
+	"github.com/katoflow/katoflow/internal/operation"
+	"github.com/katoflow/katoflow/internal/remote"
+)
+
+//go:embed scripts/*.sh
+var scripts embed.FS
+
+// script is the text of the files named, after what all of them share.
+func script(names ...string) string {
+	var b strings.Builder
+	for _, name := range append([]string{"answer"}, names...) {
+		text, err := scripts.ReadFile("scripts/" + name + ".sh")
+		if err != nil {
+			panic("activities: " + err.Error()) // a name in this package that has no file
+		}
+		b.Write(text)
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+const answerMark = "@katoflow "
+
+// answer is what a script of this package told: words by their key, and texts between section lines. What login files of the node print
+// before it is in neither.
+type answer struct {
+	values   map[string][]string
+	sections map[string]string
+	complete bool
+}
+
+func parseAnswer(out []byte) answer {
+	a := answer{values: map[string][]string{}, sections: map[string]string{}}
+	section := ""
+	for line := range strings.Lines(string(out)) {
+		text, told := strings.CutPrefix(line, answerMark)
+		if !told {
+			// A section's last line may not end by itself, so the mark can stand in its middle.
+			if i := strings.Index(line, answerMark); i >= 0 {
+				if section != "" {
+					a.sections[section] += line[:i]
+				}
+				text, told = line[i+len(answerMark):], true
+			}
+		}
+		if !told {
+			if section != "" {
+				a.sections[section] += line
+			}
+			continue
+		}
+		key, value, _ := strings.Cut(strings.TrimSpace(text), " ")
+		switch key {
+		case "section":
+			if section = value; section != "" {
+				a.sections[section] += ""
+			}
+		case "end":
+			section, a.complete = "", true
+		default:
+			a.values[key] = append(a.values[key], strings.TrimSpace(value))
+		}
+	}
+	return a
+}
+
+// value of a key that is told once; "" when it was not.
+func (a answer) value(key string) string {
+	if v := a.values[key]; len(v) > 0 {
+		return v[0]
+	}
+	return ""
+}
+
+func (a answer) has(section string) bool { _, ok := a.sections[section]; return ok }
+
+// exit is the exit code told under key, -1 when none was.
+func (a answer) exit(key string) int {
+	n, err := strconv.Atoi(a.value(key))
+	if err != nil {
+		return -1
+	}
+	return n
+}
+
+// ask runs a script of this package on a node. It must only read, or be harmless to repeat. The error is of package remote, or says that the
+// answer was cut off, which is a lost connection.
+func ask(ctx context.Context, c Connections, h remote.Host, text string, args ...string) (answer, error) {
+	result, err := c.Run(ctx, h, remote.Command{Script: text, Args: args, AnyExit: true, MaxOutput: 4 << 20})
+	if err != nil {
+		return answer{}, err
+	}
+	a := parseAnswer(result.Stdout)
+	if a.complete {
+		return a, nil
+	}
+	if result.ExitCode > 128 || result.ExitCode == 0 {
+		return answer{}, &remote.Error{Kind: remote.KindTransport, Node: h.Name, Message: "the answer of the node was cut off (exit " + strconv.Itoa(result.ExitCode) + "): try again"}
+	}
+	kind, why := remote.KindExit, ""
+	if result.ExitCode == 127 {
+		kind = remote.KindMissingTool
+	}
+	if tail := remote.Tail(result.Stderr, maxTail); tail != "" {
+		why = ": " + operation.Shorten(lastLineOf(tail), 200)
+	}
+	return answer{}, &remote.Error{Kind: kind, Node: h.Name, ExitCode: result.ExitCode, Tail: remote.Tail(result.Stderr, maxTail),
+		Message: "the node cannot be read: exit " + strconv.Itoa(result.ExitCode) + why}
+}

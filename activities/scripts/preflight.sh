@@ -1,0 +1,52 @@
+# What must be right before the first change. Arguments: 1 when the login user needs sudo, 1 when the node will be rebooted, 0 when only the
+# gates count, then those of gates.sh.
+
+needs_sudo=$1 reboot=$2 work=$3
+shift 3
+
+# allowed COMMAND...: sudo lets the login user run exactly this.
+allowed() {
+	sudo -n -l "$@" >/dev/null 2>&1 || refused="$refused,$*"
+}
+
+if [ "$work" = 1 ]; then
+	say user "$(id -un)"
+	missing=''
+	for tool in apt-cache apt-get cat comm dd df dpkg dpkg-query flock grep id mkdir mv rm setsid sort stat sync tail timeout unattended-upgrades; do
+		command -v "$tool" >/dev/null 2>&1 || [ -x "/usr/sbin/$tool" ] || [ -x "/sbin/$tool" ] || missing="$missing $tool"
+	done
+	if [ "$reboot" = 1 ] && [ ! -x /sbin/reboot ]; then
+		missing="$missing /sbin/reboot"
+	fi
+	if [ "$needs_sudo" = 1 ]; then
+		if command -v sudo >/dev/null 2>&1; then
+			refused=''
+			allowed apt-get update
+			allowed unattended-upgrades -d
+			allowed dpkg --configure -a
+			if [ "$reboot" = 1 ]; then
+				allowed /sbin/reboot
+			fi
+			if [ -n "$refused" ] && ! sudo -n true >/dev/null 2>&1; then
+				say refused "${refused#,}"
+			fi
+		else
+			missing="$missing sudo"
+		fi
+	fi
+	say missing "$missing"
+	say now "$(date +%s)"
+	say kernel "$(uname -r)"
+	say container "$(container)"
+	say section space
+	for place in / /var /boot; do
+		[ -d "$place" ] && LC_ALL=C df -P -k "$place" 2>/dev/null | tail -n 1
+	done
+	say section
+	audit
+	locks
+	reboot_required
+	say section pending
+	LC_ALL=C apt-get -s -o Debug::NoLocking=true dist-upgrade 2>&1 | grep -E '^(Inst|E:) '
+	say section
+fi

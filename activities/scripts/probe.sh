@@ -1,0 +1,4 @@
+# What dpkg has left unfinished, before the first change.
+
+audit
+say end
