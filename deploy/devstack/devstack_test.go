@@ -78,7 +78,7 @@ type process struct {
 }
 
 // start runs devstack with free ports and waits for its ports file.
-func start(t *testing.T, args ...string) *process {
+func start(t testing.TB, args ...string) *process {
 	t.Helper()
 	p := &process{output: &bytes.Buffer{}, exited: make(chan struct{}), portsFile: filepath.Join(t.TempDir(), "ports.json")}
 	p.cmd = exec.Command(binary, append([]string{"server", "start-dev", "--port", "0", "--ports-file", p.portsFile}, args...)...)
@@ -121,9 +121,9 @@ func readPorts(file string, to *found) error {
 	return json.Unmarshal(content, to)
 }
 
-func (p *process) dial(t *testing.T) client.Client { return dial(t, p.Frontend) }
+func (p *process) dial(t testing.TB) client.Client { return dial(t, p.Frontend) }
 
-func dial(t *testing.T, address string) client.Client {
+func dial(t testing.TB, address string) client.Client {
 	t.Helper()
 	c, err := client.Dial(client.Options{HostPort: address, Logger: silent{}})
 	if err != nil {
@@ -162,7 +162,7 @@ func wantRefusal(t *testing.T, code int, output string, parts ...string) {
 	}
 }
 
-func eventually(t *testing.T, within time.Duration, condition func() error) {
+func eventually(t testing.TB, within time.Duration, condition func() error) {
 	t.Helper()
 	deadline := time.Now().Add(within)
 	for {
