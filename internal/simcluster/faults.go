@@ -1,0 +1,306 @@
+package simcluster
+
+import (
+	"strings"
+	"time"
+)
+
+func (n *Node) fault(format string, args ...any) {
+	n.cluster.event(n.name, "fault", format, args...)
+}
+
+func (n *Node) set(f func(*faults)) {
+	n.mu.Lock()
+	f(&n.faults)
+	n.mu.Unlock()
+}
+
+// DropConnections breaks every SSH connection; what runs on the node goes on.
+func (n *Node) DropConnections() {
+	n.fault("connections dropped")
+	n.closeConns()
+}
+
+// Refuse makes the SSH port refuse connections while on, as a dead sshd does. Open connections stay.
+func (n *Node) Refuse(on bool) {
+	n.fault("refuse %v", on)
+	n.power.Lock()
+	defer n.power.Unlock()
+	n.set(func(f *faults) { f.refuse = on })
+	n.mu.Lock()
+	l, running := n.listener, n.running
+	if on {
+		n.listener = nil
+	}
+	n.mu.Unlock()
+	switch {
+	case on && l != nil:
+		l.Close()
+	case !on && l == nil && running:
+		if err := n.listen(); err != nil {
+			n.fault("listen: %v", err)
+		}
+	}
+}
+
+// Silence cuts the node's network while on: connections are accepted by the kernel and nothing comes back. What was sent meanwhile
+// arrives when it ends.
+func (n *Node) Silence(on bool) {
+	n.fault("silence %v", on)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	switch {
+	case on && n.silent == nil:
+		n.silent = make(chan struct{})
+	case !on && n.silent != nil:
+		close(n.silent)
+		n.silent = nil
+	}
+}
+
+// Latency delays everything that arrives at the node.
+func (n *Node) Latency(d time.Duration) {
+	n.fault("latency %s", d)
+	n.mu.Lock()
+	n.latency = d
+	n.mu.Unlock()
+}
+
+// FillDisk leaves no free block on the node's disk while on: files and folders cannot grow; bytes that are there can be overwritten. /run is
+// not affected.
+func (n *Node) FillDisk(on bool) {
+	n.fault("disk full %v", on)
+	n.tree.full.Store(on)
+}
+
+// HoldAptLock makes another process hold apt's and dpkg's locks until release is called, or for d when d > 0. A reboot ends it.
+func (n *Node) HoldAptLock(d time.Duration) (release func()) {
+	n.fault("apt lock held for %s", d)
+	return n.packages.holdBy("apt.systemd.dai", d)
+}
+
+// NeverReturn makes reboots end switched off while on; PowerOn brings the node back.
+func (n *Node) NeverReturn(on bool) {
+	n.fault("never return %v", on)
+	n.set(func(f *faults) { f.neverReturn = on })
+}
+
+// PowerOff pulls the plug: everything ends where it stands.
+func (n *Node) PowerOff() {
+	n.fault("power off")
+	n.power.Lock()
+	defer n.power.Unlock()
+	n.down("power off")
+	n.mu.Lock()
+	n.rebooting = false
+	n.mu.Unlock()
+}
+
+// PowerOn boots a node that is off, and returns when its SSH server answers. It does nothing on a running node.
+func (n *Node) PowerOn() {
+	n.fault("power on")
+	n.power.Lock()
+	defer n.power.Unlock()
+	if n.Running() {
+		return
+	}
+	n.mu.Lock()
+	wait := max(0, n.cluster.cfg.BootTime) + n.faults.slowBoot
+	n.mu.Unlock()
+	n.bootAfter(wait)
+}
+
+// RebootNow reboots the node by something that is not katoflow (a colleague, the hypervisor) and returns at once.
+func (n *Node) RebootNow() {
+	n.fault("rebooted by something else")
+	n.requestReboot("rebooted by something else", false)
+}
+
+// SlowBoot makes every boot take this much longer.
+func (n *Node) SlowBoot(d time.Duration) {
+	n.fault("slow boot %s", d)
+	n.set(func(f *faults) { f.slowBoot = d })
+}
+
+// RebootDoesNothing makes reboot commands exit 0 without any effect while on.
+func (n *Node) RebootDoesNothing(on bool) {
+	n.fault("reboot does nothing %v", on)
+	n.set(func(f *faults) { f.rebootDoesNothing = on })
+}
+
+// KernelNotUpdated makes boots go on with the old kernel while on.
+func (n *Node) KernelNotUpdated(on bool) {
+	n.fault("kernel not updated %v", on)
+	n.set(func(f *faults) { f.kernelNotUpdated = on })
+}
+
+// DegradeSystem makes systemctl is-system-running say degraded while on.
+func (n *Node) DegradeSystem(on bool) {
+	n.fault("degraded %v", on)
+	n.set(func(f *faults) { f.degraded = on })
+}
+
+// SudoPassword makes sudo ask for a password while on.
+func (n *Node) SudoPassword(on bool) {
+	n.fault("sudo password %v", on)
+	n.set(func(f *faults) { f.sudoPassword = on })
+}
+
+// ChangeHostKey makes the SSH server show another key from the next connection on.
+func (n *Node) ChangeHostKey() {
+	n.fault("host key changed")
+	if key, err := newHostKey(); err == nil {
+		n.mu.Lock()
+		n.key = key
+		n.mu.Unlock()
+	}
+}
+
+// RestoreHostKey puts the original key back.
+func (n *Node) RestoreHostKey() {
+	n.fault("host key restored")
+	n.mu.Lock()
+	n.key = n.originalKey
+	n.mu.Unlock()
+}
+
+// SkewClock sets the node's wall clock off by d.
+func (n *Node) SkewClock(d time.Duration) {
+	n.fault("clock skew %s", d)
+	n.clock.Store(int64(d))
+}
+
+// FailCommand makes the next runs of a command end with an exit code and a message, without doing anything. name is the command, or the command
+// and words among its arguments ("apt-get update"). times < 0 is for ever.
+func (n *Node) FailCommand(name string, times, exit int, stderr string) {
+	n.fault("fail %q %d times with %d", name, times, exit)
+	n.set(func(f *faults) {
+		f.commands = append(f.commands, &commandFault{words: strings.Fields(name), times: times, exit: exit, stderr: stderr})
+	})
+}
+
+// HangCommand makes the next runs of a command hang until they are killed.
+func (n *Node) HangCommand(name string, times int) {
+	n.fault("hang %q %d times", name, times)
+	n.set(func(f *faults) {
+		f.commands = append(f.commands, &commandFault{words: strings.Fields(name), times: times, hang: true})
+	})
+}
+
+// HealCommands ends all FailCommand and HangCommand faults that are left.
+func (n *Node) HealCommands() {
+	n.fault("commands healed")
+	n.set(func(f *faults) { f.commands = nil })
+}
+
+// ExitZeroOnFailure makes kato exit 0 whatever happens while on, as old versions did (kato.md §0.4).
+func (n *Node) ExitZeroOnFailure(on bool) {
+	n.fault("kato exits 0 on failure %v", on)
+	if k := n.cluster.kato; k != nil {
+		k.SetExitAlwaysZero(n.address, on)
+	}
+}
+
+// KatoPrompts makes kato ask a question and wait for an answer while on (kato.md §0.5).
+func (n *Node) KatoPrompts(on bool) {
+	n.fault("kato prompts %v", on)
+	if k := n.cluster.kato; k != nil {
+		k.SetPrompts(n.address, on)
+	}
+}
+
+// StopRole stops a role's processes until the next boot or StartRole.
+func (n *Node) StopRole(role string) {
+	n.fault("role %s stopped", role)
+	if k := n.cluster.kato; k != nil {
+		k.StopRole(n.address, role)
+	}
+}
+
+// RoleNeverStarts keeps a role from becoming ready after the next boots until StartRole.
+func (n *Node) RoleNeverStarts(role string) {
+	n.fault("role %s will never start", role)
+	n.set(func(f *faults) {
+		if f.roleNeverStarts == nil {
+			f.roleNeverStarts = map[string]bool{}
+		}
+		f.roleNeverStarts[role] = true
+	})
+	if k := n.cluster.kato; k != nil {
+		k.RoleNeverStarts(n.address, role)
+	}
+}
+
+// StartRole heals StopRole and RoleNeverStarts.
+func (n *Node) StartRole(role string) {
+	n.fault("role %s started", role)
+	n.mu.Lock()
+	delete(n.faults.roleNeverStarts, role)
+	settled := len(n.faults.roleNeverStarts) == 0
+	n.mu.Unlock()
+	if k := n.cluster.kato; k != nil {
+		k.StartRole(n.address, role)
+	}
+	if settled {
+		n.cluster.mark(n.name, "roles", false)
+	}
+}
+
+// injected applies FailCommand and HangCommand to a program about to run.
+func (n *Node) injected(c *invocation, name string) (exit int, done bool) {
+	n.mu.Lock()
+	var hit *commandFault
+	for i, f := range n.faults.commands {
+		if f.match(name, c.argv[1:]) {
+			hit = f
+			if f.times > 0 {
+				if f.times--; f.times == 0 {
+					n.faults.commands = append(n.faults.commands[:i:i], n.faults.commands[i+1:]...)
+				}
+			}
+			break
+		}
+	}
+	n.mu.Unlock()
+	switch {
+	case hit == nil:
+		return 0, false
+	case hit.hang:
+		<-c.p.ctx.Done()
+		return 128 + sigKILL, true
+	}
+	if hit.stderr != "" {
+		c.errorf("%s", strings.TrimSuffix(hit.stderr, "\n"))
+	}
+	return hit.exit, true
+}
+
+func (f *commandFault) match(name string, args []string) bool {
+	if len(f.words) == 0 || f.words[0] != name {
+		return false
+	}
+	rest := f.words[1:]
+	for _, a := range args {
+		if len(rest) > 0 && a == rest[0] {
+			rest = rest[1:]
+		}
+	}
+	return len(rest) == 0
+}
+
+// Heal ends every fault of the node but those of its roles, and powers it on.
+func (n *Node) Heal() {
+	n.Silence(false)
+	n.Latency(0)
+	n.FillDisk(false)
+	n.RestoreHostKey()
+	n.SkewClock(0)
+	n.ExitZeroOnFailure(false)
+	n.KatoPrompts(false)
+	n.packages.releaseHolders()
+	n.set(func(f *faults) {
+		*f = faults{refuse: f.refuse, roleNeverStarts: f.roleNeverStarts}
+	})
+	n.Refuse(false)
+	n.PowerOn()
+}

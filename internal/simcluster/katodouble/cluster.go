@@ -1,0 +1,259 @@
+package katodouble
+
+import (
+	"fmt"
+	"slices"
+	"sort"
+	"sync"
+	"time"
+)
+
+// State of a role or a process, in kato's words (kato.md §3.5).
+type State string
+
+// The states.
+const (
+	Running  State = "RUNNING"
+	Starting State = "STARTING"
+	Stopped  State = "STOPPED"
+	Fatal    State = "FATAL"
+)
+
+// roleOrder is the start order of kato.md §2.
+var roleOrder = []string{"base", "mdns", "primary", "controller", "router", "dea", "postgresql", "mysql", "rabbit", "rabbit3", "mongodb", "redis", "filesystem", "harbor", "memcached", "load_balancer"}
+
+// processesOf lists a role's processes (kato.md §2).
+func processesOf(role string) []string {
+	switch role {
+	case "base":
+		return []string{"cloud_events", "logyard", "logyard_remote", "systail"}
+	case "primary":
+		return []string{"config_redis", "nats_server", "postgresql", "redis_server"}
+	case "controller":
+		return []string{"cloud_controller_ng", "cc_nginx", "stackato_rest", "app_store", "aok", "health_manager"}
+	case "router":
+		return []string{"router2g"}
+	case "dea":
+		return []string{"dea_ng", "dir_server", "fence", "apptail"}
+	case "mysql":
+		return []string{"mysql", "mysql_node", "mysql_gateway", "redis_server"}
+	case "load_balancer":
+		return []string{"nginx_load_balancer"}
+	case "mdns":
+		return []string{"app_mdns", "avahi_daemon"}
+	case "harbor":
+		return []string{"harbor_node", "harbor_gateway", "harbor_proxy_connector", "harbor_redis"}
+	}
+	return []string{role + "_node", role + "_gateway"}
+}
+
+// Cluster is the state all nodes' kato share.
+type Cluster struct {
+	mu      sync.Mutex
+	version string
+	nodes   map[string]*node
+	order   []string
+	config  map[string]any // component -> nested maps
+	history []Command
+	legacy  bool // status hangs while a node is offline
+}
+
+type node struct {
+	id, name       string
+	roles          []string
+	up             bool
+	booted         time.Time
+	startTime      time.Duration
+	stopped        map[string]bool
+	never          map[string]bool // since the next boot
+	stuck          map[string]bool // never, as of this boot
+	apps, capacity int
+	retired        bool
+	exitZero       bool
+	prompts        bool
+}
+
+// Command is one kato call, as `kato history` keeps it (kato.md §1).
+type Command struct {
+	Time time.Time
+	Node string
+	Args []string
+	Exit int
+}
+
+// New makes a cluster without nodes.
+func New(version string) *Cluster {
+	return &Cluster{version: version, nodes: map[string]*node{}, config: map[string]any{
+		"cloud_controller_ng": map[string]any{"maintenance_mode": false},
+		"cluster":             map[string]any{"endpoint": "api.demo.example.com"},
+		"fence":               map[string]any{"docker": map[string]any{"images": []any{"stackato/stack-alsek", "stackato/stack/alsek"}}},
+	}}
+}
+
+// AddNode adds a running node. id is its address (kato.md §1), apps the instances a DEA runs.
+func (c *Cluster) AddNode(id, name string, roles []string, apps int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	sorted := slices.Clone(roles)
+	if !slices.Contains(sorted, "base") {
+		sorted = append(sorted, "base") // mandatory on every node
+	}
+	slices.SortStableFunc(sorted, func(a, b string) int { return slices.Index(roleOrder, a) - slices.Index(roleOrder, b) })
+	n := &node{id: id, name: name, roles: sorted, up: true, booted: time.Now(), stopped: map[string]bool{}, never: map[string]bool{}, stuck: map[string]bool{}}
+	if slices.Contains(roles, "dea") {
+		n.apps, n.capacity = apps, 3*apps
+	}
+	c.nodes[id] = n
+	c.order = append(c.order, id)
+	if cl := c.config["cluster"].(map[string]any); slices.Contains(roles, "primary") {
+		cl["mbusip"] = id
+	}
+}
+
+func (c *Cluster) with(id string, f func(*node)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n := c.nodes[id]; n != nil {
+		f(n)
+	}
+}
+
+// NodeUp tells that a node has booted; its roles go STOPPED, STARTING, RUNNING over startTime.
+func (c *Cluster) NodeUp(id string, startTime time.Duration) {
+	c.with(id, func(n *node) {
+		n.up, n.booted, n.startTime, n.retired = true, time.Now(), startTime, false
+		n.stopped = map[string]bool{}
+		n.stuck = map[string]bool{}
+		for r := range n.never {
+			n.stuck[r] = true
+		}
+	})
+}
+
+// NodeDown tells that a node is off.
+func (c *Cluster) NodeDown(id string) { c.with(id, func(n *node) { n.up = false }) }
+
+// SetExitAlwaysZero makes every command of the node's kato exit 0 (kato.md §0.4).
+func (c *Cluster) SetExitAlwaysZero(id string, on bool) {
+	c.with(id, func(n *node) { n.exitZero = on })
+}
+
+// SetPrompts makes the node's kato ask for a sudo password and wait (kato.md §0.5).
+func (c *Cluster) SetPrompts(id string, on bool) { c.with(id, func(n *node) { n.prompts = on }) }
+
+// SetLegacyStatus makes `kato status` hang while any node is offline (kato.md §0.7).
+func (c *Cluster) SetLegacyStatus(on bool) {
+	c.mu.Lock()
+	c.legacy = on
+	c.mu.Unlock()
+}
+
+// StopRole stops a role until the next boot.
+func (c *Cluster) StopRole(id, role string) { c.with(id, func(n *node) { n.stopped[role] = true }) }
+
+// RoleNeverStarts keeps a role STARTING after every boot from the next on.
+func (c *Cluster) RoleNeverStarts(id, role string) {
+	c.with(id, func(n *node) { n.never[role] = true })
+}
+
+// StartRole starts a role and heals RoleNeverStarts.
+func (c *Cluster) StartRole(id, role string) {
+	c.with(id, func(n *node) {
+		delete(n.stopped, role)
+		delete(n.never, role)
+		delete(n.stuck, role)
+	})
+}
+
+// Maintenance says whether cloud_controller_ng's maintenance_mode is on (kato.md §4).
+func (c *Cluster) Maintenance() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	v := c.config["cloud_controller_ng"].(map[string]any)["maintenance_mode"]
+	return v == true || v == "true"
+}
+
+// Apps is the number of app instances on a node.
+func (c *Cluster) Apps(id string) (apps int) {
+	c.with(id, func(n *node) { apps = n.apps })
+	return apps
+}
+
+// History returns the commands run so far.
+func (c *Cluster) History() []Command {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.history)
+}
+
+// roleState follows the clock since the boot: the first third STOPPED, then STARTING.
+func (n *node) roleState(role string) State {
+	switch {
+	case n.stopped[role]:
+		return Stopped
+	case n.stuck[role]:
+		return Starting
+	}
+	switch since := time.Since(n.booted); {
+	case since >= n.startTime:
+		return Running
+	case since >= n.startTime/3:
+		return Starting
+	}
+	return Stopped
+}
+
+func (n *node) processes() map[string]State {
+	out := map[string]State{}
+	for _, r := range n.roles {
+		st := n.roleState(r)
+		for _, p := range processesOf(r) {
+			if old, shared := out[p]; !shared || old != Running { // a process of two roles runs when one of them does
+				out[p] = st
+			}
+		}
+	}
+	return out
+}
+
+func (n *node) ready(process string) (ready, known bool) {
+	all := n.processes()
+	if process == "all" {
+		for _, st := range all {
+			if st != Running {
+				return false, true
+			}
+		}
+		return true, true
+	}
+	st, ok := all[process]
+	return st == Running, ok
+}
+
+// retire moves a DEA's instances to other DEAs with room (kato.md §3.3).
+func (c *Cluster) retire(n *node) error {
+	if !slices.Contains(n.roles, "dea") {
+		return fmt.Errorf("node %s does not have the dea role", n.id)
+	}
+	var others []*node
+	room := 0
+	for _, id := range c.order {
+		o := c.nodes[id]
+		if o != n && o.up && !o.retired && slices.Contains(o.roles, "dea") && o.roleState("dea") == Running {
+			others = append(others, o)
+			room += o.capacity - o.apps
+		}
+	}
+	if room < n.apps {
+		return fmt.Errorf("cannot retire %s: %d app instances need room on other DEAs, %d left", n.id, n.apps, room)
+	}
+	sort.SliceStable(others, func(i, j int) bool { return others[i].apps < others[j].apps })
+	for i := 0; n.apps > 0; i++ {
+		if o := others[i%len(others)]; o.apps < o.capacity {
+			o.apps++
+			n.apps--
+		}
+	}
+	n.retired = true
+	return nil
+}

@@ -1,0 +1,461 @@
+package simcluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// The signals the simulated kernel knows.
+const (
+	sigHUP  = 1
+	sigINT  = 2
+	sigKILL = 9
+	sigPIPE = 13
+	sigTERM = 15
+)
+
+var signalNames = map[string]int{"0": 0, "HUP": sigHUP, "INT": sigINT, "QUIT": 3, "KILL": sigKILL, "USR1": 10, "USR2": 12, "PIPE": sigPIPE, "ALRM": 14, "TERM": sigTERM, "CONT": 18, "STOP": 19}
+
+// description is an open file description: shared by every process that inherited it and closed with the last of them. A flock
+// belongs to it, as on Linux.
+type description struct {
+	refs    atomic.Int32
+	read    func(context.Context, []byte) (int, error)
+	write   func(context.Context, []byte) (int, error)
+	onClose func()
+
+	file *os.File // the host's file of a regular file
+	path string   // in the node's tree
+	lock *flockEntry
+}
+
+func newDescription() *description {
+	d := &description{}
+	d.refs.Store(1)
+	return d
+}
+
+func (d *description) retain() *description {
+	if d != nil {
+		d.refs.Add(1)
+	}
+	return d
+}
+
+func (d *description) release() {
+	if d == nil || d.refs.Add(-1) != 0 {
+		return
+	}
+	if d.lock != nil {
+		d.lock.unlock(d)
+	}
+	if d.onClose != nil {
+		d.onClose()
+	}
+	if d.file != nil {
+		d.file.Close()
+	}
+}
+
+func discardDescription() *description {
+	d := newDescription()
+	d.read = func(context.Context, []byte) (int, error) { return 0, io.EOF }
+	d.write = func(_ context.Context, b []byte) (int, error) { return len(b), nil }
+	return d
+}
+
+// stringDescription reads from s; used for here-documents.
+func stringDescription(s string) *description {
+	d := newDescription()
+	var mu sync.Mutex
+	d.read = func(_ context.Context, b []byte) (int, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if s == "" {
+			return 0, io.EOF
+		}
+		n := copy(b, s)
+		s = s[n:]
+		return n, nil
+	}
+	return d
+}
+
+// bufferDescription keeps what is written, for command substitutions.
+func bufferDescription(w io.Writer) *description {
+	d := newDescription()
+	var mu sync.Mutex
+	d.write = func(_ context.Context, b []byte) (int, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		return w.Write(b)
+	}
+	return d
+}
+
+const pipeCapacity = 64 << 10
+
+type pipe struct {
+	mu             sync.Mutex
+	buf            []byte
+	rclosed, wdone bool
+	changed        chan struct{}
+}
+
+// newPipe returns the two ends of a pipe with Linux's capacity.
+func newPipe() (r, w *description) {
+	p := &pipe{changed: make(chan struct{})}
+	r, w = newDescription(), newDescription()
+	r.read, w.write = p.read, p.write
+	r.onClose = func() { p.update(func() { p.rclosed = true; p.buf = nil }) }
+	w.onClose = func() { p.update(func() { p.wdone = true }) }
+	return r, w
+}
+
+func (p *pipe) update(f func()) {
+	p.mu.Lock()
+	f()
+	close(p.changed)
+	p.changed = make(chan struct{})
+	p.mu.Unlock()
+}
+
+func (p *pipe) read(ctx context.Context, b []byte) (int, error) {
+	for {
+		p.mu.Lock()
+		if len(p.buf) > 0 {
+			n := copy(b, p.buf)
+			p.buf = p.buf[n:]
+			close(p.changed)
+			p.changed = make(chan struct{})
+			p.mu.Unlock()
+			return n, nil
+		}
+		done, changed := p.wdone, p.changed
+		p.mu.Unlock()
+		if done {
+			return 0, io.EOF
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
+}
+
+func (p *pipe) write(ctx context.Context, b []byte) (int, error) {
+	n := 0
+	for n < len(b) {
+		p.mu.Lock()
+		if p.rclosed {
+			p.mu.Unlock()
+			return n, syscall.EPIPE
+		}
+		if room := pipeCapacity - len(p.buf); room > 0 {
+			k := min(room, len(b)-n)
+			p.buf = append(p.buf, b[n:n+k]...)
+			n += k
+			close(p.changed)
+			p.changed = make(chan struct{})
+			p.mu.Unlock()
+			continue
+		}
+		changed := p.changed
+		p.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return n, ctx.Err()
+		}
+	}
+	return n, nil
+}
+
+// process is one process of a node, from its start to the release of its descriptors.
+type process struct {
+	pid, ppid int
+	node      *Node
+	boot      *bootState
+	started   time.Time
+
+	mu        sync.Mutex
+	argv      []string
+	user      string
+	pgid, sid int
+	job       string // KATOFLOW_JOB of the process or of an ancestor
+	signal    int    // that ended it
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	done   chan struct{}
+	exit   int // valid once done is closed
+}
+
+// bootState is the node between two boots: its process table ends with it.
+type bootState struct {
+	id      string
+	started time.Time
+	ctx     context.Context
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
+
+	mu     sync.Mutex
+	ended  bool
+	nextID int
+	procs  map[int]*process
+}
+
+var errNodeDown = errors.New("the node is going down")
+
+// newProcess adds a process to the boot's table. Its parent may be nil (a login).
+func (b *bootState) newProcess(n *Node, parent *process, user string, argv []string) (*process, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ended {
+		return nil, errNodeDown
+	}
+	b.nextID++
+	p := &process{pid: b.nextID, node: n, boot: b, started: time.Now(), argv: argv, user: user, done: make(chan struct{})}
+	p.ctx, p.cancel = context.WithCancel(b.ctx)
+	if parent != nil {
+		parent.mu.Lock()
+		p.ppid, p.pgid, p.sid, p.job = parent.pid, parent.pgid, parent.sid, parent.job
+		parent.mu.Unlock()
+	} else {
+		p.ppid, p.pgid, p.sid = 1, p.pid, p.pid
+	}
+	b.procs[p.pid] = p
+	b.wg.Add(1)
+	return p, nil
+}
+
+// finish takes p out of the table; its descriptors have been released by then.
+func (p *process) finish(exit int) {
+	p.mu.Lock()
+	if p.signal != 0 {
+		exit = 128 + p.signal
+	}
+	p.mu.Unlock()
+	p.exit = exit
+	p.cancel()
+	p.boot.mu.Lock()
+	delete(p.boot.procs, p.pid)
+	p.boot.mu.Unlock()
+	close(p.done)
+	p.boot.wg.Done()
+}
+
+// kill delivers a signal. All known signals but 0 and CONT end a process: there are no handlers.
+func (p *process) kill(sig int) {
+	if sig == 0 || sig == 18 {
+		return
+	}
+	p.mu.Lock()
+	if p.signal == 0 {
+		p.signal = sig
+	}
+	p.mu.Unlock()
+	p.cancel()
+}
+
+func (p *process) setArgv(argv []string) {
+	p.mu.Lock()
+	p.argv = argv
+	p.mu.Unlock()
+}
+
+func (p *process) snapshot() (argv []string, user string, pgid, sid int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.argv, p.user, p.pgid, p.sid
+}
+
+// find returns the processes a kill(2) with this pid means: one, or a group when negative.
+func (b *bootState) find(pid int) []*process {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if pid > 0 {
+		if p := b.procs[pid]; p != nil {
+			return []*process{p}
+		}
+		return nil
+	}
+	var out []*process
+	for _, p := range b.procs {
+		if _, _, pgid, _ := p.snapshot(); pgid == -pid {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+func (b *bootState) list() []*process {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	out := make([]*process, 0, len(b.procs))
+	for _, p := range b.procs {
+		out = append(out, p)
+	}
+	return out
+}
+
+// end kills everything and waits until the last process has let go of its files.
+func (b *bootState) end() {
+	b.mu.Lock()
+	b.ended = true
+	for _, p := range b.procs {
+		p.mu.Lock()
+		if p.signal == 0 {
+			p.signal = sigKILL
+		}
+		p.mu.Unlock()
+	}
+	b.mu.Unlock()
+	b.cancel()
+	b.wg.Wait()
+}
+
+// sleep waits unless the process is ended first; it says whether the time passed.
+func (p *process) sleep(d time.Duration) bool {
+	if d <= 0 {
+		return p.ctx.Err() == nil
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-p.ctx.Done():
+		return false
+	}
+}
+
+// fileKey identifies a file whatever its name: two names of one file share their locks, and a renamed file keeps them.
+type fileKey struct{ inode uint64 }
+
+// lockTable holds the flocks of a node.
+type lockTable struct {
+	mu      sync.Mutex
+	entries map[fileKey]*flockEntry
+}
+
+type flockEntry struct {
+	table   *lockTable
+	key     fileKey
+	mu      sync.Mutex
+	holders map[*description]flockHold
+	changed chan struct{}
+	users   int // descriptions that hold or wait
+}
+
+type flockHold struct {
+	exclusive bool
+	pid       int
+}
+
+func newLockTable() *lockTable { return &lockTable{entries: map[fileKey]*flockEntry{}} }
+
+// acquire takes a lock on d; wait < 0 waits for ever, 0 not at all.
+func (t *lockTable) acquire(p *process, d *description, key fileKey, exclusive bool, wait time.Duration) bool {
+	t.mu.Lock()
+	e := t.entries[key]
+	if e == nil {
+		e = &flockEntry{table: t, key: key, holders: map[*description]flockHold{}, changed: make(chan struct{})}
+		t.entries[key] = e
+	}
+	e.users++
+	t.mu.Unlock()
+	var timeout <-chan time.Time
+	if wait > 0 {
+		timer := time.NewTimer(wait)
+		defer timer.Stop()
+		timeout = timer.C
+	}
+	for {
+		e.mu.Lock()
+		free := true
+		for holder, h := range e.holders {
+			if holder != d && (exclusive || h.exclusive) {
+				free = false
+			}
+		}
+		if free {
+			_, again := e.holders[d]
+			e.holders[d] = flockHold{exclusive, p.pid}
+			d.lock = e
+			e.mu.Unlock()
+			if again {
+				e.drop()
+			}
+			return true
+		}
+		changed := e.changed
+		e.mu.Unlock()
+		if wait == 0 {
+			e.drop()
+			return false
+		}
+		select {
+		case <-changed:
+		case <-timeout:
+			e.drop()
+			return false
+		case <-p.ctx.Done():
+			e.drop()
+			return false
+		}
+	}
+}
+
+// drop forgets an entry nobody uses any more.
+func (e *flockEntry) drop() {
+	e.table.mu.Lock()
+	if e.users--; e.users == 0 {
+		delete(e.table.entries, e.key)
+	}
+	e.table.mu.Unlock()
+}
+
+func (e *flockEntry) unlock(d *description) {
+	e.mu.Lock()
+	_, held := e.holders[d]
+	delete(e.holders, d)
+	close(e.changed)
+	e.changed = make(chan struct{})
+	e.mu.Unlock()
+	if held {
+		e.drop()
+	}
+}
+
+// procLocks renders the FLOCK lines of /proc/locks.
+func (t *lockTable) procLocks(next int) string {
+	t.mu.Lock()
+	entries := make([]*flockEntry, 0, len(t.entries))
+	for _, e := range t.entries {
+		entries = append(entries, e)
+	}
+	t.mu.Unlock()
+	out := ""
+	for _, e := range entries {
+		e.mu.Lock()
+		for _, h := range e.holders {
+			mode := "READ "
+			if h.exclusive {
+				mode = "WRITE"
+			}
+			out += fmt.Sprintf("%d: FLOCK  ADVISORY  %s %d 08:01:%d 0 EOF\n", next, mode, h.pid, e.key.inode)
+			next++
+		}
+		e.mu.Unlock()
+	}
+	return out
+}

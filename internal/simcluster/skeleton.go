@@ -1,0 +1,220 @@
+package simcluster
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"strings"
+	"time"
+)
+
+// exists says whether the node's files have been made.
+func (n *Node) exists() bool {
+	_, err := os.Stat(n.tree.host("/etc/os-release"))
+	return err == nil
+}
+
+// ready makes the node's file tree when the node is first used.
+func (n *Node) ready() error {
+	n.made.Do(func() { n.makeErr = n.make() })
+	return n.makeErr
+}
+
+func (n *Node) make() error {
+	t := n.tree
+	user := n.loginUser()
+	home := n.homeOf(user)
+	existed := n.exists()
+	for _, d := range []struct {
+		path string
+		mode fs.FileMode
+	}{
+		{"/", 0o755}, {"/boot/grub", 0o755}, {"/dev/shm", 0o777 | fs.ModeSticky}, {"/etc/apt/apt.conf.d", 0o755}, {"/etc/default", 0o755}, {"/etc/profile.d", 0o755}, {"/etc/sudoers.d", 0o755},
+		{"/home", 0o755}, {home, 0o755}, {home + "/bin", 0o755}, {home + "/.ssh", 0o700}, {"/opt", 0o755}, {"/proc/1", 0o555}, {"/proc/self", 0o555}, {"/proc/sys/kernel/random", 0o555},
+		{"/root", 0o700}, {"/run", 0o755}, {"/sys/class", 0o555}, {"/tmp", 0o777 | fs.ModeSticky}, {"/usr/bin", 0o755}, {"/usr/sbin", 0o755}, {"/usr/local/bin", 0o755}, {"/usr/local/sbin", 0o755}, {"/usr/share", 0o755},
+		{"/var/cache/apt/archives", 0o755}, {"/var/lib/apt/lists", 0o755}, {"/var/lib/apt/periodic", 0o755}, {"/var/lib/dpkg/info", 0o755}, {"/var/lib/dpkg/updates", 0o755},
+		{"/var/log/unattended-upgrades", 0o755}, {"/var/log/apt", 0o755}, {"/var/tmp", 0o777 | fs.ModeSticky}, {"/mnt", 0o755}, {"/srv", 0o755},
+	} {
+		if err := os.MkdirAll(t.host(d.path), 0o755); err != nil {
+			return err
+		}
+		// Folders keep the host process's access whatever the node's mode says.
+		if err := os.Chmod(t.host(d.path), d.mode|0o700); err != nil {
+			return err
+		}
+	}
+	t.setOwner(home, user)
+	for link, target := range map[string]string{"/bin": "usr/bin", "/sbin": "usr/sbin", "/var/run": "/run", "/var/lock": "/run/lock"} {
+		if err := os.Symlink(target, t.host(link)); err != nil && !os.IsExist(err) {
+			return err
+		}
+	}
+	n.makeRun()
+	n.makeVirtual()
+	if existed {
+		return n.writeBootFiles()
+	}
+	files := map[string]string{
+		"/etc/os-release":       "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nNAME=\"Debian GNU/Linux\"\nVERSION_ID=\"12\"\nVERSION=\"12 (bookworm)\"\nVERSION_CODENAME=bookworm\nID=debian\nHOME_URL=\"https://www.debian.org/\"\n",
+		"/etc/debian_version":   "12.6\n",
+		"/etc/hostname":         n.name + "\n",
+		"/etc/hosts":            "127.0.0.1\tlocalhost\n" + n.address + "\t" + n.name + "\n",
+		"/etc/passwd":           "root:x:0:0:root:/root:/bin/bash\n" + user + ":x:1000:1000:,,,:" + home + ":/bin/bash\n",
+		"/etc/group":            "root:x:0:\nsudo:x:27:" + user + "\n" + user + ":x:1000:\n",
+		"/etc/profile":          "# made by login shells\n",
+		"/etc/fstab":            "/dev/vda1 / ext4 errors=remount-ro 0 1\n",
+		"/etc/default/grub":     "GRUB_DEFAULT=0\nGRUB_TIMEOUT=5\n",
+		"/etc/apt/sources.list": "deb http://deb.debian.org/debian bookworm main\ndeb http://security.debian.org/debian-security bookworm-security main\n",
+		"/etc/apt/apt.conf.d/50unattended-upgrades": "Unattended-Upgrade::Origins-Pattern {\n        \"origin=Debian,codename=${distro_codename}-security,label=Debian-Security\";\n};\nUnattended-Upgrade::AutoFixInterruptedDpkg \"false\";\n",
+		"/var/lib/dpkg/lock":                        "",
+		"/var/lib/dpkg/lock-frontend":               "",
+		"/var/lib/apt/lists/lock":                   "",
+		"/var/cache/apt/archives/lock":              "",
+		"/root/.profile":                            "",
+		home + "/.profile":                          "",
+		home + "/.ssh/authorized_keys":              "",
+	}
+	for name, content := range files {
+		if err := t.put(name, content, 0o644); err != nil {
+			return err
+		}
+	}
+	for _, name := range []string{"/var/lib/dpkg/lock", "/var/lib/dpkg/lock-frontend", "/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock"} {
+		os.Chmod(t.host(name), 0o640)
+	}
+	if err := t.put("/etc/sudoers.d/nopasswd", user+" ALL=(ALL) NOPASSWD:SETENV: ALL\n", 0o440); err != nil {
+		return err
+	}
+	if err := n.writeKernel(n.cfg.Kernel); err != nil {
+		return err
+	}
+	return n.writeBootFiles()
+}
+
+// makeRun fills the folders that are new after every boot.
+func (n *Node) makeRun() {
+	for dir, mode := range map[string]fs.FileMode{"/run/lock": 0o777 | fs.ModeSticky, "/run/user": 0o755, "/run/user/1000": 0o700, "/run/systemd": 0o755, "/run/sshd": 0o755} {
+		os.MkdirAll(n.tree.host(dir), 0o755)
+		os.Chmod(n.tree.host(dir), mode)
+	}
+	n.tree.setOwner("/run/user/1000", n.loginUser())
+}
+
+func (n *Node) writeKernel(release string) error {
+	for _, name := range []string{"vmlinuz-", "initrd.img-", "config-", "System.map-"} {
+		if err := n.tree.put("/boot/"+name+release, name+release+"\n", 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeBootFiles writes the boot loader's configuration and the links to the newest kernel.
+func (n *Node) writeBootFiles() error {
+	release := n.packages.defaultKernel()
+	if err := n.writeKernel(release); err != nil {
+		return err
+	}
+	entry := func(title, class, r string) string {
+		return fmt.Sprintf("%s '%s' --class debian --class gnu-linux --class gnu --class os $menuentry_id_option 'gnulinux-%s' {\n\tload_video\n\tinsmod gzio\n\tinsmod part_gpt\n\tinsmod ext2\n\techo\t'Loading Linux %s ...'\n\tlinux\t/boot/vmlinuz-%s root=UUID=3b0a4c0e-8f4e-4f0c-9a56-0d9f1f4f6a11 ro  quiet\n\techo\t'Loading initial ramdisk ...'\n\tinitrd\t/boot/initrd.img-%s\n}\n", class, title, r, r, r, r)
+	}
+	var b strings.Builder
+	b.WriteString("#\n# DO NOT EDIT THIS FILE\n#\n# It is automatically generated by grub-mkconfig using templates\n# from /etc/grub.d and settings from /etc/default/grub\n#\nset default=\"0\"\n")
+	b.WriteString(entry("Debian GNU/Linux", "menuentry", release))
+	b.WriteString("submenu 'Advanced options for Debian GNU/Linux' $menuentry_id_option 'gnulinux-advanced' {\n")
+	for _, r := range n.packages.installedKernels() {
+		b.WriteString(entry("Debian GNU/Linux, with Linux "+r, "menuentry", r))
+	}
+	b.WriteString("}\n")
+	if err := n.tree.put("/boot/grub/grub.cfg", b.String(), 0o600); err != nil {
+		return err
+	}
+	os.Chmod(n.tree.host("/boot/grub/grub.cfg"), 0o644)
+	for link, target := range map[string]string{"/vmlinuz": "boot/vmlinuz-" + release, "/initrd.img": "boot/initrd.img-" + release} {
+		os.Remove(n.tree.host(link))
+		if err := os.Symlink(target, n.tree.host(link)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const clockTicks = 100
+
+// makeVirtual sets the files whose content is made when they are read.
+func (n *Node) makeVirtual() {
+	current := func() *bootState {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		return n.boot
+	}
+	// A container sees its host's clock: the host was booted long before, and PID 1's start is counted from there.
+	hostUp := 40 * 24 * time.Hour
+	systemStart := func() time.Time {
+		b := current()
+		if n.cfg.Container {
+			return n.cluster.hostBooted().Add(-hostUp)
+		}
+		return b.started
+	}
+	uptime := func() time.Duration { return time.Since(systemStart()) }
+	n.tree.virtual = map[string]func() []byte{
+		"/proc/sys/kernel/random/boot_id": func() []byte { return []byte(current().id + "\n") },
+		"/proc/sys/kernel/random/uuid":    func() []byte { return []byte(newUUID() + "\n") },
+		"/proc/sys/kernel/osrelease":      func() []byte { return []byte(n.KernelRunning() + "\n") },
+		"/proc/sys/kernel/hostname":       func() []byte { return []byte(n.name + "\n") },
+		"/proc/version": func() []byte {
+			return []byte("Linux version " + n.KernelRunning() + " (debian-kernel@lists.debian.org) (gcc-12 (Debian 12.2.0-14) 12.2.0) #1 SMP PREEMPT_DYNAMIC\n")
+		},
+		"/proc/cmdline": func() []byte {
+			return []byte("BOOT_IMAGE=/boot/vmlinuz-" + n.KernelRunning() + " root=UUID=3b0a4c0e-8f4e-4f0c-9a56-0d9f1f4f6a11 ro quiet\n")
+		},
+		"/proc/uptime":  func() []byte { return fmt.Appendf(nil, "%.2f %.2f\n", uptime().Seconds(), uptime().Seconds()*1.9) },
+		"/proc/loadavg": func() []byte { return []byte("0.08 0.03 0.01 1/120 1234\n") },
+		"/proc/meminfo": func() []byte {
+			return []byte("MemTotal:        2031192 kB\nMemFree:         1203444 kB\nMemAvailable:    1631192 kB\n")
+		},
+		"/proc/stat": func() []byte {
+			return fmt.Appendf(nil, "cpu  1000 0 1000 100000 0 0 0 0 0 0\nctxt 100000\nbtime %d\nprocesses 4000\nprocs_running 1\nprocs_blocked 0\n", systemStart().Add(n.skew()).Unix())
+		},
+		"/proc/1/stat": func() []byte {
+			ticks := int64(3)
+			if n.cfg.Container {
+				ticks = int64(current().started.Sub(systemStart()).Seconds() * clockTicks)
+			}
+			return fmt.Appendf(nil, "1 (systemd) S 0 1 1 0 -1 4194560 20000 500000 80 900 100 150 1500 700 20 0 1 0 %d 170000000 3000 18446744073709551615 1 1 0 0 0 0 671173123 4096 1260 0 0 0 17 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n", ticks)
+		},
+		"/proc/1/comm":    func() []byte { return []byte("systemd\n") },
+		"/proc/1/cmdline": func() []byte { return []byte("/sbin/init\x00") },
+		"/proc/mounts": func() []byte {
+			return []byte("/dev/vda1 / ext4 rw,relatime,errors=remount-ro 0 0\ntmpfs /run tmpfs rw,nosuid,nodev,noexec,relatime,size=204800k,mode=755 0 0\ntmpfs /dev/shm tmpfs rw,nosuid,nodev 0 0\n")
+		},
+		"/proc/locks":          func() []byte { return []byte(n.packages.procLocks() + n.locks.procLocks(10)) },
+		"/var/lib/dpkg/status": func() []byte { return []byte(n.packages.statusFile()) },
+	}
+	n.tree.virtual["/proc/self/mounts"] = n.tree.virtual["/proc/mounts"]
+	n.tree.virtual["/etc/mtab"] = n.tree.virtual["/proc/mounts"]
+	places := []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/urandom"}
+	for p := range n.tree.virtual {
+		places = append(places, p)
+	}
+	for _, p := range places {
+		os.MkdirAll(n.tree.host(path.Dir(p)), 0o755)
+		if f, err := os.OpenFile(n.tree.host(p), os.O_CREATE, 0o444); err == nil {
+			f.Close()
+		}
+		if strings.HasPrefix(p, "/dev/") {
+			os.Chmod(n.tree.host(p), 0o666)
+		}
+	}
+}
+
+// diskBlocks are the blocks of 4 KiB of the node's disk, and how many are free.
+func (n *Node) diskBlocks() (total, free int64) {
+	total = 5 << 20
+	if n.tree.full.Load() {
+		return total, 0
+	}
+	return total, 3 << 20
+}
