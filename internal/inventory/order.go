@@ -1,7 +1,6 @@
 package inventory
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"sort"
@@ -60,9 +59,16 @@ func placeOf(n *Node, place map[string]int) int {
 	return latest
 }
 
-// CheckRoleOrder refuses names that are not kato's roles, and names given twice; all of them in one error.
+// Mistakes are what is wrong with the names that an operator gave for one operation. Take them apart with errors.As: a name itself
+// may hold any text.
+type Mistakes []string
+
+// Error is one line.
+func (m Mistakes) Error() string { return strings.Join(m, "; ") }
+
+// CheckRoleOrder refuses names that are not kato's roles, and names given twice; all of them at once, as [Mistakes].
 func CheckRoleOrder(roleOrder []string) error {
-	var wrong []string
+	var wrong Mistakes
 	for i, role := range roleOrder {
 		switch hint := roleHint(role); {
 		case slices.Contains(roleOrder[:i], role):
@@ -75,7 +81,8 @@ func CheckRoleOrder(roleOrder []string) error {
 		}
 	}
 	if len(wrong) > 0 {
-		return errors.New("role order: " + strings.Join(wrong, "; "))
+		wrong[0] = "role order: " + wrong[0]
+		return wrong
 	}
 	return nil
 }
@@ -89,9 +96,9 @@ func (c *Cluster) CheckRoleOrder(roleOrder []string) error {
 }
 
 // Select returns the nodes, in file order, that are named in nodes and have one of roles. An empty filter lets all through. Unknown
-// names are reported all at once, in one line; a filter that leaves no node is an error.
+// names are reported all at once, as [Mistakes]; a filter that leaves no node is an error.
 func (c *Cluster) Select(nodes, roles []string) ([]*Node, error) {
-	var wrong []string
+	var wrong Mistakes
 	for i, name := range nodes {
 		if _, err := c.Node(name); err != nil && !slices.Contains(nodes[:i], name) {
 			wrong = append(wrong, err.Error())
@@ -109,7 +116,7 @@ func (c *Cluster) Select(nodes, roles []string) ([]*Node, error) {
 		wrong = append(wrong, fmt.Sprintf("no node of cluster %s has the role %s%s: roles there are %s", quote(c.Name), quote(role), why, orNone(known)))
 	}
 	if len(wrong) > 0 {
-		return nil, errors.New(strings.Join(wrong, "; "))
+		return nil, wrong
 	}
 	var selected []*Node
 	for _, n := range c.Nodes {

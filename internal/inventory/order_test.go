@@ -142,6 +142,11 @@ func TestSelect_BadFilters_NameWhatIsThere(t *testing.T) {
 		`no node of cluster "prod" has the role "mysql": roles there are "base", "primary", "dea"; `+
 		`no node of cluster "prod" has the role "core" (core is not a role, it names the node: write core: true at the node, with its roles such as primary, controller, router): roles there are "base", "primary", "dea"`, err.Error())
 
+	_, err = c.Select([]string{"a; reboot", "x"}, nil)
+	var mistakes Mistakes
+	require.ErrorAs(t, err, &mistakes)
+	assert.Equal(t, Mistakes{`unknown node "a; reboot" in cluster "prod": nodes there are "core", "dea-1"`, `unknown node "x" in cluster "prod": nodes there are "core", "dea-1"`}, mistakes)
+
 	_, err = c.Select([]string{"core"}, []string{"dea"})
 	assert.EqualError(t, err, `no node of cluster "prod" is left: none of the nodes "core" has one of the roles "dea"`)
 
