@@ -56,10 +56,10 @@ type Jobs struct {
 	// FollowPoll is how often the node looks for new output; 0 = 100 ms. The end of a job is noticed at once.
 	FollowPoll time.Duration
 
-	bootIDPath  string        // of the node; "" = /proc/sys/kernel/random/boot_id
-	rootPrefix  string        // before /var/lib, /run and /dev/shm of the node
-	followSlice time.Duration // of one session; 0 = 60 s
-	edit        func(name, script string) string
+	bootIDPath  string                           // of the node; "" = /proc/sys/kernel/random/boot_id
+	rootPrefix  string                           // before /var/lib, /run and /dev/shm of the node
+	followSlice time.Duration                    // of one session; 0 = 60 s
+	edit        func(name, script string) string // changes a script before it is sent; nil outside tests
 }
 
 var environmentName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
@@ -84,6 +84,9 @@ func (j *Jobs) Start(ctx context.Context, h Host, s JobSpec) (JobStatus, error) 
 	}
 	if err != nil {
 		return JobStatus{}, fmt.Errorf("%s: job %s: %w", Escape(h.Name), s.ID, err)
+	}
+	if j.edit != nil {
+		payload = j.edit("payload", payload)
 	}
 	wrapper := j.text("wrapper.sh")
 	meta := s.ID.meta(s.sum(), s.Interruptible)

@@ -9,7 +9,8 @@ import (
 )
 
 // Follow hands the job's output from byte offset `from` to sink, in order, each byte once, as it comes, until the job no longer runs, and
-// returns the job's status. sink gets each chunk with the offset of its first byte; the chunk is valid during the call only.
+// returns the job's status. sink gets each chunk with the offset of its first byte; the chunk is valid during the call only. Without a
+// sink Follow only waits.
 //
 // When ctx ends its error is returned; when the connection is lost one of KindTransport: the caller goes on by calling again with the offset
 // after the last byte that sink got. On the node nothing stays behind for more than a minute.
@@ -28,7 +29,7 @@ func (j *Jobs) Follow(ctx context.Context, h Host, id JobID, from int64, sink fu
 			continue
 		}
 		// The output was cut off on the node although the session ended well: ask for the rest.
-		if status.Swept || out.offset >= status.OutputSize {
+		if sink == nil || status.Swept || out.offset >= status.OutputSize {
 			return status, nil
 		}
 		if idle++; out.offset > before {

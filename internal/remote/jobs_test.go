@@ -35,3 +35,18 @@ func TestJob_StartedAndFollowed_ReportsOutputAndExitCode(t *testing.T) {
 		require.Equal(t, 1, n.count("ran"))
 	})
 }
+
+func BenchmarkJob_True_StartAndFollow(b *testing.B) {
+	for _, shell := range shells {
+		b.Run(shell, func(b *testing.B) {
+			n := newLocalNode(b, shell)
+			for i := 0; b.Loop(); i++ {
+				spec := JobSpec{ID: testID("bench"), Lease: testLease, Argv: []string{"true"}}
+				spec.ID.Try = i
+				_, err := n.jobs.Start(context.Background(), n.host, spec)
+				require.NoError(b, err)
+				require.Equal(b, JobExited, n.finish(spec.ID).State)
+			}
+		})
+	}
+}
