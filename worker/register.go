@@ -17,16 +17,17 @@ type hands struct {
 	env       func(string) (string, bool)
 	pool      *remote.Pool
 	client    client.Client
-	namespace string
 	log       *zap.Logger
 }
 
 // register makes every workflow and activity known to w. Activities are registered under their methods' names.
 func register(w worker.Registry, h hands) {
+	source := activities.NewSource(h.inventory, h.env)
+	jobs := &remote.Jobs{Runner: h.pool, Logger: h.log}
 	workflows.Register(w)
-	w.RegisterActivity(&activities.Inventory{})
-	w.RegisterActivity(&activities.Locks{})
-	w.RegisterActivity(&activities.Nodes{})
-	w.RegisterActivity(&activities.Kato{})
-	w.RegisterActivity(&activities.Notifier{})
+	w.RegisterActivity(&activities.Inventory{Source: source, HostKeys: h.pool})
+	w.RegisterActivity(&activities.Locks{Client: h.client})
+	w.RegisterActivity(&activities.Nodes{Source: source, Connections: h.pool, Jobs: jobs, Logger: h.log})
+	w.RegisterActivity(&activities.Kato{Source: source, Connections: h.pool, Jobs: jobs, Logger: h.log})
+	w.RegisterActivity(&activities.Notifier{Source: source, Logger: h.log})
 }

@@ -118,20 +118,18 @@ func (o ClientOptions) Target() (Target, error) {
 }
 
 // LoadClient connects to Temporal as temporal.toml, TEMPORAL_* and o say, and waits at most 5 s for the server's first answer; a refused
-// connection and a name that does not exist are told at once. Errors are one line; errors.Is(err, ErrNoServer) tells the server that does not answer
+// connection is told at once. Errors are one line; errors.Is(err, ErrNoServer) tells the server that does not answer
 // from a configuration that cannot be read or a server that refuses us. The caller closes the client.
 func LoadClient(ctx context.Context, o ClientOptions) (client.Client, error) {
 	opts, err := o.options()
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	watch := &dialWatch{cancel: cancel, contact: o.Contact}
+	watch := &callWatch{contact: o.Contact}
 	opts.ConnectionOptions.GetSystemInfoTimeout = dialTimeout
 	opts.ConnectionOptions.DialOptions = append(opts.ConnectionOptions.DialOptions, grpc.WithChainUnaryInterceptor(watch.intercept))
 	c, err := client.DialContext(ctx, opts)
-	last := watch.end()
+	last := watch.dialled()
 	if err == nil {
 		return c, nil
 	}
@@ -146,10 +144,9 @@ func LoadClient(ctx context.Context, o ClientOptions) (client.Client, error) {
 	return nil, &NoServerError{Address: opts.HostPort, Err: last}
 }
 
-// dialWatch sees every single call below the SDK's own retries: while dialling it ends the waiting when it can only be in vain, afterwards it tells
-// the contact.
-type dialWatch struct {
-	cancel  context.CancelCauseFunc
+// callWatch sees every single call as gRPC answers it, below the SDK's retries and its own errors: it tells the contact, and keeps the error of the
+// dialling, which says more than the SDK's.
+type callWatch struct {
 	contact *Contact
 
 	mu    sync.Mutex
@@ -157,29 +154,23 @@ type dialWatch struct {
 	last  error
 }
 
-func (d *dialWatch) intercept(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+func (w *callWatch) intercept(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	err := invoke(ctx, method, req, reply, cc, opts...)
-	d.contact.note(err)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.ended || err == nil {
-		return err
-	}
-	// The error of the last wait for a connection says less than the ones before.
-	if d.last == nil || status.Code(err) == codes.Unavailable {
-		d.last = err
-	}
-	if text := err.Error(); strings.Contains(text, "connection refused") || strings.Contains(text, "no such host") {
-		d.cancel(err)
+	w.contact.note(err)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.ended && err != nil {
+		w.last = err
 	}
 	return err
 }
 
-func (d *dialWatch) end() error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.ended = true
-	return d.last
+// dialled ends the dialling and returns its error.
+func (w *callWatch) dialled() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ended = true
+	return w.last
 }
 
 // Contact remembers when the server was last heard of. The zero value has heard nothing. It is safe for concurrent use.
