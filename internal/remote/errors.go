@@ -49,14 +49,29 @@ func atNode(err error, node string) error {
 	return &named
 }
 
+// quoted is a cause whose text may come from the node: it is shown escaped, and found by errors.Is and errors.As, but not
+// unwrapped, because whoever records a chain of errors (Temporal does) prints each of them.
+type quoted struct{ err error }
+
+func (q quoted) Error() string        { return oneLine(q.err.Error(), 500) }
+func (q quoted) Is(target error) bool { return errors.Is(q.err, target) }
+func (q quoted) As(target any) bool   { return errors.As(q.err, target) }
+
+func quote(err error) error {
+	if err == nil {
+		return nil
+	}
+	return quoted{err}
+}
+
 func transportError(node string, cause error, format string, args ...any) *Error {
-	return &Error{Kind: KindTransport, Node: node, Message: fmt.Sprintf(format, args...), Err: cause}
+	return &Error{Kind: KindTransport, Node: node, Message: fmt.Sprintf(format, args...), Err: quote(cause)}
 }
 
 func authError(node string, cause error, format string, args ...any) *Error {
-	return &Error{Kind: KindAuth, Node: node, Message: fmt.Sprintf(format, args...), Err: cause}
+	return &Error{Kind: KindAuth, Node: node, Message: fmt.Sprintf(format, args...), Err: quote(cause)}
 }
 
 func hostKeyError(node string, cause error, format string, args ...any) *Error {
-	return &Error{Kind: KindHostKey, Node: node, Message: fmt.Sprintf(format, args...), Err: cause}
+	return &Error{Kind: KindHostKey, Node: node, Message: fmt.Sprintf(format, args...), Err: quote(cause)}
 }

@@ -81,8 +81,8 @@ func newOpenSSHD(t *testing.T, lines ...string) *openSSHD {
 	path := findSSHD(t)
 	checkLeaks(t)
 	s := &openSSHD{t: t, folder: t.TempDir(), procs: map[*exec.Cmd]bool{}}
-	for _, kind := range []string{"ed25519", "ecdsa", "rsa"} {
-		s.tool("ssh-keygen", "-q", "-t", kind, "-N", "", "-C", "", "-f", s.file("host_"+kind))
+	for kind, bits := range map[string]string{"ed25519": "256", "ecdsa": "256", "rsa": "2048"} {
+		s.tool("ssh-keygen", "-q", "-t", kind, "-b", bits, "-N", "", "-C", "", "-f", s.file("host_"+kind))
 	}
 	s.tool("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", s.file("id"))
 	s.copyFile("id.pub", "authorized_keys")
@@ -128,7 +128,8 @@ func (s *openSSHD) serve(path string, conn net.Conn) {
 	}
 	cmd := exec.Command(path, "-i", "-e", "-f", s.file("sshd_config"))
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = f, f, &s.log
-	cmd.WaitDelay = 100 * time.Millisecond // what a command left behind may hold the log open
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // it divides itself into two processes
+	cmd.WaitDelay = 100 * time.Millisecond                // what a command left behind may hold the log open
 	s.mu.Lock()
 	err = cmd.Start()
 	if err == nil {
@@ -151,7 +152,7 @@ func (s *openSSHD) killAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for cmd := range s.procs {
-		_ = cmd.Process.Kill()
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 	}
 }
 
@@ -250,7 +251,7 @@ func TestOpenSSH_LoginShells_UnderstandScripts(t *testing.T) {
 func TestOpenSSH_KeysMadeBySSHKeygen_AndAgentProcess_LogIn(t *testing.T) {
 	s := newOpenSSHD(t)
 	h := s.hostEntry()
-	for _, c := range [][]string{{"-t", "ed25519"}, {"-t", "ecdsa"}, {"-t", "rsa"}, {"-t", "rsa", "-m", "PEM"}} {
+	for _, c := range [][]string{{"-t", "ed25519"}, {"-t", "ecdsa"}, {"-t", "rsa", "-b", "2048", "-m", "PEM"}} {
 		t.Run(strings.Join(c, " "), func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "id")
 			s.tool("ssh-keygen", append(append([]string{"-q"}, c...), "-N", secretWord, "-f", file)...)
@@ -361,7 +362,7 @@ func TestOpenSSH_HostCertificate_IsAcceptedFromItsAuthorityOnly(t *testing.T) {
 		}
 	}
 	file := func(name string) string { return filepath.Join(folder, name) }
-	keygen("-t", "rsa", "-N", "", "-C", "", "-f", file("ca"))
+	keygen("-t", "rsa", "-b", "2048", "-N", "", "-C", "", "-f", file("ca"))
 	keygen("-t", "ed25519", "-N", "", "-C", "", "-f", file("host"))
 	keygen("-s", file("ca"), "-I", "core", "-h", "-n", "127.0.0.1", "-V", "+1h", file("host.pub"))
 	s := newOpenSSHD(t, "HostKey "+file("host"), "HostCertificate "+file("host-cert.pub"))

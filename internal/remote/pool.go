@@ -39,7 +39,7 @@ type Options struct {
 }
 
 // Pool keeps one SSH connection for each node identity (address, port, user, keys, bastion, known_hosts files) and runs many
-// sessions on it. It is safe for concurrent use. Close ends it.
+// sessions on it; of hosts of one identity the first sets MaxSessions. It is safe for concurrent use. Close ends it.
 type Pool struct {
 	opts     Options
 	waits    waits
@@ -124,7 +124,7 @@ func (p *Pool) begin() bool {
 }
 
 // Close closes all connections and waits until nothing of the pool runs any more. Commands that still run fail with
-// KindTransport. A Command.Stdin whose Read never returns keeps Close waiting.
+// KindTransport.
 func (p *Pool) Close() error {
 	p.mu.Lock()
 	p.cancel()

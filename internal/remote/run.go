@@ -76,6 +76,9 @@ func (p *Pool) Run(ctx context.Context, h Host, c Command) (Result, error) {
 	if err != nil {
 		return Result{}, fmt.Errorf("%s: %w", Escape(h.Name), err)
 	}
+	if ctx.Err() != nil {
+		return Result{}, contextError(h.Name, ctx, "before "+label+" was sent")
+	}
 	if !p.begin() {
 		return Result{}, transportError(h.Name, errPoolClosed, "ssh: %s", errPoolClosed)
 	}
@@ -138,7 +141,11 @@ func (p *Pool) openSession(ctx context.Context, h Host, n *node) (*session, erro
 			return nil, err
 		}
 		channel, requests, err := conn.openChannel(ctx)
-		if err == nil {
+		if err == nil && ctx.Err() != nil {
+			_ = channel.Close()
+			p.wg.Go(func() { ssh.DiscardRequests(requests) })
+		}
+		if err == nil && ctx.Err() == nil {
 			return &session{pool: p, node: n, conn: conn, channel: channel, requests: requests}, nil
 		}
 		p.release(conn)
@@ -290,7 +297,7 @@ func (s *session) run(ctx context.Context, h Host, c Command, line, label string
 	}
 
 	stdinDone := make(chan struct{})
-	s.pool.wg.Go(func() {
+	go func() { // Close does not wait for it: it may be blocked in the caller's reader
 		defer close(stdinDone)
 		if c.Stdin != nil {
 			err := copyInput(s.channel, c.Stdin)
@@ -301,7 +308,7 @@ func (s *session) run(ctx context.Context, h Host, c Command, line, label string
 			}
 		}
 		_ = s.channel.CloseWrite()
-	})
+	}()
 
 	// The command runs. Its end is the closed channel, or an exit code followed by silence.
 	code, exited := -1, false

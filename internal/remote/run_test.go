@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/crypto/ssh"
 )
 
 func TestRun_Argv_GivesOutputAndExitCode(t *testing.T) {
@@ -234,6 +236,39 @@ func (n *notifyingBuffer) Write(b []byte) (int, error) {
 	default:
 	}
 	return n.b.Write(b)
+}
+
+func TestRun_ContextEndedBefore_NothingIsSent(t *testing.T) {
+	s := newSSHServer(t)
+	p := newTestPool(t, Options{})
+	h := s.hostEntry()
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	for range 20 {
+		if _, err := p.Run(ctx, h, Command{Argv: []string{"true"}}); !errors.Is(err, context.Canceled) {
+			t.Fatalf("got %v", err)
+		}
+	}
+	if n := s.execs.Load(); n != 0 {
+		t.Errorf("%d commands sent", n)
+	}
+}
+
+func TestRun_TextOfTheServerInTheChainOfErrors_IsEscaped(t *testing.T) {
+	s := newSSHServer(t, func(s *sshServer) { s.refusal = "no\x1b[2J\nmore" })
+	p := newTestPool(t, Options{})
+	p.waits.refused = time.Millisecond
+	_, err := p.Run(testContext(t), s.hostEntry(), Command{Argv: []string{"true"}})
+	wantError(t, err, KindTransport, `no\x1b[2J\nmore`)
+	var refused *ssh.OpenChannelError
+	if !errors.As(err, &refused) {
+		t.Error("the cause is lost")
+	}
+	for e := err; e != nil; e = errors.Unwrap(e) {
+		if strings.ContainsAny(e.Error(), "\x1b\n") {
+			t.Errorf("%q", e.Error())
+		}
+	}
 }
 
 func TestRun_CommandThatCannotBeSent_TouchesNoNode(t *testing.T) {

@@ -36,6 +36,7 @@ type sshServer struct {
 	// Set before the first connection.
 	shell       []string
 	maxSessions int
+	refusal     string // of every session when not empty
 	// beforeExec is asked for every exec request; an error makes the server drop the connection.
 	beforeExec func(line string) error
 	// silent makes the server take connections and say nothing.
@@ -148,6 +149,10 @@ func (s *sshServer) serve(conn net.Conn) {
 	for c := range channels {
 		switch c.ChannelType() {
 		case "session":
+			if s.refusal != "" {
+				_ = c.Reject(ssh.ConnectionFailed, s.refusal)
+				continue
+			}
 			if n := live.Add(1); s.maxSessions > 0 && n > int64(s.maxSessions) {
 				live.Add(-1)
 				_ = c.Reject(ssh.ConnectionFailed, "open failed")
