@@ -129,6 +129,7 @@ func must(err error) {
 // group makes a command that only has others below it: without arguments it prints its help, an unknown word is bad input.
 func group(cmd *cobra.Command) *cobra.Command {
 	cmd.Args = cobra.ArbitraryArgs
+	cmd.SuggestionsMinimumDistance = 2
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {
 			return cmd.Help()

@@ -263,8 +263,9 @@ func (c *cli) upgradeSecurity(ctx context.Context, cluster string, f *securityFl
 	handle, err := s.UpdateWithStartWorkflow(ctx, client.UpdateWithStartWorkflowOptions{
 		StartWorkflowOperation: start,
 		UpdateOptions: client.UpdateWorkflowOptions{
-			// Accepted, not completed: from here on the operation is there, and what it waits for can be shown.
-			UpdateName: operation.UpdatePreflight, UpdateID: operation.UpdatePreflight, WaitForStage: client.WorkflowUpdateStageAccepted,
+			// Accepted, not completed: from here on the operation is there, and what it waits for can be shown. The update's id must be this
+			// command's own: with the id of an earlier update the server would answer with that one's result and start nothing.
+			UpdateName: operation.UpdatePreflight, UpdateID: updateOnce(operation.UpdatePreflight), WaitForStage: client.WorkflowUpdateStageAccepted,
 		},
 	})
 	if err != nil {

@@ -116,11 +116,11 @@ func questionLines(r *operation.Report, s Style) []string {
 	}
 	lines := []string{""}
 	for _, q := range r.Questions {
-		line := "? " + Question(q)
-		if q.AnswerBy != "" {
-			line += " [answer by " + stamp(q.AnswerBy) + "]"
+		answer := DecideCommand(r.OperationID, q)
+		if s.Width > 0 && len(answer)+2 > s.Width && len(r.Questions) == 1 { // cut short it could not be pasted
+			answer = shortDecideCommand(r.OperationID, q)
 		}
-		lines = append(lines, s.paint(yellow, s.fit(line)), "  "+DecideCommand(r.OperationID, q))
+		lines = append(lines, s.paint(yellow, s.fit("? "+Question(q))), "  "+answer)
 	}
 	return lines
 }
@@ -203,7 +203,6 @@ func pick(nodes []operation.NodeReport, room int) []int {
 		}
 		return 0
 	})
-	// Half of what would be pending nodes goes to those just done, so that progress is seen.
 	shown := all[:room]
 	slices.Sort(shown)
 	return shown

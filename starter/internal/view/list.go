@@ -5,8 +5,6 @@ import (
 	"time"
 
 	"github.com/jedib0t/go-pretty/v6/table"
-
-	"github.com/katoflow/katoflow/internal/operation"
 )
 
 // ListRow is one operation in a list.
@@ -27,16 +25,9 @@ func List(rows []ListRow, now time.Time, s Style) string {
 		if r.NeedsOperator {
 			needs = s.paint(yellow, "needs an answer")
 		}
-		w.AppendRow(table.Row{clean(r.ID), clean(r.Kind), clean(r.Cluster), s.paint(phaseColor(r.Phase), clean(r.Phase)), clean(r.Node), stamp(r.StartedAt), elapsed, clean(r.RequestedBy), needs})
+		w.AppendRow(table.Row{clean(r.ID), clean(r.Kind), clean(r.Cluster), s.paint(statusColor(r.Phase), clean(r.Phase)), clean(r.Node), stamp(r.StartedAt), elapsed, clean(r.RequestedBy), needs})
 	}
 	return renderFit(w, s)
-}
-
-func phaseColor(phase string) string {
-	if phase == operation.PhaseRunning {
-		return cyan
-	}
-	return statusColor(phase)
 }
 
 // renderFit is the table as text, every line cut to the width.

@@ -8,6 +8,7 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 
 	"github.com/katoflow/katoflow/internal/operation"
+	"github.com/katoflow/katoflow/internal/remote"
 )
 
 // Report is the whole of a report as text, ending with a line feed: what was asked, how it stands, every node, what is open.
@@ -146,29 +147,24 @@ func failures(r *operation.Report) []string {
 
 func tail(t string) []string {
 	const most = 20
-	t = strings.TrimRight(t, "\n")
+	t = strings.TrimRight(remote.EscapeLines(t), "\n")
 	if t == "" {
 		return nil
 	}
-	all := strings.Split(t, "\n")
+	all := strings.Split(strings.ReplaceAll(t, "\t", "    "), "\n")
 	if len(all) > most {
 		all = all[len(all)-most:]
 	}
-	lines := make([]string, len(all))
 	for i, l := range all {
-		lines[i] = "  | " + clean(l)
+		all[i] = "  | " + l
 	}
-	return lines
+	return all
 }
 
 func openQuestions(r *operation.Report) []string {
 	var lines []string
 	for _, q := range r.Questions {
-		line := Question(q)
-		if q.AnswerBy != "" {
-			line += " [answer by " + stamp(q.AnswerBy) + "]"
-		}
-		lines = append(lines, line, "  "+DecideCommand(r.OperationID, q))
+		lines = append(lines, Question(q), "  "+DecideCommand(r.OperationID, q))
 	}
 	return lines
 }

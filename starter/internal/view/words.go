@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/katoflow/katoflow/internal/operation"
+	"github.com/katoflow/katoflow/internal/remote"
 )
 
 func itoa(n int) string { return strconv.Itoa(n) }
@@ -86,27 +87,53 @@ func remaining(r *operation.Report, now time.Time) (time.Duration, bool) {
 	return max(longest, work/time.Duration(max(1, r.Slots))), true
 }
 
-// Question is an open question in one line.
+// Question is an open question in one line: what it is about, what can be answered, why.
 func Question(q operation.Question) string {
-	cause := ""
+	line := fmt.Sprintf("%s %s (try %d), %s", clean(q.Node), clean(q.Step), q.Try, choices(q))
+	if q.AnswerBy != "" {
+		line += " until " + stamp(q.AnswerBy)
+	}
 	if q.Cause.Message != "" {
-		cause = ": " + clean(q.Cause.Message)
+		line += ": " + clean(q.Cause.Message)
 	}
-	return fmt.Sprintf("%s %s (try %d)%s", clean(q.Node), clean(q.Step), q.Try, cause)
+	return line
 }
 
-// DecideCommand is the command that answers q, with the choices as its last word; safe to paste only after one of them is chosen.
-func DecideCommand(op string, q operation.Question) string {
-	return fmt.Sprintf("katoflow op decide %s --node %s --step %s --try %d %s", clean(op), clean(q.Node), clean(q.Step), q.Try, Choices(q))
-}
-
-// Choices is "retry|skip|abort".
-func Choices(q operation.Question) string {
-	choices := make([]string, len(q.Choices))
+// choices is "retry, skip or abort".
+func choices(q operation.Question) string {
+	words := make([]string, len(q.Choices))
 	for i, c := range q.Choices {
-		choices[i] = clean(string(c))
+		words[i] = clean(string(c))
 	}
-	return strings.Join(choices, "|")
+	if len(words) < 2 {
+		return strings.Join(words, "")
+	}
+	return strings.Join(words[:len(words)-1], ", ") + " or " + words[len(words)-1]
+}
+
+// DecideCommand is the command that gives the first answer that q takes, which is the mildest; ready to be pasted into a shell.
+func DecideCommand(op string, q operation.Question) string {
+	return command("katoflow", "op", "decide", op, "--node", q.Node, "--step", q.Step, "--try", itoa(q.Try), first(q))
+}
+
+// shortDecideCommand is DecideCommand where q is the only open question.
+func shortDecideCommand(op string, q operation.Question) string {
+	return command("katoflow", "op", "decide", op, first(q))
+}
+
+func first(q operation.Question) string {
+	if len(q.Choices) == 0 {
+		return string(operation.Retry)
+	}
+	return string(q.Choices[0])
+}
+
+// command is a command line for a person to paste. Arguments with characters that cannot be shown have no such form, and no name has them.
+func command(argv ...string) string {
+	for i, a := range argv {
+		argv[i] = clean(a)
+	}
+	return remote.Quote(argv)
 }
 
 // note is the most important remark about a node, in one line.
