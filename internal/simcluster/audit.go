@@ -16,7 +16,7 @@ type Execution struct {
 	Env map[string]string `json:"env,omitempty"`
 	// User it ran as.
 	User string `json:"user"`
-	// Job is KATOFLOW_JOB of the command's process or of an ancestor.
+	// Job is the name of the durable job it ran in (the folder of the job's files); "" outside of one.
 	Job    string    `json:"job,omitempty"`
 	BootID string    `json:"boot_id"`
 	PID    int       `json:"pid"`

@@ -417,7 +417,11 @@ func (s *shell) commandBuiltin(args []string) int {
 	args = args[1:]
 	if len(args) > 0 && (args[0] == "-v" || args[0] == "-V") {
 		exit := 0
-		for _, a := range args[1:] {
+		names := args[1:]
+		if !s.bash && len(names) > 1 {
+			names = names[:1] // dash looks at the first only
+		}
+		for _, a := range names {
 			switch {
 			case s.funcs[a] != nil || builtin(a) != nil || syntax.IsKeyword(a):
 				s.builtinOutput("command", a+"\n")

@@ -35,7 +35,7 @@ func coreutils() map[string]program {
 		"echo": bin(func(c *invocation) int { return c.shellBuiltin((*shell).echo) }), "printf": bin(func(c *invocation) int { return c.shellBuiltin((*shell).printf) }),
 		"test": bin(func(c *invocation) int { return c.shellBuiltin((*shell).test) }), "[": bin(func(c *invocation) int { return c.shellBuiltin((*shell).test) }),
 		"pwd": bin(func(c *invocation) int { c.printf("%s\n", c.dir); return 0 }), "nice": bin(func(c *invocation) int { return c.prefix("n:") }), "ionice": bin(func(c *invocation) int { return c.prefix("c:n:t") }),
-		"grep": bin(grep), "sed": bin(sed), "find": bin(find), "which": bin(which), "truncate": bin(truncateProgram), "fallocate": bin(fallocate), "cmp": bin(cmpProgram), "du": bin(du), "yes": bin(yes), "tac": bin(tac), "awk": bin(awk),
+		"comm": bin(comm), "getconf": bin(getconf), "grep": bin(grep), "sed": bin(sed), "find": bin(find), "which": bin(which), "truncate": bin(truncateProgram), "fallocate": bin(fallocate), "cmp": bin(cmpProgram), "du": bin(du), "yes": bin(yes), "tac": bin(tac), "awk": bin(awk),
 	}
 }
 
@@ -908,6 +908,13 @@ func date(c *invocation) int {
 			format = a[1:]
 		case a == "-Iseconds" || a == "--iso-8601=seconds":
 			format = "%Y-%m-%dT%H:%M:%S+00:00"
+		case a == "-r" && i+1 < len(args):
+			i++
+			st, err := c.stat(args[i])
+			if err != nil {
+				return c.fail(1, "%s: %s", args[i], errorText(err))
+			}
+			t = st.mtime
 		case a == "-R":
 			format = "%a, %d %b %Y %H:%M:%S +0000"
 		case (a == "-d" || strings.HasPrefix(a, "--date=")) && strings.HasPrefix(strings.TrimPrefix(a, "--date="), "@"), a == "-d" && i+1 < len(args) && strings.HasPrefix(args[i+1], "@"):

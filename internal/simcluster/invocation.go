@@ -263,7 +263,7 @@ func (n *Node) which(user, dir, name, search string) string {
 // execute runs the program named by argv in the current process and returns its exit code.
 func (c *invocation) execute() int {
 	c.p.setArgv(c.argv)
-	if job := c.env["KATOFLOW_JOB"]; job != "" {
+	if job := jobOf(c.argv); job != "" {
 		c.p.mu.Lock()
 		c.p.job = job
 		c.p.mu.Unlock()
@@ -284,6 +284,16 @@ func (c *invocation) execute() int {
 		return c.shellError(126, "%s: %s", name, errorText(err))
 	}
 	return c.script(found, string(text))
+}
+
+// jobOf is the name of the durable job whose wrapper argv starts: the folder that holds it (.../jobs/NAME/wrapper run ...).
+func jobOf(argv []string) string {
+	for _, a := range argv[:min(len(argv), 3)] {
+		if dir, ok := strings.CutSuffix(a, "/wrapper"); ok && path.Base(path.Dir(dir)) == "jobs" {
+			return path.Base(dir)
+		}
+	}
+	return ""
 }
 
 func (c *invocation) shellError(code int, format string, args ...any) int {

@@ -190,7 +190,7 @@ type process struct {
 	argv      []string
 	user      string
 	pgid, sid int
-	job       string // KATOFLOW_JOB of the process or of an ancestor
+	job       string // the durable job whose wrapper is the process or an ancestor
 	signal    int    // that ended it
 
 	ctx    context.Context

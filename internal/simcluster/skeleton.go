@@ -99,6 +99,9 @@ func (n *Node) makeRun() {
 		os.Chmod(n.tree.host(dir), mode)
 	}
 	n.tree.setOwner("/run/user/1000", n.loginUser())
+	if n.cfg.Container {
+		n.tree.put("/run/systemd/container", "systemd-nspawn", 0o644)
+	}
 }
 
 func (n *Node) writeKernel(release string) error {
@@ -192,6 +195,28 @@ func (n *Node) makeVirtual() {
 		},
 		"/proc/locks":          func() []byte { return []byte(n.packages.procLocks() + n.locks.procLocks(10)) },
 		"/var/lib/dpkg/status": func() []byte { return []byte(n.packages.statusFile()) },
+	}
+	n.tree.proc = func(pid int, file string) ([]byte, bool) {
+		found := current().find(pid)
+		if len(found) == 0 {
+			return nil, false
+		}
+		p := found[0]
+		argv, _, pgid, sid := p.snapshot()
+		comm := path.Base(strings.TrimPrefix(argv[0], "-"))
+		comm = comm[:min(len(comm), 15)]
+		switch file {
+		case "":
+			return nil, true
+		case "comm":
+			return []byte(comm + "\n"), true
+		case "cmdline":
+			return []byte(strings.Join(argv, "\x00") + "\x00"), true
+		case "stat":
+			ticks := int64(p.started.Sub(systemStart()).Seconds() * clockTicks)
+			return fmt.Appendf(nil, "%d (%s) S %d %d %d 0 -1 4194304 500 0 0 0 0 0 0 0 20 0 1 0 %d 5000000 300 18446744073709551615 1 1 0 0 0 0 0 0 0 0 0 0 17 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n", pid, comm, p.ppid, pgid, sid, ticks), true
+		}
+		return nil, false
 	}
 	n.tree.virtual["/proc/self/mounts"] = n.tree.virtual["/proc/mounts"]
 	n.tree.virtual["/etc/mtab"] = n.tree.virtual["/proc/mounts"]

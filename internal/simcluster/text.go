@@ -874,6 +874,7 @@ func find(c *invocation) int {
 	var tests []test
 	action := false
 	exit := 0
+	var batch, batchCmd []string // -exec COMMAND {} +
 	negate := false
 	add := func(t test) {
 		if negate {
@@ -952,8 +953,12 @@ func find(c *invocation) int {
 			for len(args) > 0 && args[0] != ";" && args[0] != "+" {
 				cmd = append(cmd, arg())
 			}
-			arg()
+			many := arg() == "+"
 			action = true
+			if many {
+				add(func(name string, _ info) bool { batch = append(batch, name); batchCmd = cmd; return true })
+				continue
+			}
 			add(func(name string, _ info) bool {
 				argv := slices.Clone(cmd)
 				for i := range argv {
@@ -993,6 +998,13 @@ func find(c *invocation) int {
 	}
 	for _, r := range roots {
 		walk(r, 0)
+	}
+	if len(batch) > 0 {
+		argv := append(slices.DeleteFunc(slices.Clone(batchCmd), func(a string) bool { return a == "{}" }), batch...)
+		p, err := c.spawn(argv, nil)
+		if err != nil || c.waitFor(p) != 0 {
+			exit = 1
+		}
 	}
 	return exit
 }
@@ -1131,4 +1143,54 @@ func awk(c *invocation) int {
 			return c.broken == nil
 		})
 	})
+}
+
+// comm compares two sorted files.
+func comm(c *invocation) int {
+	opts, names := c.getopt("123", nil)
+	if opts == nil || len(names) != 2 {
+		return 1
+	}
+	left, exit := c.readLines(names[:1])
+	right, exit2 := c.readLines(names[1:])
+	prefix := func(column string) (string, bool) {
+		if _, off := opts[column]; off {
+			return "", false
+		}
+		out := ""
+		for _, before := range []string{"1", "2"} {
+			if _, off := opts[before]; before < column && !off {
+				out += "\t"
+			}
+		}
+		return out, true
+	}
+	show := func(column, line string) {
+		if p, on := prefix(column); on {
+			c.printf("%s%s\n", p, line)
+		}
+	}
+	for len(left) > 0 || len(right) > 0 {
+		switch {
+		case len(right) == 0 || len(left) > 0 && left[0] < right[0]:
+			show("1", left[0])
+			left = left[1:]
+		case len(left) == 0 || right[0] < left[0]:
+			show("2", right[0])
+			right = right[1:]
+		default:
+			show("3", left[0])
+			left, right = left[1:], right[1:]
+		}
+	}
+	return max(exit, exit2)
+}
+
+func getconf(c *invocation) int {
+	values := map[string]string{"CLK_TCK": "100", "PAGESIZE": "4096", "PAGE_SIZE": "4096", "ARG_MAX": "2097152", "_NPROCESSORS_ONLN": "2"}
+	if len(c.argv) < 2 || values[c.argv[1]] == "" {
+		return c.fail(1, "Unrecognized variable")
+	}
+	c.printf("%s\n", values[c.argv[1]])
+	return 0
 }

@@ -9,6 +9,7 @@ import (
 	"path"
 	"path/filepath"
 	"sort"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -27,6 +28,7 @@ type tree struct {
 
 	virtual map[string]func() []byte // files of /proc and the like, made when read
 	skew    func() time.Duration     // of the node's clock
+	proc    func(pid int, file string) (content []byte, ok bool)
 }
 
 const superuser = "root"
@@ -113,6 +115,20 @@ func (t *tree) resolve(dir, name string, follow bool) (string, error) {
 		return "/", nil
 	}
 	return cur, nil
+}
+
+// procFile splits /proc/PID[/FILE].
+func procFile(dir, name string) (pid int, file string, ok bool) {
+	if !path.IsAbs(name) {
+		name = dir + "/" + name
+	}
+	rest, ok := strings.CutPrefix(path.Clean(name), "/proc/")
+	if !ok {
+		return 0, "", false
+	}
+	number, file, _ := strings.Cut(rest, "/")
+	pid, err := strconv.Atoi(number)
+	return pid, file, err == nil && pid > 1
 }
 
 func (t *tree) ownerOf(virt string) string {
@@ -280,6 +296,12 @@ func (i info) Name() string       { return i.name }
 func (i info) ModTime() time.Time { return i.mtime }
 
 func (t *tree) stat(user, dir, name string, follow bool) (info, error) {
+	if pid, file, ok := procFile(dir, name); ok && t.proc != nil {
+		if _, ok := t.proc(pid, file); !ok {
+			return info{}, syscall.ENOENT
+		}
+		name = path.Join("/proc/1", map[bool]string{true: "stat"}[file != ""])
+	}
 	virt, err := t.resolve(dir, name, follow)
 	if err != nil {
 		return info{}, err
@@ -299,6 +321,13 @@ func (t *tree) stat(user, dir, name string, follow bool) (info, error) {
 
 // open opens a file as open(2) does for the user. perm has the umask taken off already.
 func (t *tree) open(user, dir, name string, flags int, perm fs.FileMode) (*description, error) {
+	if pid, file, ok := procFile(dir, name); ok && t.proc != nil {
+		content, ok := t.proc(pid, file)
+		if !ok {
+			return nil, syscall.ENOENT
+		}
+		return stringDescription(string(content)), nil
+	}
 	virt, err := t.resolve(dir, name, true)
 	if err != nil {
 		return nil, err
