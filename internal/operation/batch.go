@@ -31,12 +31,13 @@ func ParseBatch(s string) (Batch, error) {
 	return Batch{count: n}, nil
 }
 
-// Of is the number of slots for an operation over total nodes: a percentage rounds down, and there is always one.
+// Of is the number of slots for an operation over total nodes: a percentage rounds down, there is always one, and never more than nodes.
 func (b Batch) Of(total int) int {
+	n := b.count
 	if b.percent > 0 {
-		return max(1, total*b.percent/100)
+		n = total * b.percent / 100
 	}
-	return max(1, b.count)
+	return max(1, min(n, total))
 }
 
 // String is the form that ParseBatch reads.
