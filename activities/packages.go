@@ -127,11 +127,11 @@ func parsePackages(text string) map[string]string {
 }
 
 // changesOf compares two lists of packages. A package that went away is no change of an upgrade.
-func changesOf(removed, added map[string]string) []operation.PackageChange {
+func changesOf(before, now map[string]string) []operation.PackageChange {
 	var changes []operation.PackageChange
-	for name, version := range added {
-		if removed[name] != version {
-			changes = append(changes, operation.PackageChange{Name: name, From: removed[name], To: version})
+	for name, version := range now {
+		if before[name] != version {
+			changes = append(changes, operation.PackageChange{Name: name, From: before[name], To: version})
 		}
 	}
 	slices.SortFunc(changes, func(a, b operation.PackageChange) int { return strings.Compare(a.Name, b.Name) })

@@ -93,8 +93,12 @@ func (n *Nodes) judge(s site, t target, read answer, err error, work bool, began
 	if !work {
 		return out
 	}
-	problem := func(format string, args ...any) { out.Problems = append(out.Problems, oneLine(fmt.Sprintf(format, args...), 500)) }
-	warning := func(format string, args ...any) { out.Warnings = append(out.Warnings, oneLine(fmt.Sprintf(format, args...), 500)) }
+	problem := func(format string, args ...any) {
+		out.Problems = append(out.Problems, oneLine(fmt.Sprintf(format, args...), 500))
+	}
+	warning := func(format string, args ...any) {
+		out.Warnings = append(out.Warnings, oneLine(fmt.Sprintf(format, args...), 500))
+	}
 
 	if user := read.value("user"); user != t.host.User {
 		problem("the login gives user %s, the inventory says %s: correct ssh.user", user, t.host.User)

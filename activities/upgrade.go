@@ -292,7 +292,7 @@ func (n *Nodes) Record(ctx context.Context, in RecordInput) (RecordResult, error
 	var changes []operation.PackageChange
 	known := read.value("list") == "1"
 	if known {
-		changes = changesOf(parsePackages(read.sections["removed"]), parsePackages(read.sections["added"]))
+		changes = changesOf(parsePackages(read.sections["before"]), parsePackages(read.sections["now"]))
 	}
 	if in.UpgradeTries > 0 && len(changes) == 0 && (!known || len(remaining) > 0) {
 		text, err := n.output(a, t, in.NodeInput, id)

@@ -41,8 +41,8 @@ state() {
 	printf '%s\n' "$folder"
 }
 
-# packages [NAME...]: what dpkg has unpacked or installed, or those of the names, one "STATE NAME VERSION" a line, in an order that comm
-# takes. Only fields that dpkg of Ubuntu 12.04 knows as well.
+# packages [NAME...]: what dpkg has unpacked or installed, or those of the names, one "STATE NAME VERSION" a line. Only fields that dpkg of
+# Ubuntu 12.04 knows as well.
 packages() {
 	own=$(dpkg --print-architecture)
 	LC_ALL=C dpkg-query -W -f='${Status} ${Package}:${Architecture} ${Version}\n' "$@" 2>/dev/null | while read -r want error have name version; do
@@ -53,7 +53,7 @@ packages() {
 		*:all | *:"$own") name=${name%:*} ;;
 		esac
 		printf '%s %s %s\n' "$have" "$name" "$version"
-	done | LC_ALL=C sort
+	done
 }
 
 # audit: the packages that dpkg has left unfinished.

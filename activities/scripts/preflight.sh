@@ -12,7 +12,7 @@ allowed() {
 if [ "$work" = 1 ]; then
 	say user "$(id -un)"
 	missing=''
-	for tool in apt-cache apt-get cat comm dd df dpkg dpkg-query flock grep id mkdir mv rm setsid sort stat sync tail timeout unattended-upgrades; do
+	for tool in apt-cache apt-get cat dd df dpkg dpkg-query flock grep id mkdir mv rm setsid stat sync tail timeout unattended-upgrades; do
 		command -v "$tool" >/dev/null 2>&1 || [ -x "/usr/sbin/$tool" ] || [ -x "/sbin/$tool" ] || missing="$missing $tool"
 	done
 	if [ "$reboot" = 1 ] && [ ! -x /sbin/reboot ]; then

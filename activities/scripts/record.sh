@@ -1,19 +1,17 @@
-# What has changed since the list of prepare.sh, what is still pending, and the versions of the packages named. Arguments: name of the
-# list, then package names.
+# What was installed before (the list of prepare.sh) and what is now, what is still pending, and the versions of the packages named. The worker
+# compares. Arguments: name of the list, then package names.
 
 before=$(state)/packages/$1
 shift
-now=$(packages)
 if [ -s "$before" ]; then
 	say list 1
-	say section removed
-	printf '%s\n' "$now" | LC_ALL=C comm -23 "$before" -
-	say section added
-	printf '%s\n' "$now" | LC_ALL=C comm -13 "$before" -
-	say section
+	say section before
+	cat "$before"
 fi
-say section pinned
+say section now
+packages
 if [ "$#" -gt 0 ]; then
+	say section pinned
 	packages "$@"
 fi
 say section pending
