@@ -147,13 +147,16 @@ func (v flagValues) check(getenv func(string) string) (options, error) {
 		}
 	}
 
-	o.namespaces = slices.Compact(slices.Sorted(slices.Values(o.namespaces)))
-	for _, ns := range o.namespaces {
-		if strings.TrimSpace(ns) == "" || len(o.namespaces) == 0 {
+	var namespaces []string
+	for _, namespace := range o.namespaces {
+		if strings.TrimSpace(namespace) == "" {
 			return o, usagef("--namespace must not be empty")
 		}
+		if !slices.Contains(namespaces, namespace) {
+			namespaces = append(namespaces, namespace)
+		}
 	}
-	if len(o.namespaces) == 0 {
+	if o.namespaces = namespaces; len(namespaces) == 0 {
 		return o, usagef("--namespace must not be empty")
 	}
 	if o.retention < minimalRetention {
