@@ -99,6 +99,7 @@ import (
 				"deploy/lab/main.go":                  "package main\nimport _ \"flag\"\nfunc main() {}",
 				"worker/main.go":                      "package main\nimport _ \"github.com/spf13/cobra\"\nimport \"os\"\nfunc main() { os.Environ() }",
 				"starter/main.go":                     "package main\nimport _ \"github.com/spf13/pflag\"\nfunc main() {}",
+				"internal/e2e/harness/h.go":           "package harness\nimport \"os\"\nvar _ = os.Getenv",
 				"starter/render/r.go":                 "package render\nimport \"os\"\nvar _ = os.Getenv",
 			},
 		},

@@ -11,7 +11,8 @@
 //   - workflows imports the operation and activities packages, Temporal's workflow API and pure standard packages only;
 //   - inventory, remote, kato, controller, archive, hypervisor and simcluster do not reach Temporal, not even through
 //     another package;
-//   - only worker, starter and the main packages of simcluster and deploy read flags or the environment;
+//   - only worker, starter, the end-to-end tests and the main packages of simcluster and deploy read flags or the
+//     environment;
 //   - go.mod does not require the Temporal server, its Web UI or the S3 server: those belong to deploy/devstack;
 //   - nothing in internal uses a global logger.
 package main

@@ -43,8 +43,9 @@ var (
 		"internal/remote", "internal/simcluster",
 	}
 
-	// entryPoints may read flags and the environment; entryPointMains may if they are main packages.
-	entryPoints     = []string{"starter", "worker"}
+	// entryPoints may read flags and the environment (the end-to-end tests are one, their support code is no _test
+	// file); entryPointMains may if they are main packages.
+	entryPoints     = []string{"internal/e2e", "starter", "worker"}
 	entryPointMains = []string{"deploy", "internal/simcluster/cmd"}
 	flagPackages    = []string{"flag", "github.com/spf13/cobra", "github.com/spf13/pflag"}
 
