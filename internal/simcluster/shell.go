@@ -416,6 +416,15 @@ func (s *shell) stmt(st *syntax.Stmt) {
 		s.final = false
 	}
 	saved, changed, ok := s.redirect(st.Redirs)
+	if s.final && ok {
+		// Nothing follows: what was redirected is closed now, as after a fork. A background job does not hold its session's output open.
+		for i := range saved {
+			if changed[i] {
+				saved[i].release()
+				changed[i] = false
+			}
+		}
+	}
 	keep := false
 	if ok {
 		if st.Negated {

@@ -50,6 +50,10 @@ func (n *Node) make() error {
 			return err
 		}
 	}
+	if existed { // a cluster started again in its folder: this is a boot as well
+		n.tree.empty("/run")
+		n.tree.empty("/tmp")
+	}
 	n.makeRun()
 	n.makeVirtual()
 	if existed {
