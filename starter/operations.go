@@ -315,9 +315,6 @@ func interpret(err error, workflowID string) (*operation.Report, int) {
 			report.Phase = operation.PhaseFailed
 		}
 		failed := operation.FailureOf(err)
-		if failed.Type == operation.ErrInternal && app.Type() != "" { // its first detail was a report
-			failed = &operation.Failure{Type: app.Type(), Message: app.Message()}
-		}
 		if report.Failure == nil {
 			report.Failure = failed
 		}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -49,7 +48,7 @@ func run(args []string, s surroundings) int {
 		return exitDone
 	}
 	f := asFailure(err)
-	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+	if ctx.Err() != nil && !f.said && (f.code == exitError || f.code == exitNoServer) { // a call that the signal has ended
 		f = &failure{code: exitInterrupted, lines: []string{"interrupted"}}
 	}
 	if !f.said {

@@ -11,7 +11,6 @@ import (
 
 	"github.com/spf13/cobra"
 	enumspb "go.temporal.io/api/enums/v1"
-	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
 
@@ -259,6 +258,10 @@ func (c *cli) upgradeSecurity(ctx context.Context, cluster string, f *securityFl
 
 	workflowID := operation.WorkflowID(cluster, operation.KindSecurityUpgrade, in.OperationID)
 	options := startOptions(workflowID, f.queue, cluster, operation.KindSecurityUpgrade, in.RequestedBy, "Rolling security upgrade of "+cluster, details(in))
+	slow := time.AfterFunc(10*time.Second, func() {
+		c.say("katoflow: no worker has taken operation %s yet, still waiting for one", in.OperationID)
+	})
+	defer slow.Stop()
 	start := s.NewWithStartWorkflowOperation(options, operation.WorkflowSecurityUpgrade, in)
 	handle, err := s.UpdateWithStartWorkflow(ctx, client.UpdateWithStartWorkflowOptions{
 		StartWorkflowOperation: start,
@@ -268,6 +271,7 @@ func (c *cli) upgradeSecurity(ctx context.Context, cluster string, f *securityFl
 			UpdateName: operation.UpdatePreflight, UpdateID: updateOnce(operation.UpdatePreflight), WaitForStage: client.WorkflowUpdateStageAccepted,
 		},
 	})
+	slow.Stop()
 	if err != nil {
 		return c.notStarted(ctx, s, workflowID, err)
 	}
@@ -321,8 +325,8 @@ func (c *cli) upgradeSecurity(ctx context.Context, cluster string, f *securityFl
 func awaitUpdate(ctx context.Context, handle client.WorkflowUpdateHandle, result any) error {
 	for {
 		err := handle.Get(ctx, result)
-		var outage *serviceerror.Unavailable
-		if err == nil || ctx.Err() != nil || !errors.As(err, &outage) {
+		var timeout *client.WorkflowUpdateServiceTimeoutOrCanceledError
+		if err == nil || ctx.Err() != nil || !unreachable(err) && !errors.As(err, &timeout) {
 			return err
 		}
 		select {

@@ -5,11 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync"
 	"time"
 
 	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/katoflow/katoflow/internal/operation"
 	"github.com/katoflow/katoflow/starter/internal/screen"
@@ -26,8 +27,10 @@ type watcher struct {
 	// starting: the operation may not be there yet.
 	starting bool
 
-	last  *operation.Report
-	steps map[string]operation.NodeStep
+	last *operation.Report
+	// steps of the nodes in work, as they were at stepsAt, and at the time before.
+	steps, stale map[string]operation.NodeStep
+	stepsAt      time.Time
 	// troubled since; zero while all is well.
 	since   time.Time
 	trouble string
@@ -87,7 +90,7 @@ func (w *watcher) look(ctx context.Context) (closed bool, err error) {
 			return false, err
 		}
 		var trouble string
-		closed, trouble = w.diagnose(ctx)
+		closed, trouble = w.diagnose(ctx, err)
 		if w.trouble == "" && trouble != "" {
 			w.since = w.now()
 		}
@@ -105,7 +108,11 @@ func (w *watcher) look(ctx context.Context) (closed bool, err error) {
 }
 
 // diagnose tells a server that cannot be reached from a worker that does not answer.
-func (w *watcher) diagnose(ctx context.Context) (closed bool, trouble string) {
+func (w *watcher) diagnose(ctx context.Context, cause error) (closed bool, trouble string) {
+	var refused *serviceerror.QueryFailed
+	if errors.As(cause, &refused) {
+		return false, "the worker cannot answer (" + oneLine(refused.Error()) + ")"
+	}
 	dctx, cancel := context.WithTimeout(ctx, describeTimeout)
 	defer cancel()
 	d, err := w.server.DescribeWorkflowExecution(dctx, w.workflowID, "")
@@ -120,43 +127,44 @@ func (w *watcher) diagnose(ctx context.Context) (closed bool, trouble string) {
 	return false, "server answers with an error (" + oneLine(err.Error()) + ")"
 }
 
-// mostSteps bounds how many nodes are asked for their step at one look.
-const mostSteps = 32
+// mostSteps bounds how many nodes are asked for their step at one look; stepsEvery is how often they are.
+const (
+	mostSteps  = 32
+	stepsEvery = time.Second
+)
 
 // addSteps puts into the report at which step each node in work is, which the nodes' own workflows know.
 func (w *watcher) addSteps(ctx context.Context, r *operation.Report) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	if w.steps == nil {
+	if again := w.now().Sub(w.stepsAt) >= stepsEvery; again {
+		w.stepsAt, w.stale = w.now(), w.steps
 		w.steps = map[string]operation.NodeStep{}
 	}
-	var (
-		mu    sync.Mutex
-		group sync.WaitGroup
-		slots = make(chan struct{}, 8)
-		asked int
-	)
+	var asked []string
 	for i := range r.Nodes {
 		n := &r.Nodes[i]
-		if n.Status != operation.NodeRunning {
-			delete(w.steps, n.Name)
-			continue
+		if _, known := w.steps[n.Name]; n.Status == operation.NodeRunning && !known && len(asked) < mostSteps {
+			asked = append(asked, n.Name)
 		}
-		if asked++; asked > mostSteps {
-			continue
-		}
-		group.Go(func() {
-			slots <- struct{}{}
-			defer func() { <-slots }()
-			step, ok := w.step(ctx, n.Name)
-			mu.Lock()
-			defer mu.Unlock()
-			if ok {
-				w.steps[n.Name] = step
-			}
+	}
+	var group errgroup.Group
+	group.SetLimit(8)
+	answers := make([]*operation.NodeStep, len(asked))
+	for i, node := range asked {
+		group.Go(func() error {
+			answers[i] = w.step(ctx, node)
+			return nil
 		})
 	}
-	group.Wait()
+	_ = group.Wait() // a node that does not answer is no error
+	for i, node := range asked {
+		if answers[i] != nil {
+			w.steps[node] = *answers[i]
+		} else if old, ok := w.stale[node]; ok { // it is still where it was seen last
+			w.steps[node] = old
+		}
+	}
 	for i := range r.Nodes {
 		if step, ok := w.steps[r.Nodes[i].Name]; ok && r.Nodes[i].Status == operation.NodeRunning {
 			r.Nodes[i].Step, r.Nodes[i].Try = step.Step, step.Try
@@ -164,16 +172,17 @@ func (w *watcher) addSteps(ctx context.Context, r *operation.Report) {
 	}
 }
 
-func (w *watcher) step(ctx context.Context, node string) (operation.NodeStep, bool) {
-	var step operation.NodeStep
+// step asks the workflow of a node; nil when it does not answer.
+func (w *watcher) step(ctx context.Context, node string) *operation.NodeStep {
 	answer, err := w.server.QueryWorkflowWithOptions(ctx, &client.QueryWorkflowWithOptionsRequest{
 		WorkflowID: operation.NodeWorkflowID(w.workflowID, node), QueryType: operation.QueryProgress,
 		QueryRejectCondition: enumspb.QUERY_REJECT_CONDITION_NOT_OPEN,
 	})
+	var step operation.NodeStep
 	if err != nil || answer.QueryRejected != nil || answer.QueryResult.Get(&step) != nil || step.Step == "" {
-		return step, false
+		return nil
 	}
-	return step, true
+	return &step
 }
 
 // newWatcher shows on standard output where the result is a table, else on standard error, so that the result stands alone.
