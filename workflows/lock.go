@@ -49,6 +49,7 @@ func (r *run) acquireLock(ctx workflow.Context) error {
 			WorkflowID:          id,
 			ParentClosePolicy:   enumspb.PARENT_CLOSE_POLICY_TERMINATE,
 			WaitForCancellation: true,
+			WorkflowTaskTimeout: taskTimeout,
 			StaticSummary:       operation.Shorten("exclusive lock, held by "+r.workflowID, 400),
 		}))
 		child := workflow.ExecuteChildWorkflow(lctx, operation.WorkflowClusterLock, LockInput{Holder: r.workflowID})

@@ -11,7 +11,9 @@ import (
 
 // A killed worker's activity is given to another one after heartbeatTimeout.
 const (
-	heartbeatTimeout = 8 * time.Second
+	heartbeatTimeout = 6 * time.Second
+	// taskTimeout is how soon a workflow task that a killed worker had is given to another one.
+	taskTimeout = 5 * time.Second
 	// workerSlack is added to every ceiling of a job, so that a night without any worker does not end its operation.
 	workerSlack = 24 * time.Hour
 )

@@ -431,6 +431,7 @@ func (u *securityUpgrade) child(ctx workflow.Context, in nodeUpgradeInput) nodeU
 		WorkflowID:          operation.NodeWorkflowID(u.workflowID, in.Node.Name),
 		ParentClosePolicy:   enumspb.PARENT_CLOSE_POLICY_REQUEST_CANCEL,
 		WaitForCancellation: true,
+		WorkflowTaskTimeout: taskTimeout,
 		StaticSummary:       operation.Shorten("security upgrade of "+in.Node.Name+" ("+strings.Join(in.Node.Roles, ", ")+")", 400),
 	}
 	for {

@@ -1,0 +1,326 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	enumspb "go.temporal.io/api/enums/v1"
+	historypb "go.temporal.io/api/history/v1"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/temporal"
+
+	"github.com/katoflow/katoflow/internal/e2e/harness"
+	"github.com/katoflow/katoflow/internal/operation"
+	"github.com/katoflow/katoflow/internal/simcluster"
+)
+
+// shared is the Temporal server of all tests that do not kill it.
+var shared struct {
+	temporal *harness.Temporal
+	client   client.Client
+	number   atomic.Int64
+}
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "katoflow-e2e-")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(dir)
+		shared.temporal, err = harness.StartTemporal(dir)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "the end-to-end tests need the binaries:", err)
+			return 1
+		}
+		defer func() { _ = shared.temporal.Stop() }()
+		shared.client, err = shared.temporal.Client()
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer shared.client.Close()
+		return m.Run()
+	}())
+}
+
+// site is a test's own cluster, queue and workers on a Temporal server.
+type site struct {
+	*harness.Site
+	t       *testing.T
+	cluster *simcluster.Cluster
+	client  client.Client
+}
+
+// quickly are gates that do not cost a test time; appended to the simulated cluster's inventory.
+const quickGates = `    gates: {times: 1, interval: 100ms, timeout: 20s}
+    timeouts: {unreachable_after: 20s, boot: 20s, upgrade: 2m, apt_lock: 30s}
+`
+
+type siteOption func(*simcluster.Config)
+
+// newSite starts a simulated cluster. Everything it starts ends with the test; on failure the workers' last lines are shown.
+func newSite(t *testing.T, server *harness.Temporal, c client.Client, options ...siteOption) *site {
+	t.Helper()
+	if server == nil {
+		server, c = shared.temporal, shared.client
+	}
+	n := shared.number.Add(1)
+	dir := t.TempDir()
+	cfg := simcluster.Config{Dir: filepath.Join(dir, "cluster"), Name: fmt.Sprintf("c%d", n), BootTime: 100 * time.Millisecond}
+	for _, o := range options {
+		o(&cfg)
+	}
+	cluster, err := simcluster.Start(cfg)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, cluster.Close()) })
+	s := &site{t: t, cluster: cluster, client: c,
+		Site: &harness.Site{Dir: dir, Temporal: server, Queue: fmt.Sprintf("queue-%d", n), Inventory: filepath.Join(dir, "inventory.yaml")}}
+	s.inventory(quickGates)
+	t.Cleanup(func() {
+		s.Close()
+		if t.Failed() {
+			s.show()
+		}
+	})
+	return s
+}
+
+// inventory writes the worker's file: the simulated cluster's own, with more lines for the cluster (the last one written).
+func (s *site) inventory(extra string) {
+	s.t.Helper()
+	text := string(s.cluster.InventoryYAML())
+	key := "  " + s.cluster.Name() + ":\n"
+	require.Contains(s.t, text, key)
+	require.NoError(s.t, os.WriteFile(s.Inventory, []byte(strings.Replace(text, key, key+extra, 1)), 0o600))
+}
+
+// show prints what is needed to understand a failure.
+func (s *site) show() {
+	logs, _ := filepath.Glob(filepath.Join(s.Dir, "worker-*.log"))
+	for _, l := range logs {
+		b, _ := os.ReadFile(l)
+		lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+		for _, line := range lines[max(0, len(lines)-25):] {
+			s.t.Log(filepath.Base(l), operation.Shorten(line, 500))
+		}
+	}
+	for _, e := range s.cluster.Commands() {
+		s.t.Log(e.Node, e.Start.Format("05.000"), e.End.Format("05.000"), e.Job, e.Command(), e.ExitCode)
+	}
+}
+
+func (s *site) worker(address string) *harness.Worker {
+	s.t.Helper()
+	w, err := s.StartWorker(address)
+	require.NoError(s.t, err)
+	return w
+}
+
+// cli runs katoflow and requires an exit code.
+func (s *site) cli(code int, args ...string) harness.Output {
+	s.t.Helper()
+	out, err := s.Katoflow(2*time.Minute, args...)
+	require.NoError(s.t, err)
+	require.Equal(s.t, code, out.Code, "katoflow %s\n%s\n%s", strings.Join(args, " "), out.Stdout, out.Stderr)
+	return out
+}
+
+// op is a running operation.
+type op struct {
+	*site
+	id, workflow string
+	run          client.WorkflowRun
+}
+
+// start begins a security upgrade by the CLI, detached, and returns when its preflight has passed.
+func (s *site) start(args ...string) *op {
+	s.t.Helper()
+	id := fmt.Sprintf("op-%d", shared.number.Add(1))
+	s.cli(0, append([]string{"upgrade", "security", s.cluster.Name(), "--id", id, "--detach"}, args...)...)
+	return s.attach(id)
+}
+
+// startDirectly begins it through the client and does not wait for anything, so that a worker may be killed from its first event on.
+func (s *site) startDirectly(in operation.SecurityUpgradeInput) *op {
+	s.t.Helper()
+	in.OperationID, in.Cluster = fmt.Sprintf("op-%d", shared.number.Add(1)), s.cluster.Name()
+	_, err := s.client.ExecuteWorkflow(context.Background(), client.StartWorkflowOptions{
+		ID: operation.WorkflowID(in.Cluster, operation.KindSecurityUpgrade, in.OperationID), TaskQueue: s.Queue, WorkflowTaskTimeout: 5 * time.Second,
+		TypedSearchAttributes: temporal.NewSearchAttributes(operation.AttributeCluster.ValueSet(in.Cluster), operation.AttributeOperation.ValueSet(operation.KindSecurityUpgrade)),
+	}, operation.WorkflowSecurityUpgrade, in)
+	require.NoError(s.t, err)
+	return s.attach(in.OperationID)
+}
+
+func (s *site) attach(id string) *op {
+	w := operation.WorkflowID(s.cluster.Name(), operation.KindSecurityUpgrade, id)
+	return &op{site: s, id: id, workflow: w, run: s.client.GetWorkflow(context.Background(), w, "")}
+}
+
+// report asks the running or closed operation; it fails while no worker is there.
+func (o *op) report() (operation.Report, error) {
+	var r operation.Report
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	v, err := o.client.QueryWorkflow(ctx, o.workflow, "", operation.QueryReport)
+	if err != nil {
+		return r, err
+	}
+	return r, v.Get(&r)
+}
+
+// until polls the report until the condition holds; a query that fails is tried again.
+func (o *op) until(limit time.Duration, what string, condition func(operation.Report) bool) operation.Report {
+	o.t.Helper()
+	var last operation.Report
+	err := harness.WaitFor(limit, what, func() (bool, error) {
+		r, err := o.report()
+		if err != nil {
+			return false, nil
+		}
+		last = r
+		return condition(r), nil
+	})
+	require.NoError(o.t, err, "last seen: phase %s, %s", last.Phase, last.Message)
+	return last
+}
+
+// question waits for the first open question.
+func (o *op) question(limit time.Duration) operation.Question {
+	o.t.Helper()
+	r := o.until(limit, "a question", func(r operation.Report) bool { return len(r.Questions) > 0 || r.Finished() })
+	require.NotEmpty(o.t, r.Questions, "the operation ended without asking: %s", r.Message)
+	return r.Questions[0]
+}
+
+// decide answers by the CLI.
+func (o *op) decide(q operation.Question, d operation.Decision) {
+	o.t.Helper()
+	o.cli(0, "op", "decide", o.id, string(d), "--node", q.Node, "--step", q.Step, "--try", fmt.Sprint(q.Try))
+}
+
+// end waits for the close and returns the report from its result or its error.
+func (o *op) end(limit time.Duration) (operation.Report, error) {
+	o.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	var report operation.Report
+	err := o.client.GetWorkflow(ctx, o.workflow, "").Get(ctx, &report)
+	if err == nil {
+		return report, nil
+	}
+	require.NoError(o.t, ctx.Err(), "the operation did not end within %s", limit)
+	var app *temporal.ApplicationError
+	var cancelled *temporal.CanceledError
+	var f operation.Failure
+	switch {
+	case errors.As(err, &app) && app.HasDetails():
+		require.NoError(o.t, app.Details(&f, &report))
+	case errors.As(err, &cancelled):
+		require.NoError(o.t, cancelled.Details(&report))
+	}
+	return report, err
+}
+
+// done requires that the operation ends well.
+func (o *op) done(limit time.Duration) operation.Report {
+	o.t.Helper()
+	r, err := o.end(limit)
+	require.NoError(o.t, err)
+	require.Equal(o.t, operation.PhaseDone, r.Phase)
+	return r
+}
+
+var tryOf = regexp.MustCompile(`-z([0-9]+)$`)
+
+// repeated lists the mutating commands that ran more than once for one try of a job. Every command of katoflow runs in a job, so one without is
+// a finding too.
+func (s *site) repeated() []string {
+	seen := map[string]int{}
+	var out []string
+	for _, e := range s.cluster.Commands() {
+		if e.Job == "" {
+			out = append(out, e.Node+": outside of a job: "+e.Command())
+			continue
+		}
+		key := e.Node + " " + e.Job + " " + e.Command()
+		if seen[key]++; seen[key] == 2 {
+			out = append(out, key)
+		}
+	}
+	return out
+}
+
+// ran counts the executions of a program on a node.
+func (s *site) ran(node, program string) int {
+	n := 0
+	for _, e := range s.cluster.Node(node).Commands() {
+		if filepath.Base(e.Argv[0]) == program {
+			n++
+		}
+	}
+	return n
+}
+
+// upgraded requires the effect on every named node, read from the node: nothing pending, rebooted so often, commands run so often.
+func (s *site) upgraded(reboots int, nodes ...string) {
+	s.t.Helper()
+	for _, name := range nodes {
+		n := s.cluster.Node(name)
+		require.Zero(s.t, n.PendingCount(), "%s has pending packages", name)
+		require.Empty(s.t, n.HalfConfigured(), name)
+		require.Equal(s.t, reboots, n.Boots(), "reboots of %s", name)
+	}
+}
+
+// names of all nodes.
+func (s *site) names() []string {
+	var out []string
+	for _, n := range s.cluster.Nodes() {
+		out = append(out, n.Name())
+	}
+	return out
+}
+
+// history of a workflow's latest run so far.
+func (s *site) history(workflowID string) []*historypb.HistoryEvent {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	var out []*historypb.HistoryEvent
+	it := s.client.GetWorkflowHistory(ctx, workflowID, "", false, enumspb.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
+	for it.HasNext() {
+		e, err := it.Next()
+		if err != nil {
+			return out
+		}
+		out = append(out, e)
+	}
+	return out
+}
+
+// plain nodes for tests that need no kato.
+func plain(names ...string) siteOption {
+	return func(c *simcluster.Config) {
+		c.Platform = "plain"
+		c.Nodes = nil
+		for _, n := range names {
+			c.Nodes = append(c.Nodes, simcluster.NodeConfig{Name: n})
+		}
+	}
+}
+
+// slow makes the packages of a node take so long.
+func slow(d time.Duration) siteOption {
+	return func(c *simcluster.Config) { c.UpgradeTime = d }
+}
