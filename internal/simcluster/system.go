@@ -274,6 +274,10 @@ options:
 		c.errorf("sudo: %s: command not found", args[0])
 		return 1
 	}
+	// sudo itself runs as root from here on, keeps its descriptors, and cannot be killed by the user.
+	c.p.mu.Lock()
+	c.p.user = superuser
+	c.p.mu.Unlock()
 	child, err := c.spawn(args, func(n *invocation) {
 		n.p.mu.Lock()
 		n.p.user = target

@@ -277,6 +277,9 @@ func (t *tree) writableDir(user, virt string) error {
 
 // sticky refuses to touch another user's entry in a folder like /tmp.
 func (t *tree) sticky(user, virt string) error {
+	if _, err := os.Lstat(t.host(virt)); err != nil {
+		return nil
+	}
 	dir := path.Dir(virt)
 	if fi, err := os.Lstat(t.host(dir)); err == nil && fi.Mode()&fs.ModeSticky != 0 && user != superuser && t.ownerOf(virt) != user && t.ownerOf(dir) != user {
 		return syscall.EPERM
