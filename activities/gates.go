@@ -238,18 +238,19 @@ type roleView struct {
 	err    string
 }
 
+// viewOf reads the Core's status. kato's exit code does not count when the answer can be read: one node that is away makes it another one (kato.md §0.7).
 func viewOf(a answer) roleView {
+	status, err := kato.ParseStatus([]byte(a.sections["status"]))
+	if err == nil {
+		return roleView{status: status}
+	}
 	switch code := a.exit("status-exit"); {
 	case code == 124:
 		return roleView{err: coreSilent + " (in time)"}
 	case code != 0:
 		return roleView{err: fmt.Sprintf("%s (exit %d)", coreSilent, code)}
 	}
-	status, err := kato.ParseStatus([]byte(a.sections["status"]))
-	if err != nil {
-		return roleView{err: coreSilent + " that can be read"}
-	}
-	return roleView{status: status}
+	return roleView{err: coreSilent + " that can be read"}
 }
 
 // askRoles asks the Core alone.

@@ -35,70 +35,82 @@ func (n *Nodes) Reboot(ctx context.Context, in RebootInput) (RebootResult, error
 	log := job.log
 	a.at(id.Dir(), 0)
 
-	// A start that was cut off may have rebooted the node: it is given the time of a reboot to answer.
-	patience := max(in.UnreachableAfter.D(), in.Timeout.D())
-	if in.UnreachableAfter.D() <= 0 {
-		patience = max(defaultUnreachableAfter, in.Timeout.D())
+	// The node is met once before the reboot is started, so that silence afterwards is the reboot's and not somebody else's. An attempt that comes
+	// later may find it down already.
+	key := "reboot " + id.Dir()
+	begun := a.previous.For == key
+	patience := in.UnreachableAfter.D()
+	if begun {
+		patience = max(in.Timeout.D()-time.Since(a.since(key)), time.Second)
 	}
 	var status remote.JobStatus
 	err = a.persist(t.host.Name, patience, id.Dir(), func(ctx context.Context) (err error) {
-		if in.Settle {
-			status, err = n.Jobs.Status(ctx, t.host, id)
-		} else {
-			status, err = n.Jobs.Start(ctx, t.host, job.spec)
-		}
-		if err != nil {
+		if status, err = n.Jobs.Status(ctx, t.host, id); err != nil {
 			n.Connections.Forget(t.host)
 		}
 		return err
 	})
-	if err != nil {
+	switch f := operation.FailureOf(err); {
+	case f != nil && f.Type == operation.ErrUnreachable && begun:
+		return RebootResult{}, notReturned(t, id, in.Timeout.D(), "no answer")
+	case err != nil:
 		return RebootResult{}, err
-	}
-	if status.State == remote.JobAbsent {
+	case status.State == remote.JobAbsent && in.Settle:
 		return RebootResult{}, nil
 	}
-	before := status.BootID
-	began := a.since("reboot " + id.Dir())
-	if !rebooted(before, status.CurrentBootID) {
-		log.Info("reboot started", zap.String("bootId", remote.Escape(before)))
-	}
+	began := a.since(key)
 	a.phase("waiting for the node to return")
-	last, tries := "", 0
-	for !rebooted(before, status.CurrentBootID) {
+	last := ""
+	for tries := 0; !rebooted(status.BootID, status.CurrentBootID); tries++ {
 		if status.State == remote.JobExited && status.ExitCode != 0 {
 			return RebootResult{}, n.rebootRefused(a, job, status)
 		}
 		if time.Since(began) > in.Timeout.D() {
 			return RebootResult{}, notReturned(t, id, in.Timeout.D(), last)
 		}
-		if !a.pause(bootPoll) {
+		if tries > 0 && !a.pause(bootPoll) {
 			return RebootResult{}, ended(a.ctx)
 		}
 		// Mostly short tries, so that the node is met as soon as it answers; now and then one with all the time that a slow handshake may need.
 		h := t.host
-		if tries++; tries%4 != 0 {
+		if tries%4 != 0 {
 			h.ConnectTimeout = bootConnect
 		}
 		ctx, cancel := context.WithTimeout(a.ctx, max(t.host.ConnectTimeout, 10*time.Second)+20*time.Second)
-		now, err := n.Jobs.Status(ctx, h, id)
+		var now remote.JobStatus
+		if status.State == remote.JobAbsent {
+			// Also when a start was cut off: it starts at most once.
+			now, err = n.Jobs.Start(ctx, h, job.spec)
+		} else {
+			now, err = n.Jobs.Status(ctx, h, id)
+		}
 		cancel()
 		switch {
 		case a.ctx.Err() != nil:
 			return RebootResult{}, ended(a.ctx)
 		case err == nil:
-			last = "the reboot was accepted but the boot id is still the same"
-			status = now
-		case remote.IsKind(err, remote.KindHostKey):
-			return RebootResult{}, withJob(nodeError(err), id.Dir())
-		default:
-			// Also a refused login: while a system starts or stops, pam_nologin lets only root in.
+			if status = now; status.State != remote.JobAbsent {
+				last = "the reboot was accepted but the boot id is still the same"
+			}
+		case comesBack(err):
 			n.Connections.Forget(t.host)
 			last = withoutNode(failureOf(err).Message, t.host.Name)
+		default:
+			return RebootResult{}, withJob(nodeError(err), id.Dir())
 		}
 	}
+	before := status.BootID
 	log.Info("back after the reboot", zap.String("bootId", remote.Escape(status.CurrentBootID)))
 	return RebootResult{JobResult: JobResult{Started: true}, BootIDBefore: before, BootIDAfter: status.CurrentBootID}, nil
+}
+
+// comesBack tells whether an error is one that a reboot explains: lost connections, and a refused login, because pam_nologin lets only root in while a
+// system starts or stops.
+func comesBack(err error) bool {
+	if remote.IsKind(err, remote.KindTransport) || remote.IsKind(err, remote.KindAuth) {
+		return true
+	}
+	return remote.KindOf(err) == "" // a call that took longer than it was given
 }
 
 // rebooted needs both ids: a failed read is never a difference.
