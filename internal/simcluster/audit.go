@@ -100,7 +100,7 @@ func (n *Node) record(c *invocation, name string) func(int) {
 	e.Argv[0] = path.Base(e.Argv[0])
 	n.mu.Lock()
 	for _, f := range n.faults.commands {
-		if f.match(name, c.argv[1:]) {
+		if f.slow == 0 && f.match(name, c.argv[1:]) {
 			e.Failed = true
 		}
 	}

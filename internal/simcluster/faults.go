@@ -187,7 +187,15 @@ func (n *Node) HangCommand(name string, times int) {
 	})
 }
 
-// HealCommands ends all FailCommand and HangCommand faults that are left.
+// SlowCommand makes the next runs of a command take so much longer before they do their work; times < 0 = for ever.
+func (n *Node) SlowCommand(name string, times int, d time.Duration) {
+	n.fault("slow %q by %s %d times", name, d, times)
+	n.set(func(f *faults) {
+		f.commands = append(f.commands, &commandFault{words: strings.Fields(name), times: times, slow: d})
+	})
+}
+
+// HealCommands ends all FailCommand, HangCommand and SlowCommand faults that are left.
 func (n *Node) HealCommands() {
 	n.fault("commands healed")
 	n.set(func(f *faults) { f.commands = nil })
@@ -268,6 +276,15 @@ func (n *Node) injected(c *invocation, name string) (exit int, done bool) {
 	case hit.hang:
 		<-c.p.ctx.Done()
 		return 128 + sigKILL, true
+	case hit.slow > 0:
+		timer := time.NewTimer(hit.slow)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			return 0, false
+		case <-c.p.ctx.Done():
+			return 128 + sigKILL, true
+		}
 	}
 	if hit.stderr != "" {
 		c.errorf("%s", strings.TrimSuffix(hit.stderr, "\n"))

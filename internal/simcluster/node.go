@@ -74,6 +74,7 @@ type commandFault struct {
 	exit   int
 	stderr string
 	hang   bool
+	slow   time.Duration // > 0: takes so much longer, then does its work
 }
 
 func (c *Cluster) newNode(i int, nc NodeConfig) (*Node, error) {
