@@ -134,9 +134,19 @@ func nodeAddress(i int) string {
 // Close ends everything that runs on the nodes and removes the folder if it is a temporary one.
 func (c *Cluster) Close() error {
 	c.cancel()
+	var ends sync.WaitGroup
+	slots := make(chan struct{}, 8)
 	for _, n := range c.nodes {
-		n.shutdown()
+		slots <- struct{}{}
+		ends.Go(func() {
+			defer func() { <-slots }()
+			n.shutdown()
+			if c.temporary {
+				os.RemoveAll(n.tree.root)
+			}
+		})
 	}
+	ends.Wait()
 	c.wg.Wait()
 	if !c.temporary {
 		return nil

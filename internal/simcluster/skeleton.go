@@ -31,13 +31,16 @@ func (n *Node) make() error {
 		mode fs.FileMode
 	}{
 		{"/", 0o755}, {"/boot/grub", 0o755}, {"/dev/shm", 0o777 | fs.ModeSticky}, {"/etc/apt/apt.conf.d", 0o755}, {"/etc/default", 0o755}, {"/etc/profile.d", 0o755}, {"/etc/sudoers.d", 0o755},
-		{"/home", 0o755}, {home, 0o755}, {home + "/bin", 0o755}, {home + "/.ssh", 0o700}, {"/opt", 0o755}, {"/proc/1", 0o555}, {"/proc/self", 0o555}, {"/proc/sys/kernel/random", 0o555},
-		{"/root", 0o700}, {"/run", 0o755}, {"/sys/class", 0o555}, {"/tmp", 0o777 | fs.ModeSticky}, {"/usr/bin", 0o755}, {"/usr/sbin", 0o755}, {"/usr/local/bin", 0o755}, {"/usr/local/sbin", 0o755}, {"/usr/share", 0o755},
+		{"/home", 0o755}, {home, 0o755}, {home + "/bin", 0o755}, {home + "/.ssh", 0o700}, {"/opt", 0o755}, {"/proc/1", 0o755}, {"/proc/self", 0o755}, {"/proc/sys/kernel/random", 0o755},
+		{"/root", 0o700}, {"/run", 0o755}, {"/sys/class", 0o755}, {"/tmp", 0o777 | fs.ModeSticky}, {"/usr/bin", 0o755}, {"/usr/sbin", 0o755}, {"/usr/local/bin", 0o755}, {"/usr/local/sbin", 0o755}, {"/usr/share", 0o755},
 		{"/var/cache/apt/archives", 0o755}, {"/var/lib/apt/lists", 0o755}, {"/var/lib/apt/periodic", 0o755}, {"/var/lib/dpkg/info", 0o755}, {"/var/lib/dpkg/updates", 0o755},
 		{"/var/log/unattended-upgrades", 0o755}, {"/var/log/apt", 0o755}, {"/var/tmp", 0o777 | fs.ModeSticky}, {"/mnt", 0o755}, {"/srv", 0o755},
 	} {
 		if err := os.MkdirAll(t.host(d.path), 0o755); err != nil {
 			return err
+		}
+		if d.mode == 0o755 {
+			continue
 		}
 		// Folders keep the host process's access whatever the node's mode says.
 		if err := os.Chmod(t.host(d.path), d.mode|0o700); err != nil {
@@ -80,7 +83,7 @@ func (n *Node) make() error {
 		home + "/.ssh/authorized_keys":              "",
 	}
 	for name, content := range files {
-		if err := t.put(name, content, 0o644); err != nil {
+		if err := os.WriteFile(t.host(name), []byte(content), 0o644); err != nil {
 			return err
 		}
 	}
@@ -88,9 +91,6 @@ func (n *Node) make() error {
 		os.Chmod(t.host(name), 0o640)
 	}
 	if err := t.put("/etc/sudoers.d/nopasswd", user+" ALL=(ALL) NOPASSWD:SETENV: ALL\n", 0o440); err != nil {
-		return err
-	}
-	if err := n.writeKernel(n.cfg.Kernel); err != nil {
 		return err
 	}
 	return n.writeBootFiles()
@@ -109,8 +109,8 @@ func (n *Node) makeRun() {
 }
 
 func (n *Node) writeKernel(release string) error {
-	for _, name := range []string{"vmlinuz-", "initrd.img-", "config-", "System.map-"} {
-		if err := n.tree.put("/boot/"+name+release, name+release+"\n", 0o644); err != nil {
+	for _, name := range []string{"vmlinuz-", "initrd.img-"} {
+		if err := os.WriteFile(n.tree.host("/boot/"+name+release), []byte(name+release+"\n"), 0o644); err != nil {
 			return err
 		}
 	}
@@ -134,10 +134,9 @@ func (n *Node) writeBootFiles() error {
 		b.WriteString(entry("Debian GNU/Linux, with Linux "+r, "menuentry", r))
 	}
 	b.WriteString("}\n")
-	if err := n.tree.put("/boot/grub/grub.cfg", b.String(), 0o600); err != nil {
+	if err := os.WriteFile(n.tree.host("/boot/grub/grub.cfg"), []byte(b.String()), 0o644); err != nil {
 		return err
 	}
-	os.Chmod(n.tree.host("/boot/grub/grub.cfg"), 0o644)
 	for link, target := range map[string]string{"/vmlinuz": "boot/vmlinuz-" + release, "/initrd.img": "boot/initrd.img-" + release} {
 		os.Remove(n.tree.host(link))
 		if err := os.Symlink(target, n.tree.host(link)); err != nil {
@@ -229,7 +228,6 @@ func (n *Node) makeVirtual() {
 		places = append(places, p)
 	}
 	for _, p := range places {
-		os.MkdirAll(n.tree.host(path.Dir(p)), 0o755)
 		if f, err := os.OpenFile(n.tree.host(p), os.O_CREATE, 0o444); err == nil {
 			f.Close()
 		}
