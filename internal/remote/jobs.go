@@ -59,6 +59,7 @@ type Jobs struct {
 	bootIDPath  string                           // of the node; "" = /proc/sys/kernel/random/boot_id
 	rootPrefix  string                           // before /var/lib, /run and /dev/shm of the node
 	followSlice time.Duration                    // of one session; 0 = 60 s
+	within      time.Duration                    // bounds every call; 0 = answerWithin, or what the call needs
 	edit        func(name, script string) string // changes a script before it is sent; nil outside tests
 }
 

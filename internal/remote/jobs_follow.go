@@ -53,7 +53,7 @@ func (j *Jobs) followOnce(ctx context.Context, h Host, id JobID, out *followed, 
 		offset = out.offset
 	}
 	reply, err := j.run(ctx, h, call{
-		scripts: []string{"follow.sh"}, stdout: out, what: "follow job " + id.String(),
+		scripts: []string{"follow.sh"}, stdout: out, what: "follow job " + id.String(), within: slice*3 + answerWithin,
 		args: []string{id.Dir(), strconv.FormatInt(offset, 10), strconv.FormatFloat(poll.Seconds(), 'f', 3, 64),
 			strconv.FormatInt(max(int64(slice/poll), 1), 10)},
 	})

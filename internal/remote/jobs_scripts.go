@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 )
 
 //go:embed scripts/*.sh
@@ -17,6 +18,8 @@ const (
 	defaultBootIDPath = "/proc/sys/kernel/random/boot_id"
 	// maxReply bounds what a node may answer: a line of some 300 bytes for every job of 90 days.
 	maxReply = 32 << 20
+	// answerWithin bounds a call that follows nothing; a node whose disk hangs answers nothing at all.
+	answerWithin = 90 * time.Second
 )
 
 // text returns the named scripts as one, without the lines that are only comments.
@@ -49,6 +52,8 @@ type call struct {
 	// stdout receives the raw standard output; the reply then comes on standard error.
 	stdout io.Writer
 	what   string
+	// within bounds the call; 0 = answerWithin.
+	within time.Duration
 }
 
 // run runs facts.sh, prelude.sh and the call's scripts, and reads the reply.
@@ -70,7 +75,19 @@ func (j *Jobs) run(ctx context.Context, h Host, c call) (reply, error) {
 	if c.stdin != nil {
 		command.Stdin = bytes.NewReader(c.stdin)
 	}
-	result, err := j.Runner.Run(ctx, h, command)
+	within := c.within
+	if within <= 0 {
+		within = answerWithin
+	}
+	if j.within > 0 {
+		within = j.within
+	}
+	bounded, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	result, err := j.Runner.Run(bounded, h, command)
+	if err != nil && ctx.Err() == nil && bounded.Err() != nil {
+		return reply{}, transportError(h.Name, bounded.Err(), "cannot %s: the node did not answer within %s, its disk may hang: try again", c.what, within)
+	}
 	if err != nil {
 		var e *Error
 		if !errors.As(err, &e) {
