@@ -1,0 +1,244 @@
+package activities
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"go.temporal.io/sdk/temporal"
+
+	"github.com/katoflow/katoflow/internal/operation"
+	"github.com/katoflow/katoflow/internal/remote"
+)
+
+func (b *bench) maintenance(id string, token int64) MaintenanceInput {
+	op := b.op
+	op.ID, op.Token = id, token
+	return MaintenanceInput{Operation: op, UnreachableAfter: operation.Duration(5 * time.Second)}
+}
+
+func (b *bench) enter(in MaintenanceInput) MaintenanceResult {
+	b.t.Helper()
+	return must[MaintenanceResult](b.t)(run(b.t, b.kato.EnterMaintenance, in, attemptOptions{}))
+}
+
+func (b *bench) leave(in MaintenanceInput) MaintenanceResult {
+	b.t.Helper()
+	return must[MaintenanceResult](b.t)(run(b.t, b.kato.LeaveMaintenance, in, attemptOptions{}))
+}
+
+// byHand sets the mode as an operator would.
+func (b *bench) byHand(value string) {
+	b.t.Helper()
+	_, err := b.pool.Run(context.Background(), b.host("core"), remote.Command{Script: `exec sh -l -c '/home/stackato/bin/kato config set cloud_controller_ng maintenance_mode "$1"' sh "$1"`, Args: []string{value}})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *bench) wantMaintenance(on bool) {
+	b.t.Helper()
+	if b.cluster.Maintenance() != on {
+		b.t.Errorf("maintenance mode is %v", !on)
+	}
+}
+
+const recordPath = "/home/stackato/.local/state/katoflow/maintenance.json"
+
+func TestMaintenance_FoundOff_IsPutBackOff(t *testing.T) {
+	b := start(t, alsConfig(), "")
+	in := b.maintenance("op-1", 100)
+	for range 2 {
+		if out := b.enter(in); out.Found != "off" || out.Now != "on" {
+			t.Errorf("%+v", out)
+		}
+		b.wantMaintenance(true)
+	}
+	b.wantRuns("core", "kato config set", 1)
+	for i := range 2 {
+		out := b.leave(in)
+		if out.Found != "off" || out.Now != "off" || (out.Note != "") != (i == 1) {
+			t.Errorf("%+v", out)
+		}
+		b.wantMaintenance(false)
+	}
+	b.wantRuns("core", "kato config set", 2)
+	if _, err := b.node("core").ReadFile(recordPath); err == nil {
+		t.Error("the record is still there")
+	}
+	for _, e := range b.node("core").Commands() {
+		if e.User != "stackato" {
+			t.Errorf("kato ran as %s", e.User)
+		}
+	}
+}
+
+func TestMaintenance_FoundOn_StaysOn(t *testing.T) {
+	b := start(t, alsConfig(), "")
+	b.byHand("true")
+	in := b.maintenance("op-1", 100)
+	if out := b.enter(in); out.Found != "on" || out.Now != "on" || out.Note == "" {
+		t.Errorf("%+v", out)
+	}
+	if out := b.leave(in); out.Found != "on" || out.Now != "on" {
+		t.Errorf("%+v", out)
+	}
+	b.wantMaintenance(true)
+	b.wantRuns("core", "kato config set", 1) // ours by hand
+}
+
+func TestMaintenance_LeftOnByAClosedOperation_ItsRecordCounts(t *testing.T) {
+	b := start(t, alsConfig(), "")
+	b.enter(b.maintenance("op-1", 100)) // and it is terminated
+	in := b.maintenance("op-2", 200)
+	if out := b.enter(in); out.Found != "off" || out.Now != "on" || !strings.Contains(out.Note, "op-1") {
+		t.Errorf("%+v", out)
+	}
+	if out := b.leave(in); out.Now != "off" {
+		t.Errorf("%+v", out)
+	}
+	b.wantMaintenance(false)
+}
+
+func TestMaintenance_StaleRecordAndModeOff_TheModeCounts(t *testing.T) {
+	b := start(t, alsConfig(), "")
+	b.byHand("true")
+	b.enter(b.maintenance("op-1", 100)) // found on, and terminated
+	b.byHand("false")
+	in := b.maintenance("op-2", 200)
+	if out := b.enter(in); out.Found != "off" {
+		t.Errorf("%+v", out)
+	}
+	b.leave(in)
+	b.wantMaintenance(false)
+}
+
+// A worker can be killed between any two things that it does on the Core. Each state that leaves is made here, and then the next attempt runs.
+func TestMaintenance_KilledAnywhere_TheNextAttemptEndsWell(t *testing.T) {
+	b := start(t, alsConfig(), "")
+	record := recordText(maintenanceRecord{Operation: "op-1", Token: 100, Found: "off"})
+	in := b.maintenance("op-1", 100)
+
+	t.Run("record written and mode not set", func(t *testing.T) {
+		must[ProbeResult](t)(run(t, b.nodes.Probe, b.input("core"), attemptOptions{})) // makes the folder
+		if err := b.node("core").WriteFile(recordPath, []byte(record+"\n")); err != nil {
+			t.Fatal(err)
+		}
+		if out := b.enter(in); out.Found != "off" || out.Now != "on" {
+			t.Errorf("%+v", out)
+		}
+	})
+	t.Run("mode set and not answered", func(t *testing.T) {
+		if out := b.enter(in); out.Found != "off" || out.Now != "on" {
+			t.Errorf("%+v", out)
+		}
+	})
+	t.Run("put back and record not removed", func(t *testing.T) {
+		b.leave(in)
+		if err := b.node("core").WriteFile(recordPath, []byte(record+"\n")); err != nil {
+			t.Fatal(err)
+		}
+		if out := b.leave(in); out.Found != "off" || out.Now != "off" {
+			t.Errorf("%+v", out)
+		}
+		if _, err := b.node("core").ReadFile(recordPath); err == nil {
+			t.Error("the record is still there")
+		}
+	})
+	t.Run("cut record", func(t *testing.T) {
+		if err := b.node("core").WriteFile(recordPath, []byte(record[:12])); err != nil {
+			t.Fatal(err)
+		}
+		if out := b.enter(in); out.Found != "off" || out.Now != "on" {
+			t.Errorf("%+v", out)
+		}
+		b.leave(in)
+	})
+	b.wantMaintenance(false)
+}
+
+func TestMaintenance_Superseded_IsFencedAndChangesNothing(t *testing.T) {
+	b := start(t, alsConfig(), "")
+	b.enter(b.maintenance("op-2", 200))
+	_, err := run(t, b.kato.EnterMaintenance, b.maintenance("op-1", 100), attemptOptions{})
+	wantFailure(t, err, operation.ErrFenced, false, "op-2")
+	record, readErr := b.node("core").ReadFile(recordPath)
+	if r, ok := parseRecord(string(record)); readErr != nil || !ok || r.Operation != "op-2" {
+		t.Errorf("%s %v", record, readErr)
+	}
+	if out := b.leave(b.maintenance("op-1", 100)); out.Note == "" {
+		t.Errorf("%+v", out)
+	}
+	b.wantMaintenance(true)
+}
+
+func TestMaintenance_KatoExitsZeroAndDoesNothing_IsMaintenanceAndARetryTriesAgain(t *testing.T) {
+	b := start(t, alsConfig(), "")
+	b.node("core").FailCommand("kato config set", 1, 0, "")
+	in := b.maintenance("op-1", 100)
+	_, err := run(t, b.kato.EnterMaintenance, in, attemptOptions{})
+	wantFailure(t, err, operation.ErrMaintenance, false, "core: ", "still off")
+	b.enter(in)
+	b.wantMaintenance(true)
+	b.leave(in)
+}
+
+func TestMaintenance_KatoHangs_IsMaintenanceAfterItsTime(t *testing.T) {
+	b := start(t, alsConfig(), "kato:\n  timeout: 1s")
+	in := b.maintenance("op-1", 100)
+	b.node("core").HangCommand("kato config get", 1)
+	_, err := run(t, b.kato.EnterMaintenance, in, attemptOptions{})
+	wantFailure(t, err, operation.ErrMaintenance, false, "core: ", "gave no answer within 1s")
+	b.node("core").HangCommand("kato config set", 1)
+	_, err = run(t, b.kato.EnterMaintenance, in, attemptOptions{})
+	wantFailure(t, err, operation.ErrMaintenance, false, "core: ", "took longer than 1s and was stopped")
+	b.enter(in)
+	b.leave(in)
+	b.wantMaintenance(false)
+}
+
+func TestRetire_DEA_RunsOnTheCoreOnce(t *testing.T) {
+	b := start(t, alsConfig(), "")
+	for range 2 {
+		if out := must[JobResult](t)(run(t, b.kato.Retire, b.input("dea-1"), attemptOptions{})); !out.Started {
+			t.Errorf("%+v", out)
+		}
+	}
+	b.wantRuns("core", "kato node retire --node "+b.node("dea-1").Address(), 1)
+	b.wantRuns("dea-1", "kato", 0)
+}
+
+func TestRetire_Fails_IsRemoteExit(t *testing.T) {
+	b := start(t, alsConfig(), "")
+	b.node("core").FailCommand("kato node retire", 1, 1, "ERROR: no other DEA has room")
+	_, err := run(t, b.kato.Retire, b.input("dea-1"), attemptOptions{})
+	wantFailure(t, err, operation.ErrRemoteExit, false, "core: ", "no other DEA has room")
+}
+
+func TestRetire_FailsWithExitZero_IsVerify(t *testing.T) {
+	b := start(t, alsConfig(), "")
+	b.node("core").FailCommand("kato node retire", 1, 0, "ERROR: no other DEA has room")
+	_, err := run(t, b.kato.Retire, b.input("dea-1"), attemptOptions{})
+	wantFailure(t, err, operation.ErrVerify, false, "core: ", "no other DEA has room")
+}
+
+func TestRetire_CancelledWhileItHangs_IsStopped(t *testing.T) {
+	b := start(t, alsConfig(), "")
+	b.node("core").HangCommand("kato node retire", 1)
+	ctx, cancel := context.WithCancelCause(context.Background())
+	first := inBackground(t, b.kato.Retire, b.input("dea-1"), attemptOptions{ctx: ctx})
+	until(t, "it hangs", func() bool { return b.ran("core", "kato node retire") == 1 })
+	began := time.Now()
+	cancel(temporal.NewCanceledError())
+	if _, err := first.wait(t); !temporal.IsCanceledError(err) {
+		t.Errorf("%v", err)
+	}
+	if d := time.Since(began); d > stopWithin {
+		t.Errorf("it took %s", d)
+	}
+	in := b.input("dea-1")
+	in.Settle = true
+	_, err := run(t, b.kato.Retire, in, attemptOptions{})
+	wantFailure(t, err, operation.ErrRemoteExit, false)
+}
