@@ -220,7 +220,10 @@ func (o *op) end(limit time.Duration) (operation.Report, error) {
 	if err == nil {
 		return report, nil
 	}
-	require.NoError(o.t, ctx.Err(), "the operation did not end within %s", limit)
+	if ctx.Err() != nil {
+		r, err := o.report()
+		require.FailNow(o.t, "the operation did not end", "within %s; report: %v %s %s %+v %+v", limit, err, r.Phase, r.Message, r.Questions, r.Nodes)
+	}
 	var app *temporal.ApplicationError
 	var cancelled *temporal.CanceledError
 	var f operation.Failure

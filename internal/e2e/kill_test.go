@@ -1,0 +1,267 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	enumspb "go.temporal.io/api/enums/v1"
+	historypb "go.temporal.io/api/history/v1"
+
+	"github.com/katoflow/katoflow/internal/e2e/harness"
+	"github.com/katoflow/katoflow/internal/operation"
+	"github.com/katoflow/katoflow/internal/simcluster"
+)
+
+// killed counts over the whole matrix.
+var killed, repeatedInAll atomic.Int64
+
+// killPoint is a moment at which the worker is killed with SIGKILL.
+type killPoint struct {
+	name string
+	// activity and event: the moment the event of that activity's n-th run stands in the history (of the operation, or of a node's child).
+	activity string
+	event    enumspb.EventType
+	// program: the moment the program runs on the node named, or on the Core.
+	program string
+	on      string
+}
+
+const (
+	scheduled = enumspb.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED
+	completed = enumspb.EVENT_TYPE_ACTIVITY_TASK_COMPLETED
+)
+
+// stepKills are the boundaries of every step of a node and the middle of every job; operationKills those of the operation itself.
+func stepKills() []killPoint {
+	var out []killPoint
+	for _, a := range []string{"Probe", "Retire", "Upgrade", "Reboot", "Proof", "Gates", "Record"} {
+		out = append(out, killPoint{name: a + " scheduled", activity: a, event: scheduled}, killPoint{name: a + " completed", activity: a, event: completed})
+	}
+	return append(out, killPoint{name: "in retire", program: "kato", on: "core"}, killPoint{name: "in refresh", program: "apt-get"},
+		killPoint{name: "in upgrade", program: "unattended-upgrades"}, killPoint{name: "in reboot", program: "reboot"})
+}
+
+func operationKills() []killPoint {
+	var out []killPoint
+	for _, a := range []string{"Resolve", "LockToken", "Preflight", "Fence", "EnterMaintenance", "ClusterGates", "LeaveMaintenance"} {
+		out = append(out, killPoint{name: a + " scheduled", activity: a, event: scheduled}, killPoint{name: a + " completed", activity: a, event: completed})
+	}
+	return out
+}
+
+// reached waits until a workflow's history has the point's event.
+func (s *site) reached(ctx context.Context, workflowID string, p killPoint) error {
+	name := map[int64]string{}
+	for ctx.Err() == nil {
+		it := s.client.GetWorkflowHistory(ctx, workflowID, "", true, enumspb.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
+		for it.HasNext() {
+			e, err := it.Next()
+			if err != nil {
+				break // not there yet, or the long poll ended: asked again
+			}
+			if activityOf(e, name) == p.activity && e.EventType == p.event {
+				return nil
+			}
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+	return fmt.Errorf("%s was not reached: %w", p.name, ctx.Err())
+}
+
+// activityOf is the activity an event is about; names collects the scheduled ones.
+func activityOf(e *historypb.HistoryEvent, names map[int64]string) string {
+	switch e.EventType {
+	case scheduled:
+		names[e.EventId] = e.GetActivityTaskScheduledEventAttributes().GetActivityType().GetName()
+		return names[e.EventId]
+	case completed:
+		return names[e.GetActivityTaskCompletedEventAttributes().GetScheduledEventId()]
+	}
+	return ""
+}
+
+// commandRuns waits until a program is running, or has run, on a node.
+func (s *site) commandRuns(ctx context.Context, node, program, argument string) error {
+	for ctx.Err() == nil {
+		for _, e := range s.cluster.Node(node).Commands() {
+			if e.Argv[0] == program && (argument == "" || len(e.Argv) > 3 && e.Argv[len(e.Argv)-1] == argument) {
+				return nil
+			}
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+	return fmt.Errorf("%s did not run on %s: %w", program, node, ctx.Err())
+}
+
+// killAndRestart kills the worker and starts the next one.
+func (s *site) killAndRestart(w *harness.Worker) *harness.Worker {
+	s.t.Helper()
+	w.Kill()
+	killed.Add(1)
+	return s.worker("")
+}
+
+// deas makes a cluster of a Core and so many DEAs whose jobs take long enough to be killed in their middle.
+func deas(n int) siteOption {
+	return func(c *simcluster.Config) {
+		c.Nodes = []simcluster.NodeConfig{{Name: "core", Roles: []string{"primary", "controller", "router", "base"}}}
+		for i := range n {
+			c.Nodes = append(c.Nodes, simcluster.NodeConfig{Name: fmt.Sprintf("dea-%02d", i+1), Roles: []string{"dea"}})
+		}
+		c.UpgradeTime = 600 * time.Millisecond
+	}
+}
+
+// TestKillMatrix kills the worker at every boundary of every step and in the middle of every job, one point a node, and requires that every
+// command ran exactly once, every node was rebooted exactly once, and maintenance mode was put back. KATOFLOW_KILL_SEED changes the random part.
+func TestKillMatrix(t *testing.T) {
+	points := stepKills()
+	const lanes = 4
+	t.Run("points", func(t *testing.T) {
+		for lane := range lanes {
+			var mine []killPoint
+			for i := lane; i < len(points); i += lanes {
+				mine = append(mine, points[i])
+			}
+			t.Run(fmt.Sprintf("steps %d", lane+1), func(t *testing.T) {
+				t.Parallel()
+				killSteps(t, mine)
+			})
+		}
+		for lane := range 3 {
+			var mine []killPoint
+			for i, p := range operationKills() {
+				if i%3 == lane {
+					mine = append(mine, p)
+				}
+			}
+			t.Run(fmt.Sprintf("operation %d", lane+1), func(t *testing.T) {
+				t.Parallel()
+				for _, p := range mine {
+					t.Run(p.name, func(t *testing.T) { killOperation(t, p) })
+				}
+			})
+		}
+		t.Run("random moments", func(t *testing.T) {
+			t.Parallel()
+			killAtRandom(t)
+		})
+	})
+	fmt.Printf("kill matrix: %d kills tried, %d commands repeated\n", killed.Load(), repeatedInAll.Load())
+	require.Zero(t, repeatedInAll.Load())
+}
+
+// killSteps runs one operation over as many DEAs as there are points.
+func killSteps(t *testing.T, points []killPoint) {
+	s := newSite(t, nil, nil, deas(len(points)))
+	for _, n := range s.cluster.Nodes() {
+		n.SlowCommand("apt-get update", -1, 300*time.Millisecond)
+		n.SlowCommand("kato node retire", -1, 300*time.Millisecond)
+	}
+	w := s.worker("")
+	o := s.startDirectly(operation.SecurityUpgradeInput{Roles: []string{"dea"}, Request: operation.Request{}, Maintenance: true})
+	for i, p := range points {
+		node := fmt.Sprintf("dea-%02d", i+1)
+		ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
+		var err error
+		switch {
+		case p.on != "":
+			err = s.commandRuns(ctx, p.on, p.program, s.cluster.Node(node).Address())
+		case p.program != "":
+			err = s.commandRuns(ctx, node, p.program, "")
+		default:
+			err = s.reached(ctx, operation.NodeWorkflowID(o.workflow, node), p)
+		}
+		cancel()
+		if err != nil {
+			r, _ := o.report()
+			require.NoError(t, err, "%s on %s: %s %s %+v", p.name, node, r.Phase, r.Message, r.Questions)
+		}
+		w = s.killAndRestart(w)
+	}
+	o.done(2 * time.Minute)
+	s.intact(1)
+}
+
+// intact requires what must hold whatever was killed.
+func (s *site) intact(reboots int) {
+	s.t.Helper()
+	again := s.repeated()
+	repeatedInAll.Add(int64(len(again)))
+	require.Empty(s.t, again, "commands that ran more than once")
+	for _, n := range s.cluster.Nodes() {
+		if n.Name() != "core" || len(s.cluster.Nodes()) == 2 {
+			s.upgraded(reboots, n.Name())
+			require.Equal(s.t, 1, s.ran(n.Name(), "unattended-upgrades"), n.Name())
+		}
+	}
+	require.LessOrEqual(s.t, s.cluster.MaxOutOfService(), 1)
+	require.False(s.t, s.cluster.Maintenance(), "maintenance mode was put back")
+}
+
+// killOperation runs an operation over two nodes and kills the worker at one point of the operation itself.
+func killOperation(t *testing.T, p killPoint) {
+	s := newSite(t, nil, nil, deas(1))
+	w := s.worker("")
+	o := s.startDirectly(operation.SecurityUpgradeInput{Maintenance: true})
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	defer cancel()
+	require.NoError(t, s.reached(ctx, o.workflow, p))
+	s.killAndRestart(w)
+	o.done(2 * time.Minute)
+	s.intact(1)
+}
+
+// killAtRandom kills the worker every so often, wherever it is.
+func killAtRandom(t *testing.T) {
+	seed, _ := strconv.ParseUint(os.Getenv("KATOFLOW_KILL_SEED"), 10, 64)
+	random := rand.New(rand.NewPCG(seed, 1))
+	s := newSite(t, nil, nil, deas(6))
+	w := s.worker("")
+	o := s.startDirectly(operation.SecurityUpgradeInput{Maintenance: true, Batch: "2", Nodes: []string{"dea-01", "dea-02", "dea-03", "dea-04", "dea-05", "dea-06"}})
+	for range 5 {
+		timer := time.NewTimer(time.Duration(500+random.IntN(2500)) * time.Millisecond)
+		<-timer.C
+		if r, err := o.report(); err == nil && r.Finished() {
+			break
+		}
+		w = s.killAndRestart(w)
+	}
+	o.done(3 * time.Minute)
+	again := s.repeated()
+	repeatedInAll.Add(int64(len(again)))
+	require.Empty(t, again)
+	for i := range 6 {
+		s.upgraded(1, fmt.Sprintf("dea-%02d", i+1))
+	}
+	require.LessOrEqual(t, s.cluster.MaxOutOfService(), 2)
+	require.False(t, s.cluster.Maintenance())
+}
+
+// TestWorkerKilled_InMidJob_GoesOnWithinTenSeconds measures what an operator waits after a restart.
+func TestWorkerKilled_InMidJob_GoesOnWithinTenSeconds(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, nil, nil, plain("a"), slow(3*time.Second))
+	w := s.worker("")
+	o := s.startDirectly(operation.SecurityUpgradeInput{})
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	defer cancel()
+	require.NoError(t, s.commandRuns(ctx, "a", "unattended-upgrades", ""))
+	w.Kill()
+	restarted := time.Now()
+	s.worker("")
+	// The job ends on the node by itself; that the operation goes on shows in the next command.
+	require.NoError(t, s.commandRuns(ctx, "a", "reboot", ""))
+	took := time.Since(restarted)
+	t.Logf("the operation went on %s after the restart", took.Round(10*time.Millisecond))
+	o.done(time.Minute)
+	require.Empty(t, s.repeated())
+	require.Less(t, took, 30*time.Second, "bounded; the figure is in make bench")
+}
