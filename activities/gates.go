@@ -23,7 +23,7 @@ const (
 )
 
 // ClusterGates asks whether the whole cluster, but for the excluded nodes, is as well as the baseline says: Times rounds in a row, Interval apart,
-// until Timeout. Gates that do not hold are a result, not an error. It only reads. With Times 1 it is one round and does not wait.
+// until Timeout. Gates that do not hold by then are a result, not an error. It only reads.
 func (n *Nodes) ClusterGates(ctx context.Context, in ClusterGatesInput) (GatesResult, error) {
 	a := begin(ctx, "gates of the cluster")
 	defer a.finish()
@@ -89,7 +89,7 @@ func (n *Nodes) hold(a *attempt, name string, times int, interval, timeout time.
 			row, wait = 0, min(interval, time.Second)
 			a.phase(fmt.Sprintf("%s: %s", name, found[0]))
 		}
-		if times <= 1 || time.Since(began)+wait > timeout {
+		if time.Since(began)+wait > timeout {
 			return out, nil
 		}
 		if !a.pause(wait) {

@@ -52,7 +52,7 @@ func TestClusterGates_EachFault_HasItsCheck(t *testing.T) {
 		"dea-1: system: demo.service failed", "dea-1: kato: not ready (exit 1)", "dea-1: role: dea is stopped",
 		"dea-2: ssh: unreachable",
 	}
-	if got := checks(out); out.Held || out.Rounds != 1 || got != strings.Join(want, "\n") {
+	if got := checks(out); out.Held || out.Rounds < 2 || got != strings.Join(want, "\n") {
 		t.Errorf("held %v after %d rounds:\n%s", out.Held, out.Rounds, got)
 	}
 	in := b.gates(2, 20*time.Second)

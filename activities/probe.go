@@ -12,11 +12,11 @@ import (
 const (
 	outputKept    = 14 * 24 * time.Hour
 	tombstoneKept = 90 * 24 * time.Hour
-	fenceWithin   = 15 * time.Second
+	fenceWithin   = 5 * time.Second
 )
 
 // Fence takes the lease of all nodes named, in parallel, so that no older operation can start anything there. Taking it again changes nothing. A node
-// that refuses, or that is not reached within 15 s, is in the result and no error; Optional nodes may be unreachable.
+// that refuses, or that is not reached within 5 s, is in the result and no error; Optional nodes may be unreachable.
 func (n *Nodes) Fence(ctx context.Context, in FenceInput) (FenceResult, error) {
 	a := begin(ctx, "take the leases")
 	defer a.finish()

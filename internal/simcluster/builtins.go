@@ -138,7 +138,7 @@ func formatPrintf(args []string) (string, error) {
 	format, args := args[0], args[1:]
 	out := ""
 	for {
-		text, n, err := expand.Format(nil, format, args)
+		text, n, err := expand.Format(&expand.Config{}, format, args) // a nil one is shared by all processes
 		out += text
 		if err != nil {
 			return out, err
