@@ -2,7 +2,7 @@
 GO       ?= go
 BIN      := $(CURDIR)/bin
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-LDFLAGS  := -s -w -X main.version=$(VERSION)
+LDFLAGS  := -s -w -X main.buildVersion=$(VERSION)
 PRODUCT  := $(shell find worker starter workflows activities internal -name '*.go' -o -name '*.sh' -o -name '*.json' 2>/dev/null) go.mod go.sum
 DEVSTACK := $(shell find deploy/devstack -name '*.go') deploy/devstack/go.mod deploy/devstack/go.sum
 TOOLS    := $(shell find tools -name '*.go') tools/go.mod tools/go.sum
