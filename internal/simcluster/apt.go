@@ -106,7 +106,7 @@ func (s *packageState) holdBy(name string, d time.Duration) func() {
 	n.mu.Lock()
 	boot := n.boot
 	n.mu.Unlock()
-	p, err := boot.newProcess(n, nil, superuser, []string{"/bin/sh", "/usr/lib/apt/apt.systemd.daily", "install"})
+	p, err := boot.newProcess(n, nil, superuser, []string{"apt.systemd.daily", "install"})
 	if err != nil {
 		return func() {}
 	}

@@ -49,6 +49,7 @@ type Node struct {
 	kernel    string // running release
 	listener  net.Listener
 	conns     map[*wire]struct{}
+	accepted  int // connections since the start
 	faults    faults
 	silent    chan struct{} // not nil while the network is cut
 	latency   time.Duration
@@ -391,6 +392,7 @@ func (n *Node) addConn(w *wire, b *bootState) bool {
 		return false
 	}
 	n.conns[w] = struct{}{}
+	n.accepted++
 	return true
 }
 
@@ -436,6 +438,13 @@ func (n *Node) Boots() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.boots
+}
+
+// Connections counts the SSH connections that were accepted since the start.
+func (n *Node) Connections() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.accepted
 }
 
 // Running says whether the node is up.
