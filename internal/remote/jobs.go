@@ -47,6 +47,8 @@ import (
 // /run and /dev/shm that can be written. The installer should make /run/katoflow-USER (tmpfiles.d): systemd-logind empties /run/user/UID and
 // /dev/shm when the user's last session ends. The wrapper removes the folder when the payload ends, Sweep what a kill left.
 //
+// Jobs survive the end of the login session unless logind.conf says KillUserProcesses=yes (`loginctl enable-linger USER` helps).
+//
 // A node needs sh, the coreutils and the util-linux tools of scripts/prelude.sh. The scripts keep to the subset of
 // scripts_lint_test.go.
 type Jobs struct {

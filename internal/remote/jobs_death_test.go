@@ -182,12 +182,17 @@ func (n *localNode) startWithDeath(t *testing.T, name string, spec JobSpec, p de
 	dead := happened()
 	n.jobs.edit = nil
 
-	before, err := n.jobs.Status(ctx, n.host, spec.ID)
-	require.NoError(t, err)
+	var before JobStatus
+	waitUntil(t, "the kernel has closed what the dead held", func() bool {
+		var err error
+		before, err = n.jobs.Status(ctx, n.host, spec.ID)
+		require.NoError(t, err)
+		return before.State != JobRunning
+	})
 	if before.State == JobAbsent {
 		require.Zero(t, n.count(name), "ran, and is said to be absent")
 	}
-	_, err = n.jobs.Start(ctx, n.host, spec)
+	_, err := n.jobs.Start(ctx, n.host, spec)
 	require.NoError(t, err)
 	status := n.finish(spec.ID)
 	n.settle("")
@@ -221,4 +226,73 @@ func (n *localNode) startWithDeath(t *testing.T, name string, spec JobSpec, p de
 		t.Errorf("was %s before the second start, is %s after it", before.State, status.State)
 	}
 	return status.State, dead
+}
+
+// What else changes the state of a node can be repeated after a death at any statement.
+func TestLeaseStopAndSweep_DeathAtEveryStatement_CanBeRepeated(t *testing.T) {
+	points := deathPoints(t, "", "take.sh", "*take_locked.sh", "*lease.sh", "stop.sh", "*stop_locked.sh", "sweep.sh", "*sweep_locked.sh")
+	for _, shell := range shells {
+		t.Run(shell, func(t *testing.T) {
+			t.Parallel()
+			n := newLocalNode(t, shell)
+			died := 0
+			for i, p := range points {
+				if p.kind == "power" || !selected(shell, i, points) {
+					continue
+				}
+				name := fmt.Sprintf("s%d", i)
+				if n.repeatAfterDeath(t, name, p) {
+					died++
+				}
+				if t.Failed() {
+					t.Fatalf("at %s", p)
+				}
+			}
+			t.Logf("%d deaths", died)
+			require.NotZero(t, died)
+		})
+	}
+}
+
+func (n *localNode) repeatAfterDeath(t *testing.T, name string, p deathPoint) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	n.t = t
+	require.NoError(t, os.RemoveAll(n.state()))
+	ended := n.payload(name+"-ended", "exit 6")
+	never := n.payload(name+"-never", "true")
+	_, err := n.jobs.Start(ctx, n.host, ended)
+	require.NoError(t, err)
+	require.Equal(t, 6, n.finish(ended.ID).ExitCode)
+	ran := n.count("ran")
+	newer := Lease{Token: testLease.Token + 1, Operation: "op-2"}
+	for _, action := range []func() error{
+		func() error { _, err := n.jobs.Stop(ctx, n.host, never.ID, 0); return err },
+		func() error { return n.jobs.Sweep(ctx, n.host, 0, time.Hour) },
+		func() error { _, err := n.jobs.TakeLease(ctx, n.host, newer); return err },
+	} {
+		n.dieAt(p, n.work(name+".died"))
+		_ = action()
+		n.settle(p.kind)
+		n.jobs.edit = nil
+		require.NoError(t, action())
+	}
+	for _, id := range []JobID{ended.ID, never.ID} {
+		status, err := n.jobs.Status(ctx, n.host, id)
+		require.NoError(t, err)
+		require.Equal(t, JobExited, status.State)
+		require.True(t, status.Swept)
+	}
+	_, err = n.jobs.TakeLease(ctx, n.host, testLease)
+	require.Equal(t, KindFenced, KindOf(err))
+	for _, spec := range []JobSpec{ended, never} {
+		_, err := n.jobs.TakeLease(ctx, n.host, Lease{Token: newer.Token + 1, Operation: "op-1"})
+		require.NoError(t, err)
+		spec.Lease.Token = newer.Token + 1
+		_, err = n.jobs.Start(ctx, n.host, spec)
+		require.NoError(t, err)
+	}
+	require.Equal(t, ran, n.count("ran"))
+	_, err = os.Stat(n.work(name + ".died"))
+	return err == nil
 }

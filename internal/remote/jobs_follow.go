@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"strconv"
 	"time"
 )
@@ -53,7 +54,7 @@ func (j *Jobs) followOnce(ctx context.Context, h Host, id JobID, out *followed, 
 		offset = out.offset
 	}
 	reply, err := j.run(ctx, h, call{
-		scripts: []string{"follow.sh"}, stdout: out, what: "follow job " + id.String(), within: slice*3 + answerWithin,
+		scripts: []string{"follow.sh"}, stdout: &afterBegin{to: out}, what: "follow job " + id.String(), within: slice*3 + answerWithin,
 		args: []string{id.Dir(), strconv.FormatInt(offset, 10), strconv.FormatFloat(poll.Seconds(), 'f', 3, 64),
 			strconv.FormatInt(max(int64(slice/poll), 1), 10)},
 	})
@@ -85,6 +86,36 @@ func (f *followed) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// afterBegin drops everything up to the line by which a script says that the job's output begins: login files may print.
+type afterBegin struct {
+	to    io.Writer
+	begun bool
+	noise []byte
+}
+
+const beginMark = replyMark + "begin\n"
+
+func (a *afterBegin) Write(b []byte) (int, error) {
+	if a.begun {
+		return a.to.Write(b)
+	}
+	a.noise = append(a.noise, b...)
+	at := bytes.Index(a.noise, []byte(beginMark))
+	if at < 0 {
+		// Only what may be the beginning of the mark is kept.
+		a.noise = a.noise[max(0, len(a.noise)-len(beginMark)):]
+		return len(b), nil
+	}
+	rest := a.noise[at+len(beginMark):]
+	a.begun, a.noise = true, nil
+	if len(rest) > 0 {
+		if _, err := a.to.Write(rest); err != nil {
+			return 0, err
+		}
+	}
+	return len(b), nil
+}
+
 // Output returns the last max bytes of the job's output, as they are: escape them before they are shown. Nothing is returned for
 // a job that is absent or swept.
 func (j *Jobs) Output(ctx context.Context, h Host, id JobID, max int) ([]byte, error) {
@@ -96,7 +127,7 @@ func (j *Jobs) Output(ctx context.Context, h Host, id JobID, max int) ([]byte, e
 	}
 	var out bytes.Buffer
 	_, err := j.run(ctx, h, call{
-		scripts: []string{"output.sh"}, stdout: &out, what: "read the output of job " + id.String(), args: []string{id.Dir(), strconv.Itoa(max)},
+		scripts: []string{"output.sh"}, stdout: &afterBegin{to: &out}, what: "read the output of job " + id.String(), args: []string{id.Dir(), strconv.Itoa(max)},
 	})
 	if err != nil {
 		return nil, err

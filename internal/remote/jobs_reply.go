@@ -7,10 +7,15 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	"go.uber.org/zap"
 )
 
 // replyMark begins the lines meant for the worker; anything else is noise of the node's login files.
 const replyMark = "@katoflow "
+
+// unknownOperation is the operation of a job whose metadata is lost.
+const unknownOperation = "unknown"
 
 // reply is what a script told.
 type reply struct {
@@ -121,7 +126,7 @@ func (f jobFacts) status(h Host, current string) (JobStatus, error) {
 		}
 	}
 	// Its metadata was lost with the power. The job is not hidden for that.
-	s.ID = JobID{Operation: "unknown", Node: h.Name, Step: f.dir}
+	s.ID = JobID{Operation: unknownOperation, Node: h.Name, Step: f.dir}
 	return s, nil
 }
 
@@ -252,5 +257,11 @@ func (j *Jobs) list(ctx context.Context, h Host, which string) ([]JobStatus, err
 	if err != nil {
 		return nil, err
 	}
-	return reply.all(h)
+	all, err := reply.all(h)
+	for _, s := range all {
+		if j.Logger != nil && s.ID.Operation == unknownOperation {
+			j.Logger.Warn("a job lost its metadata, probably with the power", zap.String("node", h.Name), zap.String("job", s.ID.Step), zap.String("state", string(s.State)))
+		}
+	}
+	return all, err
 }

@@ -586,6 +586,42 @@ func TestFollow_ManySessionsAndLostConnections_LoseAndRepeatNoByte(t *testing.T)
 	})
 }
 
+func TestFollow_LoginFilesPrint_OutputIsTheJobsAlone(t *testing.T) {
+	n := newLocalNode(t, "dash")
+	n.wrap = func(c *Command) error {
+		c.Script = "printf 'Welcome to @katoflow\n%03000d' 7; printf 'noise' >&2\n" + c.Script
+		return nil
+	}
+	spec := n.payload("a", "printf '@katoflow begin\nout'")
+	_, err := n.jobs.Start(context.Background(), n.host, spec)
+	require.NoError(t, err)
+	var got bytes.Buffer
+	_, err = n.jobs.Follow(context.Background(), n.host, spec.ID, 0, func(chunk []byte, offset int64) {
+		require.EqualValues(t, got.Len(), offset)
+		got.Write(chunk)
+	})
+	require.NoError(t, err)
+	require.Equal(t, "@katoflow begin\nout", got.String())
+	out, err := n.jobs.Output(context.Background(), n.host, spec.ID, 100)
+	require.NoError(t, err)
+	require.Equal(t, got.String(), string(out))
+}
+
+func TestAfterBegin_MarkInPieces_IsFound(t *testing.T) {
+	text := "noise @katoflow beg\n" + beginMark + "data"
+	for size := 1; size <= len(text); size++ {
+		var got bytes.Buffer
+		w := &afterBegin{to: &got}
+		for i := 0; i < len(text); i += size {
+			piece := text[i:min(i+size, len(text))]
+			k, err := w.Write([]byte(piece))
+			require.NoError(t, err)
+			require.Equal(t, len(piece), k)
+		}
+		require.Equal(t, "data", got.String())
+	}
+}
+
 func TestFollow_ContextEnds_ReturnsItsErrorAndLeavesTheJob(t *testing.T) {
 	eachShell(t, func(t *testing.T, n *localNode) {
 		spec := n.payload("a", "echo x; sleep 60")

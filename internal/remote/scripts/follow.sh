@@ -1,7 +1,8 @@
-# Sends a job's output from a byte offset on standard output until the job has ended or the turns are used up, then what is known on
+# Sends the line "@katoflow begin" and a job's output from a byte offset on standard output until the job has ended or the turns are used up, then what is known on
 # standard error. Arguments: directory name, offset (-1 sends nothing), seconds a turn, turns.
 
 job=$state/jobs/$1 from=$2 poll=$3 turns=$4
+say begin
 if [ -d "$job" ]; then
 	probe "$job"
 	while :; do
