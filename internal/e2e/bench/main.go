@@ -1,0 +1,437 @@
+// Command bench measures what katoflow adds to the nodes' own work and prints JSON. `make bench` runs it.
+//
+// The nodes are simulated: their commands take no time and a boot takes 100 ms, so that what is left is katoflow's, Temporal's and SSH's own. The
+// floor is the same commands sent by a bare loop over the same SSH connections, which waits for a boot by asking every 100 ms.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	enumspb "go.temporal.io/api/enums/v1"
+	historypb "go.temporal.io/api/history/v1"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/temporal"
+
+	"github.com/katoflow/katoflow/internal/e2e/harness"
+	"github.com/katoflow/katoflow/internal/inventory"
+	"github.com/katoflow/katoflow/internal/operation"
+	"github.com/katoflow/katoflow/internal/remote"
+	"github.com/katoflow/katoflow/internal/simcluster"
+)
+
+const bootTime = 100 * time.Millisecond
+
+// figures are the output; seconds and counts.
+type figures struct {
+	// CostPerNode is the time from one node's start to the next one's, less the boot, median over the nodes.
+	CostPerNode      float64 `json:"cost_per_node_s"`
+	CostPerNodeFloor float64 `json:"cost_per_node_floor_s"`
+	CostNodes        int     `json:"cost_nodes"`
+	// Large is one operation over many nodes.
+	Large largeFigures `json:"large"`
+	// TakeOver is the time from the restart of a worker killed in mid-job to the operation's next command, less what the job still took.
+	TakeOver []float64 `json:"worker_restart_to_going_on_s"`
+	// Cancel is the time from the cancel request to the end of a running interruptible job.
+	Cancel []float64 `json:"cancel_to_job_stopped_s"`
+	Demo   float64   `json:"demo_warm_s,omitempty"`
+}
+
+type largeFigures struct {
+	Nodes              int     `json:"nodes"`
+	Batch              int     `json:"batch"`
+	Seconds            float64 `json:"seconds"`
+	Phase              string  `json:"phase"`
+	ChildEventsMax     int     `json:"events_a_node_in_its_child_max"`
+	ParentEventsANode  float64 `json:"events_a_node_in_the_operation"`
+	LargestEvents      int     `json:"largest_history_events"`
+	LargestBytes       int64   `json:"largest_history_bytes"`
+	WorkerPeakMiB      float64 `json:"worker_peak_mib"`
+	MostOutOfServiceAt int     `json:"most_nodes_out_of_service"`
+}
+
+func main() {
+	nodes := flag.Int("nodes", 50, "nodes for the cost of a node")
+	large := flag.Int("large", 500, "nodes of the large operation")
+	trials := flag.Int("trials", 3, "trials of take-over and cancel")
+	demo := flag.Bool("demo", true, "run the demo once and time it")
+	flag.Parse()
+	out, err := measure(*nodes, *large, *trials, *demo)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+	encoder := json.NewEncoder(os.Stdout)
+	encoder.SetIndent("", "  ")
+	_ = encoder.Encode(out)
+}
+
+type bench struct {
+	dir    string
+	server *harness.Temporal
+	client client.Client
+	number int
+}
+
+func measure(nodes, large, trials int, demo bool) (out figures, err error) {
+	dir, err := os.MkdirTemp("", "katoflow-bench-")
+	if err != nil {
+		return out, err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	if demo {
+		if out.Demo, err = timeDemo(); err != nil {
+			return out, err
+		}
+	}
+	server, err := harness.StartTemporal(filepath.Join(dir, "temporal"))
+	if err != nil {
+		return out, err
+	}
+	defer func() { _ = server.Stop() }()
+	c, err := server.Client()
+	if err != nil {
+		return out, err
+	}
+	defer c.Close()
+	b := &bench{dir: dir, server: server, client: c}
+	out.CostNodes = nodes
+	if out.CostPerNode, out.CostPerNodeFloor, err = b.cost(nodes); err != nil {
+		return out, fmt.Errorf("cost per node: %w", err)
+	}
+	for range trials {
+		s, err := b.takeOver()
+		if err != nil {
+			return out, fmt.Errorf("take over: %w", err)
+		}
+		out.TakeOver = append(out.TakeOver, s)
+		if s, err = b.cancel(); err != nil {
+			return out, fmt.Errorf("cancel: %w", err)
+		}
+		out.Cancel = append(out.Cancel, s)
+	}
+	slices.Sort(out.TakeOver)
+	slices.Sort(out.Cancel)
+	if out.Large, err = b.large(large); err != nil {
+		return out, fmt.Errorf("large operation: %w", err)
+	}
+	return out, nil
+}
+
+// timeDemo is the wall time of a warm `make demo ONCE=1`.
+func timeDemo() (float64, error) {
+	cmd := exec.Command(filepath.Join(harness.Root(), "deploy", "demo", "run"))
+	cmd.Env = append(os.Environ(), "ONCE=1", "PORT=27233", "UI_PORT=28233")
+	began := time.Now()
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return 0, fmt.Errorf("the demo: %w: %s", err, text)
+	}
+	return seconds(time.Since(began)), nil
+}
+
+// site starts a plain cluster and a worker.
+func (b *bench) site(count int, change func(*simcluster.Config)) (*harness.Site, *simcluster.Cluster, *harness.Worker, error) {
+	b.number++
+	name := fmt.Sprintf("b%d", b.number)
+	dir := filepath.Join(b.dir, name)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, nil, nil, err
+	}
+	cfg := simcluster.Config{Dir: filepath.Join(dir, "cluster"), Name: name, Platform: "plain", BootTime: bootTime}
+	for i := range count {
+		cfg.Nodes = append(cfg.Nodes, simcluster.NodeConfig{Name: fmt.Sprintf("node-%03d", i+1)})
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	cluster, err := simcluster.Start(cfg)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	s := &harness.Site{Dir: dir, Temporal: b.server, Queue: name, Inventory: filepath.Join(dir, "inventory.yaml")}
+	key := "  " + name + ":\n"
+	text := strings.Replace(string(cluster.InventoryYAML()), key, key+"    gates: {times: 1, interval: 100ms}\n", 1)
+	if err := os.WriteFile(s.Inventory, []byte(text), 0o600); err != nil {
+		return nil, nil, nil, err
+	}
+	w, err := s.StartWorker("", "--log-level", "warn")
+	if err != nil && !strings.Contains(err.Error(), "worker to be ready") {
+		return nil, nil, nil, err
+	}
+	return s, cluster, w, nil
+}
+
+// begin starts an operation.
+func (b *bench) begin(s *harness.Site, cluster string, in operation.SecurityUpgradeInput) (client.WorkflowRun, error) {
+	b.number++
+	in.Cluster, in.OperationID = cluster, fmt.Sprintf("bench-%d", b.number)
+	return b.client.ExecuteWorkflow(context.Background(), client.StartWorkflowOptions{
+		ID: operation.WorkflowID(cluster, operation.KindSecurityUpgrade, in.OperationID), TaskQueue: s.Queue, WorkflowTaskTimeout: 5 * time.Second,
+		TypedSearchAttributes: temporal.NewSearchAttributes(operation.AttributeCluster.ValueSet(cluster), operation.AttributeOperation.ValueSet(operation.KindSecurityUpgrade)),
+	}, operation.WorkflowSecurityUpgrade, in)
+}
+
+// cost compares katoflow with the floor on fresh nodes of the same kind, in one run.
+func (b *bench) cost(count int) (ours, floor float64, err error) {
+	s, cluster, w, err := b.site(count, nil)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer func() { _ = cluster.Close() }()
+	defer s.Close()
+	run, err := b.begin(s, cluster.Name(), operation.SecurityUpgradeInput{})
+	if err != nil {
+		return 0, 0, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	if err := run.Get(ctx, nil); err != nil {
+		return 0, 0, fmt.Errorf("%w: %s", err, w.Tail())
+	}
+	events, err := b.history(run.GetID())
+	if err != nil {
+		return 0, 0, err
+	}
+	var starts []time.Time
+	for _, e := range events {
+		if e.EventType == enumspb.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED && strings.Contains(e.GetStartChildWorkflowExecutionInitiatedEventAttributes().GetWorkflowId(), "/node/") {
+			starts = append(starts, e.EventTime.AsTime())
+		}
+	}
+	starts = append(starts, events[len(events)-1].EventTime.AsTime())
+	var each []float64
+	for i := 1; i < len(starts); i++ {
+		each = append(each, seconds(starts[i].Sub(starts[i-1])-bootTime))
+	}
+	floors, err := b.floor(count)
+	return median(each), median(floors), err
+}
+
+// floor sends the same commands without anything around them.
+func (b *bench) floor(count int) ([]float64, error) {
+	b.number++
+	cfg := simcluster.Config{Dir: filepath.Join(b.dir, fmt.Sprintf("floor%d", b.number)), Name: "floor", Platform: "plain", BootTime: bootTime}
+	for i := range count {
+		cfg.Nodes = append(cfg.Nodes, simcluster.NodeConfig{Name: fmt.Sprintf("node-%03d", i+1)})
+	}
+	cluster, err := simcluster.Start(cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = cluster.Close() }()
+	file, err := inventory.Parse("floor.yaml", cluster.InventoryYAML())
+	if err != nil {
+		return nil, err
+	}
+	c, err := file.Cluster("floor")
+	if err != nil {
+		return nil, err
+	}
+	pool := remote.NewPool(remote.Options{})
+	defer func() { _ = pool.Close() }()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	var each []float64
+	for _, n := range c.Nodes {
+		h, err := file.Host(c, n, os.LookupEnv)
+		if err != nil {
+			return nil, err
+		}
+		h.ConnectTimeout = time.Second
+		began := time.Now()
+		for _, argv := range [][]string{{"sudo", "-n", "apt-get", "update"}, {"sudo", "-n", "unattended-upgrades", "-d"}} {
+			if _, err := pool.Run(ctx, h, remote.Command{Argv: argv}); err != nil {
+				return nil, err
+			}
+		}
+		boot := []string{"cat", "/proc/sys/kernel/random/boot_id"}
+		before, err := pool.Run(ctx, h, remote.Command{Argv: boot})
+		if err != nil {
+			return nil, err
+		}
+		_, _ = pool.Run(ctx, h, remote.Command{Argv: []string{"sudo", "-n", "reboot"}, AnyExit: true}) // the connection may be lost: that is the reboot
+		for {
+			after, err := pool.Run(ctx, h, remote.Command{Argv: boot})
+			if err == nil && string(after.Stdout) != string(before.Stdout) {
+				break
+			}
+			if ctx.Err() != nil {
+				return nil, ctx.Err()
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		if _, err := pool.Run(ctx, h, remote.Command{Argv: []string{"systemctl", "is-system-running"}}); err != nil {
+			return nil, err
+		}
+		each = append(each, seconds(time.Since(began)-bootTime))
+	}
+	return each, nil
+}
+
+// takeOver kills the worker in mid-job and measures from the moment the next one is started.
+func (b *bench) takeOver() (float64, error) {
+	const job = 2 * time.Second
+	s, cluster, w, err := b.site(1, func(c *simcluster.Config) { c.UpgradeTime = job })
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = cluster.Close() }()
+	defer s.Close()
+	if _, err := b.begin(s, cluster.Name(), operation.SecurityUpgradeInput{}); err != nil {
+		return 0, err
+	}
+	node := cluster.Nodes()[0]
+	ran := func(program string) func() (bool, error) {
+		return func() (bool, error) {
+			return slices.ContainsFunc(node.Commands(), func(e simcluster.Execution) bool { return e.Argv[0] == program }), nil
+		}
+	}
+	if err := harness.WaitFor(time.Minute, "the upgrade to begin", ran("unattended-upgrades")); err != nil {
+		return 0, err
+	}
+	w.Kill()
+	began := time.Now()
+	if _, err := s.StartWorker(""); err != nil {
+		return 0, err
+	}
+	if err := harness.WaitFor(time.Minute, "the operation to go on", ran("reboot")); err != nil {
+		return 0, err
+	}
+	return seconds(time.Since(began)), nil
+}
+
+// cancel measures how soon a job that may be interrupted is stopped.
+func (b *bench) cancel() (float64, error) {
+	s, cluster, _, err := b.site(1, nil)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = cluster.Close() }()
+	defer s.Close()
+	node := cluster.Nodes()[0]
+	node.HangCommand("apt-get update", -1)
+	run, err := b.begin(s, cluster.Name(), operation.SecurityUpgradeInput{})
+	if err != nil {
+		return 0, err
+	}
+	last := func(ended bool) func() (bool, error) {
+		return func() (bool, error) {
+			return slices.ContainsFunc(node.Commands(), func(e simcluster.Execution) bool { return e.Argv[0] == "apt-get" && !e.End.IsZero() == ended }), nil
+		}
+	}
+	if err := harness.WaitFor(time.Minute, "the job to run", last(false)); err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	if err := b.client.CancelWorkflow(context.Background(), run.GetID(), ""); err != nil {
+		return 0, err
+	}
+	if err := harness.WaitFor(time.Minute, "the job to be stopped", last(true)); err != nil {
+		return 0, err
+	}
+	took := seconds(time.Since(began))
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	var cancelled *temporal.CanceledError
+	if err := run.Get(ctx, nil); !errors.As(err, &cancelled) {
+		return 0, fmt.Errorf("the operation did not end as cancelled: %w", err)
+	}
+	return took, nil
+}
+
+// large is one operation over many nodes, 25 at a time.
+func (b *bench) large(count int) (out largeFigures, err error) {
+	out.Nodes, out.Batch = count, 25
+	s, cluster, w, err := b.site(count, nil)
+	if err != nil {
+		return out, err
+	}
+	defer func() { _ = cluster.Close() }()
+	defer s.Close()
+	began := time.Now()
+	run, err := b.begin(s, cluster.Name(), operation.SecurityUpgradeInput{Batch: "25"})
+	if err != nil {
+		return out, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 25*time.Minute)
+	defer cancel()
+	var report operation.Report
+	if err := run.Get(ctx, &report); err != nil {
+		return out, fmt.Errorf("%w: %s", err, operation.Shorten(w.Tail(), 2000))
+	}
+	out.Seconds, out.Phase, out.MostOutOfServiceAt = seconds(time.Since(began)), report.Phase, cluster.MaxOutOfService()
+	out.WorkerPeakMiB = peak(w.Pid())
+	events, size, err := b.size(run.GetID())
+	if err != nil {
+		return out, err
+	}
+	out.LargestEvents, out.LargestBytes = events, size
+	out.ParentEventsANode = float64(events) / float64(count)
+	for _, n := range cluster.Nodes() {
+		events, size, err := b.size(operation.NodeWorkflowID(run.GetID(), n.Name()))
+		if err != nil {
+			return out, err
+		}
+		out.ChildEventsMax = max(out.ChildEventsMax, events)
+		out.LargestEvents, out.LargestBytes = max(out.LargestEvents, events), max(out.LargestBytes, size)
+	}
+	return out, nil
+}
+
+// size of a workflow's history in events and bytes, as the server counts them.
+func (b *bench) size(workflowID string) (int, int64, error) {
+	d, err := b.client.DescribeWorkflowExecution(context.Background(), workflowID, "")
+	if err != nil {
+		return 0, 0, err
+	}
+	info := d.GetWorkflowExecutionInfo()
+	return int(info.GetHistoryLength()), info.GetHistorySizeBytes(), nil
+}
+
+func (b *bench) history(workflowID string) ([]*historypb.HistoryEvent, error) {
+	var out []*historypb.HistoryEvent
+	it := b.client.GetWorkflowHistory(context.Background(), workflowID, "", false, enumspb.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
+	for it.HasNext() {
+		e, err := it.Next()
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, e)
+	}
+	return out, nil
+}
+
+// peak resident memory of a process in MiB; 0 where /proc does not tell.
+func peak(pid int) float64 {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0
+	}
+	for _, line := range strings.Split(string(text), "\n") {
+		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			kib, _ := strconv.ParseFloat(strings.Fields(rest)[0], 64)
+			return float64(int(kib/1024*10)) / 10
+		}
+	}
+	return 0
+}
+
+func seconds(d time.Duration) float64 { return float64(d.Milliseconds()) / 1000 }
+
+func median(v []float64) float64 {
+	if len(v) == 0 {
+		return 0
+	}
+	slices.Sort(v)
+	return v[len(v)/2]
+}
