@@ -19,6 +19,8 @@ type nodeUpgradeInput struct {
 	Try      int    `json:"try"`
 	// JobTry is the try in the names of the jobs of FromStep: it stays while the outcome of a job is unknown, so that the job is taken up again.
 	JobTry int `json:"jobTry"`
+	// Round counts how often the node went back to its upgrade; it keeps the tries of the later steps apart.
+	Round int `json:"round,omitempty"`
 	// Settle starts nothing: it follows what runs to its end, while the operation is being cancelled.
 	Settle   bool                       `json:"settle,omitempty"`
 	Progress operation.NodeProgress     `json:"progress"`
@@ -55,10 +57,17 @@ type nodeUpgradeResult struct {
 	Settled bool `json:"settled,omitempty"`
 }
 
-// retry is the input for the failed step's next try. A job whose outcome is unknown keeps its name and is taken up again.
+// retry is the input for the failed step's next try. A job whose outcome is unknown keeps its name and is taken up again. An upgrade that did
+// nothing although it ended well is only found out when it is recorded: there the node goes back to the upgrade, and its reboot follows again.
 func (in nodeUpgradeInput) retry(out nodeUpgradeResult) nodeUpgradeInput {
 	in.FromStep, in.Try, in.JobTry, in.Progress = out.Step, out.Try+1, out.JobTry, out.Progress
-	if out.Failure != nil && !operation.OutcomeUnknown(out.Failure.Type) {
+	switch {
+	case out.Failure == nil || operation.OutcomeUnknown(out.Failure.Type):
+	case out.Failure.Type == operation.ErrVerify && out.Step == operation.StepRecord:
+		in.Round++
+		in.FromStep, in.JobTry = operation.StepUpgrade, out.Progress.UpgradeTries+1
+		in.Try = max(in.Try, in.JobTry)
+	default:
 		in.JobTry++
 	}
 	return in
@@ -109,7 +118,11 @@ func (n *nodeUpgrade) run(ctx workflow.Context) nodeUpgradeResult {
 		} else if !begun {
 			continue
 		} else {
-			n.enter(ctx, step.name, 1, 1)
+			jobTry := 1
+			if step.name == operation.StepReboot {
+				jobTry += n.progress.RebootJobTry
+			}
+			n.enter(ctx, step.name, 1+n.in.Round, jobTry)
 		}
 		if ctx.Err() != nil {
 			return n.cancelled(n.stateBefore(step.name))

@@ -108,6 +108,20 @@ func TestSecurityUpgrade_StepFailsAndOutcomeIsKnown_RetryStartsTheNextJob(t *tes
 	require.Equal(t, "operator", report.Answers[0].By)
 }
 
+func TestSecurityUpgrade_UpgradeDidNothing_RetryUpgradesAndRebootsAgain(t *testing.T) {
+	w := newWorld(t, plainPlan("a"))
+	w.fake.script["Record a"] = []error{fail(operation.ErrVerify, "a: changed nothing"), fail(operation.ErrVerify, "a: changed nothing")}
+	w.answer(operation.Retry, operation.Retry)
+	_, err := w.run(input())
+	require.NoError(t, err)
+	require.Equal(t, []string{"a/record/1", "a/record/2"}, w.asked, "no question comes twice under one key")
+	for _, step := range []string{"Upgrade a", "Reboot a"} {
+		for _, try := range []string{"", " try=2", " try=3"} {
+			require.Equal(t, 1, w.fake.count(step+try), step+try)
+		}
+	}
+}
+
 func TestSecurityUpgrade_StepFailsAndOutcomeIsUnknown_RetryTakesTheSameJobUp(t *testing.T) {
 	w := newWorld(t, plainPlan("a"))
 	w.fake.script["Upgrade a"] = []error{fail(operation.ErrUnreachable, "a: not reached for 10m0s")}
