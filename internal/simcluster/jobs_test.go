@@ -155,13 +155,14 @@ func TestJobs_DiskFull_StartNothing(t *testing.T) {
 }
 
 func TestJobs_PayloadOutlivesItsWrapper_IsNotLostBefore(t *testing.T) {
-	_, jobs, host := jobsOn(t, simcluster.Config{})
-	s := spec("orphan", "sh", "-c", "kill -KILL $PPID; sleep 0.3")
+	n, jobs, host := jobsOn(t, simcluster.Config{})
+	s := spec("orphan", "sh", "-c", "kill -KILL $PPID; while [ ! -e /tmp/go ]; do sleep 0.01; done")
 	_, err := jobs.Start(t.Context(), host, s)
 	require.NoError(t, err)
 	st, err := jobs.Status(t.Context(), host, s.ID)
 	require.NoError(t, err)
 	require.Equal(t, remote.JobRunning, st.State, "the payload holds the inherited lock")
+	require.NoError(t, n.WriteFile("/tmp/go", nil))
 	st, _ = follow(t, jobs, host, s.ID)
 	require.Equal(t, remote.JobLost, st.State)
 }

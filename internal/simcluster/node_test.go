@@ -208,20 +208,20 @@ func TestNode_Locks_LiveAsLongAsAnybodyHoldsThem(t *testing.T) {
 	for _, tc := range []struct{ name, script, out string }{
 		{"free", `flock -n /tmp/l echo got`, "got\n"},
 		{"exit code", `flock -n /tmp/l sh -c 'exit 5'; echo $?`, "5\n"},
-		{"held by a background process", `flock /tmp/l sh -c 'sleep 0.2 >/dev/null 2>&1 &'; flock -n /tmp/l true; echo $?; flock /tmp/l true; echo $?`, "1\n0\n"},
-		{"not inherited with -o", `flock -o /tmp/l sh -c 'sleep 0.2 >/dev/null 2>&1 &'; flock -n /tmp/l true; echo $?`, "0\n"},
-		{"held by sudo, not by its payload", `flock /tmp/l sh -c 'sudo sleep 0.3 >/dev/null 2>&1 &'; while ! pgrep -x sleep >/dev/null; do sleep 0.01; done; flock -n /tmp/l true; echo $?; p=$(pgrep -x sudo); kill -KILL $p 2>/dev/null; echo $?; sudo kill -KILL $p; flock -w 5 /tmp/l pgrep -x sleep >/dev/null; echo $?`, "1\n1\n0\n"},
+		{"held by a background process", `flock /tmp/l sh -c 'sleep 77 >/dev/null 2>&1 &'; flock -n /tmp/l true; echo $?; kill $(pgrep -x sleep); flock -w 20 /tmp/l true; echo $?`, "1\n0\n"},
+		{"not inherited with -o", `flock -o /tmp/l sh -c 'sleep 77 >/dev/null 2>&1 &'; flock -n /tmp/l true; echo $?; kill $(pgrep -x sleep)`, "0\n"},
+		{"held by sudo, not by its payload", `flock /tmp/l sh -c 'sudo sleep 77 >/dev/null 2>&1 &'; while ! pgrep -x sleep >/dev/null; do :; done; flock -n /tmp/l true; echo $?; p=$(pgrep -x sudo); kill -KILL $p 2>/dev/null; echo $?; sudo kill -KILL $p; flock -w 20 /tmp/l pgrep -x sleep >/dev/null; echo $?; sudo kill $(pgrep -x sleep)`, "1\n1\n0\n"},
 		{"shared", `flock -s /tmp/l sh -c 'flock -s -n /tmp/l echo both; flock -x -n /tmp/l echo no; echo $?'`, "both\n1\n"},
 		{"timeout", `flock /tmp/l sh -c 'flock -w 0.05 /tmp/l echo no; echo $?'`, "1\n"},
 		{"other names of the file", `ln /tmp/l /tmp/m; flock /tmp/l sh -c 'mv /tmp/m /tmp/o; flock -n /tmp/o true; echo $?'`, "1\n"},
-		{"ended with its holder", `flock /tmp/l sleep 100 >/dev/null 2>&1 & p=$!; sleep 0.05; pkill=$(pgrep -x sleep); kill $p $pkill; wait $p; flock -n /tmp/l echo got`, "got\n"},
+		{"ended with its holder", `flock /tmp/l sleep 77 >/dev/null 2>&1 & p=$!; while ! pgrep -x sleep >/dev/null; do :; done; kill $p $(pgrep -x sleep); wait $p; flock -w 20 /tmp/l echo got`, "got\n"},
 		{"listed", `flock /tmp/l sh -c 'grep -c FLOCK /proc/locks'`, "1\n"},
 		{"by descriptor", `exec 9>/tmp/l; flock -n 9 && flock -n /tmp/l true; echo $?; exec 9>&-; flock -n /tmp/l true; echo $?`, "1\n0\n"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			r := run(t, c, "sh -s", tc.script)
 			require.Equal(t, tc.out, r.out, r.err)
-			eventually(t, "sleepers are gone", func() bool { return !strings.Contains(strings.Join(n.Processes(), ";"), "sleep 0") })
+			eventually(t, "sleepers are gone", func() bool { return !strings.Contains(strings.Join(n.Processes(), ";"), "sleep 77") })
 		})
 	}
 }
@@ -231,10 +231,11 @@ func TestNode_DropConnections_LeavesDetachedAndForegroundProcesses(t *testing.T)
 	c := dial(t, n)
 	s, err := c.NewSession()
 	require.NoError(t, err)
-	require.NoError(t, s.Start("setsid sh -c 'sleep 0.1; echo done >/tmp/detached' </dev/null >/dev/null 2>&1 & sleep 0.1; echo x; echo done >/tmp/foreground"))
+	require.NoError(t, s.Start("setsid sh -c 'sleep 0.1; echo done >/tmp/detached' </dev/null >/dev/null 2>&1 & while [ ! -e /tmp/go ]; do sleep 0.01; done; echo x; echo done >/tmp/foreground"))
 	eventually(t, "it runs", func() bool { return len(n.Processes()) > 2 })
 	n.DropConnections()
 	require.Error(t, c.Wait())
+	require.NoError(t, n.WriteFile("/tmp/go", nil))
 	eventually(t, "the detached one ends", func() bool { _, err := n.ReadFile("/tmp/detached"); return err == nil })
 	eventually(t, "all ended", func() bool { return len(n.Processes()) == 0 })
 	_, err = n.ReadFile("/tmp/foreground")
@@ -378,7 +379,7 @@ func TestNode_Permissions_SeparateTheLoginUserFromRoot(t *testing.T) {
 	require.NotZero(t, run(t, c, "sudo sh -c 'echo x >/tmp/rootfile'; rm -f /tmp/rootfile; [ ! -e /tmp/rootfile ]").exit)
 	require.Equal(t, "1000 0 stackato root\n", run(t, c, `echo $(id -u; sudo id -u; id -un; sudo whoami)`).out)
 	require.Equal(t, "p - root /root\n", run(t, c, `export q=1; sudo p=p sh -c 'echo $p ${q:--} $USER $HOME'`).out)
-	require.Equal(t, 1, run(t, c, "sudo sleep 30 >/dev/null 2>&1 & sleep 0.05; kill -KILL $(pgrep -x sleep)").exit, "root's process cannot be killed")
+	require.Equal(t, 1, run(t, c, "sudo sleep 30 >/dev/null 2>&1 & while ! pgrep -x sleep >/dev/null; do :; done; kill -KILL $(pgrep -x sleep)").exit, "root's process cannot be killed")
 	run(t, c, "sudo kill $(pgrep -x sleep)")
 }
 
@@ -460,7 +461,7 @@ func TestCluster_Inventory_NamesEveryNodeOnce(t *testing.T) {
 }
 
 func TestCluster_OutOfService_RemembersTheWorst(t *testing.T) {
-	c := startCluster(t, Config{BootTime: -1, RoleStartTime: 50 * time.Millisecond})
+	c := startCluster(t, Config{BootTime: -1, RoleStartTime: time.Second})
 	require.Zero(t, c.MaxOutOfService())
 	a, b := c.Node("dea-1"), c.Node("dea-2")
 	a.PowerOff()
@@ -474,7 +475,8 @@ func TestCluster_OutOfService_RemembersTheWorst(t *testing.T) {
 	require.Equal(t, 2, c.MaxOutOfService())
 	b.RoleNeverStarts("dea")
 	b.PowerOn()
-	time.Sleep(100 * time.Millisecond)
+	a.PowerOn()
+	eventually(t, "the other is in service", func() bool { return len(a.OutOfService()) == 0 })
 	require.Equal(t, []string{"roles"}, b.OutOfService(), "a role that never starts keeps it out")
 	b.StartRole("dea")
 	require.Empty(t, b.OutOfService())

@@ -153,7 +153,7 @@ func TestKato_OfflineNode_IsAnErrorInStatusAndHangsTheOldOne(t *testing.T) {
 
 func TestKato_AfterABoot_RolesComeUpInOrder(t *testing.T) {
 	c := fixture()
-	c.NodeUp("10.0.0.2", 150*time.Millisecond)
+	c.NodeUp("10.0.0.2", 1500*time.Millisecond)
 	out, _, exit := kato(t, c, "10.0.0.2", "process", "ready", "all")
 	require.Equal(t, 1, exit)
 	require.Equal(t, "NOT READY\n", out)
