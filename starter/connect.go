@@ -46,15 +46,27 @@ func (c *cli) connect(ctx context.Context) (*server, error) {
 // pollerAge: a worker that waits for tasks asks again every minute, so one that has not for longer is gone.
 const pollerAge = 75 * time.Second
 
+// workerPatience covers the moment until the server lists a worker that has just been started.
+const workerPatience = 2 * time.Second
+
 // requireWorker fails at once when nobody would do the work.
 func (s *server) requireWorker(ctx context.Context, queue string) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
+	began := time.Now()
 	for _, kind := range []struct {
 		of   enumspb.TaskQueueType
 		name string
 	}{{enumspb.TASK_QUEUE_TYPE_WORKFLOW, "workflows"}, {enumspb.TASK_QUEUE_TYPE_ACTIVITY, "activities"}} {
 		polled, err := s.polled(ctx, queue, kind.of)
+		for err == nil && !polled && time.Since(began) < workerPatience {
+			select {
+			case <-ctx.Done():
+				return s.explain(ctx.Err())
+			case <-time.After(100 * time.Millisecond):
+			}
+			polled, err = s.polled(ctx, queue, kind.of)
+		}
 		if err != nil {
 			return s.explain(err)
 		}
