@@ -549,7 +549,7 @@ func TestFollow_ManySessionsAndLostConnections_LoseAndRepeatNoByte(t *testing.T)
 		ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 		defer cancel()
 		n.jobs.followSlice = 40 * time.Millisecond
-		spec := n.payload("a", `i=0; while [ $i -lt 60 ]; do i=$((i+1)); printf 'line %s\r\377\0\n' $i; [ $((i%7)) -ne 0 ] || sleep 0.03; done; printf end`)
+		spec := n.payload("a", `i=0; while [ $i -lt 60 ]; do i=$((i+1)); printf 'line %s\r\377\0\n' $i; [ $((i%7)) -ne 0 ] || sleep 0.03; [ $i -ne 30 ] || until [ -e '`+n.work("go")+`' ]; do sleep 0.02; done; done; printf end`)
 		var want bytes.Buffer
 		for i := range 60 {
 			fmt.Fprintf(&want, "line %d\r\xff\x00\n", i+1)
@@ -560,7 +560,10 @@ func TestFollow_ManySessionsAndLostConnections_LoseAndRepeatNoByte(t *testing.T)
 		calls := 0
 		n.wrap = func(c *Command) error {
 			// Every other session dies after its first output.
-			if calls++; calls%2 == 0 {
+			if calls++; calls == 5 {
+				require.NoError(t, os.WriteFile(n.work("go"), nil, 0o600))
+			}
+			if calls%2 == 0 {
 				c.Script = strings.Replace(c.Script, "from=$((size))", "kill -9 0", 1)
 			}
 			return nil
@@ -579,7 +582,7 @@ func TestFollow_ManySessionsAndLostConnections_LoseAndRepeatNoByte(t *testing.T)
 			break
 		}
 		require.Equal(t, want.String(), got.String())
-		require.Greater(t, calls, 2)
+		require.GreaterOrEqual(t, calls, 5)
 		tail, err := n.jobs.Output(ctx, n.host, spec.ID, 5)
 		require.NoError(t, err)
 		require.Equal(t, "\x00\nend"[len("\x00\nend")-5:], string(tail))
