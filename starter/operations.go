@@ -43,7 +43,8 @@ func (l listed) rolling() bool {
 // mostScanned bounds how many operations a search by id looks through.
 const mostScanned = 5000
 
-// list returns at most limit operations for which keep holds, open ones first; query is added to the visibility query.
+// list returns at most limit operations for which keep holds, open ones first; query is added to the visibility query. Of an operation that was
+// reset, which has several runs, it is the newest.
 func (s *server) list(ctx context.Context, query string, limit int, keep func(listed) bool) ([]listed, error) {
 	full := operation.AttributeOperation.GetName() + " IS NOT NULL"
 	if query != "" {
@@ -51,6 +52,7 @@ func (s *server) list(ctx context.Context, query string, limit int, keep func(li
 	}
 	var out []listed
 	var page []byte
+	runs := map[string]bool{}
 	for seen := 0; seen < mostScanned; {
 		answer, err := s.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{
 			Namespace: s.namespace, PageSize: 200, NextPageToken: page, Query: full,
@@ -61,7 +63,11 @@ func (s *server) list(ctx context.Context, query string, limit int, keep func(li
 		for _, e := range answer.GetExecutions() {
 			seen++
 			l, ok := listing(e)
-			if !ok || keep != nil && !keep(l) {
+			if !ok || runs[l.WorkflowID] { // the server lists open runs first, then those that closed last
+				continue
+			}
+			runs[l.WorkflowID] = true
+			if keep != nil && !keep(l) {
 				continue
 			}
 			if out = append(out, l); len(out) == limit {

@@ -514,7 +514,7 @@ func TestServer(t *testing.T) {
 			s.run(exitDone, "upgrade", "security", "stopped", "--id", "hold-4", "--detach").says("watch it with: katoflow op watch hold-4")
 			first := s.start("op", "cancel", "stopped", "--reason", "wrong window").says("what may not be interrupted is finished first")
 			s.run(exitDone, "op", "cancel", "hold-4").says("is being cancelled already")
-			first.end(exitDone).says("hold-4  cancelled")
+			first.end(exitDone).says("operation cancelled").says("hold-4  cancelled")
 			s.run(exitDone, "op", "cancel", "hold-4").says("has been cancelled already")
 			s.run(exitDone, "upgrade", "security", "stopped", "--id", "ok-4")
 			s.run(exitBadInput, "op", "cancel", "ok-4").says("has ended already")

@@ -302,6 +302,9 @@ func (c *cli) watchToEnd(ctx context.Context, s *server, w *watcher) (*operation
 		case <-time.After(w.every):
 		}
 	}
+	if err == nil && w.last != nil {
+		w.display.show(report, "") // what happened since the last look
+	}
 	w.display.close(err != nil)
 	switch {
 	case err == nil:
