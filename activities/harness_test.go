@@ -53,6 +53,7 @@ func clusterOf(names ...string) []simcluster.NodeConfig {
 // start makes a bench; extra is put into the cluster's section of the inventory.
 func start(t *testing.T, cfg simcluster.Config, extra string) *bench {
 	t.Helper()
+	t.Parallel()
 	if cfg.Nodes == nil {
 		cfg.Nodes = clusterOf("plain-1")
 		cfg.Platform = "plain"
