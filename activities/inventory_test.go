@@ -5,7 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"strings"
+	"slices"
 	"testing"
 	"time"
 
@@ -220,13 +220,20 @@ func (s server) DescribeWorkflowExecution(_ context.Context, workflowID, runID s
 func TestLocks_EachState_IsToldApart(t *testing.T) {
 	started := time.Unix(1700000000, 123456789)
 	running := func(status enumspb.WorkflowExecutionStatus) *workflowpb.WorkflowExecutionInfo {
-		return &workflowpb.WorkflowExecutionInfo{Status: status, StartTime: timestamppb.New(started), ParentExecution: &commonpb.WorkflowExecution{WorkflowId: "op/held/upgrade-security/x"}}
+		return &workflowpb.WorkflowExecutionInfo{Status: status, StartTime: timestamppb.New(started), Execution: &commonpb.WorkflowExecution{RunId: "7"},
+			ParentExecution: &commonpb.WorkflowExecution{WorkflowId: "op/held/upgrade-security/x"}}
 	}
+	left := running(enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING)
+	left.ParentExecution.WorkflowId = "op/left/upgrade-security/x"
 	l := &Locks{Client: server{
 		"lock/cluster/held/":  running(enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING),
 		"lock/cluster/held/1": running(enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING),
 		"lock/cluster/held/0": running(enumspb.WORKFLOW_EXECUTION_STATUS_TERMINATED),
 		"lock/cluster/past/":  running(enumspb.WORKFLOW_EXECUTION_STATUS_CANCELED),
+		"lock/cluster/left/":  left,
+
+		"op/held/upgrade-security/x/": running(enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING),
+		"op/left/upgrade-security/x/": running(enumspb.WORKFLOW_EXECUTION_STATUS_TERMINATED),
 	}}
 	if token := must[int64](t)(run(t, l.LockToken, LockTokenInput{WorkflowID: "lock/cluster/held", RunID: "1"}, attemptOptions{})); token != started.UnixNano() {
 		t.Error(token)
@@ -237,11 +244,19 @@ func TestLocks_EachState_IsToldApart(t *testing.T) {
 	}
 	_, err := run(t, l.LockToken, LockTokenInput{WorkflowID: "lock/cluster/down"}, attemptOptions{})
 	wantFailure(t, err, operation.ErrInternal, true)
-	for cluster, want := range map[string]string{"held": "op/held/upgrade-security/x", "past": "", "free": ""} {
-		if got := must[string](t)(run(t, l.LockHolder, cluster, attemptOptions{})); got != want {
-			t.Errorf("%s: %q", cluster, got)
+	holder := LockHolderResult{Holder: "op/held/upgrade-security/x", RunID: "7"}
+	orphaned := LockHolderResult{Holder: "op/left/upgrade-security/x", RunID: "7", Orphaned: true}
+	for cluster, want := range map[string]LockHolderResult{"held": holder, "left": orphaned, "past": {}, "free": {}} {
+		if got := must[LockHolderResult](t)(run(t, l.LockHolder, cluster, attemptOptions{})); got != want {
+			t.Errorf("%s: %+v", cluster, got)
 		}
 	}
+	ids := WorkflowsInput{WorkflowIDs: []string{"lock/cluster/past", "lock/cluster/held", "lock/cluster/free", "op/held/upgrade-security/x"}}
+	if got := must[[]string](t)(run(t, l.OpenWorkflows, ids, attemptOptions{})); !slices.Equal(got, []string{"lock/cluster/held", "op/held/upgrade-security/x"}) {
+		t.Error(got)
+	}
+	_, err = run(t, l.OpenWorkflows, WorkflowsInput{WorkflowIDs: []string{"lock/cluster/down"}}, attemptOptions{})
+	wantFailure(t, err, operation.ErrInternal, true)
 }
 
 func TestScripts_Names_AreFiles(t *testing.T) {

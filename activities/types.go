@@ -28,6 +28,21 @@ type LockTokenInput struct {
 	RunID      string `json:"runId"`
 }
 
+// LockHolderResult says who has a cluster to itself.
+type LockHolderResult struct {
+	// Holder is the workflow id of the operation, "" when the lock is free.
+	Holder string `json:"holder,omitempty"`
+	// RunID of the lock's run.
+	RunID string `json:"runId,omitempty"`
+	// Orphaned: the holder has ended and nobody will free the lock, as happens when an operation is reset to before its lock and then ends early.
+	Orphaned bool `json:"orphaned,omitempty"`
+}
+
+// WorkflowsInput names workflows.
+type WorkflowsInput struct {
+	WorkflowIDs []string `json:"workflowIds"`
+}
+
 // PreflightInput asks about many nodes at once.
 type PreflightInput struct {
 	Operation Operation `json:"operation"`

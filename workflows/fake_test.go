@@ -168,8 +168,12 @@ func (f *fake) LockToken(ctx context.Context, in activities.LockTokenInput) (int
 	return f.token, f.call(ctx, "LockToken", "")
 }
 
-func (f *fake) LockHolder(ctx context.Context, _ string) (string, error) {
-	return "op/prod/upgrade-security/other", f.call(ctx, "LockHolder", "")
+func (f *fake) LockHolder(ctx context.Context, _ string) (activities.LockHolderResult, error) {
+	return activities.LockHolderResult{Holder: "op/prod/upgrade-security/other", RunID: "1"}, f.call(ctx, "LockHolder", "")
+}
+
+func (f *fake) OpenWorkflows(ctx context.Context, _ activities.WorkflowsInput) ([]string, error) {
+	return nil, f.call(ctx, "OpenWorkflows", "")
 }
 
 func (f *fake) Preflight(ctx context.Context, in activities.PreflightInput) (activities.PreflightResult, error) {
@@ -310,7 +314,7 @@ func newWorld(t *testing.T, plan operation.Plan) *world {
 	Register(env)
 	env.RegisterWorkflow(behindAnother)
 	f := w.fake
-	for name, fn := range map[string]any{"Resolve": f.Resolve, "LockToken": f.LockToken, "LockHolder": f.LockHolder, "Preflight": f.Preflight, "Fence": f.Fence,
+	for name, fn := range map[string]any{"Resolve": f.Resolve, "LockToken": f.LockToken, "LockHolder": f.LockHolder, "OpenWorkflows": f.OpenWorkflows, "Preflight": f.Preflight, "Fence": f.Fence,
 		"ClusterGates": f.ClusterGates, "Probe": f.Probe, "Retire": f.Retire, "Upgrade": f.Upgrade, "Repair": f.Repair, "Reboot": f.Reboot, "Proof": f.Proof, "Gates": f.Gates,
 		"Record": f.Record, "PlanCommands": f.PlanCommands, "EnterMaintenance": f.EnterMaintenance, "LeaveMaintenance": f.LeaveMaintenance, "Notify": f.Notify} {
 		env.RegisterActivityWithOptions(fn, activity.RegisterOptions{Name: name})

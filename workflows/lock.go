@@ -27,9 +27,12 @@ func ClusterLock(ctx workflow.Context, in LockInput) error {
 
 // lock is a held cluster lock.
 type lock struct {
-	release func()
-	done    workflow.ChildWorkflowFuture
+	run  workflow.Execution
+	done workflow.ChildWorkflowFuture
 }
+
+// lost reports that its run has ended though nobody released it: somebody ended it by hand, or the operation had ended and was then reset.
+func (l *lock) lost() bool { return l.done.IsReady() }
 
 // Tries for a busy lock are a durable timer apart; each costs about ten history events.
 const (
@@ -42,26 +45,24 @@ const (
 func (r *run) acquireLock(ctx workflow.Context) error {
 	id := operation.LockWorkflowID(r.req.Cluster)
 	deadline := workflow.Now(ctx).Add(r.req.LockWait.D())
-	for wait := lockFirstWait; ; wait = min(2*wait, lockLongWait) {
+	for wait := lockFirstWait; ; wait = min(max(2*wait, lockFirstWait), lockLongWait) {
 		// Disconnected: cancelling the operation must not free the cluster before its cleanup is done.
 		base, _ := workflow.NewDisconnectedContext(ctx)
-		lctx, release := workflow.WithCancel(workflow.WithChildOptions(base, workflow.ChildWorkflowOptions{
+		child := workflow.ExecuteChildWorkflow(workflow.WithChildOptions(base, workflow.ChildWorkflowOptions{
 			WorkflowID:          id,
 			ParentClosePolicy:   enumspb.PARENT_CLOSE_POLICY_TERMINATE,
 			WaitForCancellation: true,
 			WorkflowTaskTimeout: taskTimeout,
 			StaticSummary:       operation.Shorten("exclusive lock, held by "+r.workflowID, 400),
-		}))
-		child := workflow.ExecuteChildWorkflow(lctx, operation.WorkflowClusterLock, LockInput{Holder: r.workflowID})
+		}), operation.WorkflowClusterLock, LockInput{Holder: r.workflowID})
 		var started workflow.Execution
 		err := child.GetChildWorkflowExecution().Get(base, &started)
 		if err == nil {
-			r.lock = &lock{release: release, done: child}
+			r.lock = &lock{run: started, done: child}
 			var locks *activities.Locks
 			return workflow.ExecuteActivity(quick(ctx, "lock token"), locks.LockToken,
 				activities.LockTokenInput{WorkflowID: started.ID, RunID: started.RunID}).Get(ctx, &r.op.Token)
 		}
-		release()
 		if !temporal.IsWorkflowExecutionAlreadyStartedError(err) {
 			return err
 		}
@@ -69,38 +70,62 @@ func (r *run) acquireLock(ctx workflow.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		if holder.Holder == r.workflowID || holder.Orphaned {
+			if err := r.freeFormerLock(ctx, holder); err != nil {
+				return err
+			}
+			wait = 0
+			continue
+		}
+		who := holder.Holder
+		if who == "" {
+			who = "another operation"
+		}
 		left := deadline.Sub(workflow.Now(ctx))
 		if left <= 0 {
 			return operation.NewError(operation.Failure{Type: operation.ErrClusterBusy, Message: fmt.Sprintf(
-				"cluster %s is busy: %s is running on it; wait for it (katoflow op watch), or queue with --wait", r.req.Cluster, holder)})
+				"cluster %s is busy: %s is running on it; wait for it (katoflow op watch), or queue with --wait", r.req.Cluster, who)})
 		}
-		r.report.Message = "waiting for the cluster: held by " + holder
+		r.report.Message = "waiting for the cluster: held by " + who
 		r.refresh(ctx)
 		if _, err := workflow.AwaitWithOptions(ctx, workflow.AwaitOptions{
 			Timeout:      min(wait, left),
-			TimerOptions: workflow.TimerOptions{Summary: operation.Shorten("waiting for the lock held by "+holder, 400)},
+			TimerOptions: workflow.TimerOptions{Summary: operation.Shorten("waiting for the lock held by "+who, 400)},
 		}, func() bool { return false }); err != nil {
 			return err
 		}
 	}
 }
 
-// lockHolder is for messages only; who cannot be named is "another operation".
-func (r *run) lockHolder(ctx workflow.Context) string {
+// lockHolder asks who holds the lock; an empty result is "another operation".
+func (r *run) lockHolder(ctx workflow.Context) activities.LockHolderResult {
 	var locks *activities.Locks
-	var holder string
-	if err := workflow.ExecuteActivity(quick(ctx, "who holds the lock"), locks.LockHolder, r.req.Cluster).Get(ctx, &holder); err != nil || holder == "" {
-		return "another operation"
+	var holder activities.LockHolderResult
+	if err := workflow.ExecuteActivity(quick(ctx, "who holds the lock"), locks.LockHolder, r.req.Cluster).Get(ctx, &holder); err != nil {
+		return activities.LockHolderResult{}
 	}
 	return holder
 }
 
-// releaseLock ends the lock's run and waits until it has ended, so that the next operation can begin at once.
+// keepLock takes the lock, and with it the leases, again when it was lost. Nothing of this operation may run on a node at that moment.
+func (r *run) keepLock(ctx workflow.Context) *operation.Failure {
+	if !r.lock.lost() {
+		return nil
+	}
+	r.report.Warnings = append(r.report.Warnings, "the cluster's lock had been lost and was taken again")
+	if err := r.acquireLock(ctx); err != nil {
+		return operation.FailureOf(err)
+	}
+	return r.fence(ctx)
+}
+
+// releaseLock ends the lock's run and waits until it has ended, so that the next operation can begin at once. It is cancelled by its id: see reset.go.
 func (r *run) releaseLock(ctx workflow.Context) {
 	if r.lock == nil {
 		return
 	}
-	r.lock.release()
-	_ = r.lock.done.Get(ctx, nil) // it ends as cancelled, or is gone already: both free the cluster
+	if !r.lock.lost() && workflow.RequestCancelExternalWorkflow(ctx, r.lock.run.ID, r.lock.run.RunID).Get(ctx, nil) == nil {
+		_ = r.lock.done.Get(ctx, nil) // it ends as cancelled
+	}
 	r.lock = nil
 }

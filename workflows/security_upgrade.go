@@ -122,6 +122,9 @@ func (u *securityUpgrade) advance(ctx workflow.Context) bool {
 	if err := workflow.Await(ctx, func() bool { return u.aborting || u.mayStart() || u.stuck() }); err != nil || u.aborting {
 		return false
 	}
+	if u.lock.lost() {
+		return u.lockAgain(ctx)
+	}
 	if u.stuck() {
 		return u.askOutOfService(ctx)
 	}
@@ -134,11 +137,21 @@ func (u *securityUpgrade) advance(ctx workflow.Context) bool {
 	if !u.clusterGates(ctx, operation.StepClusterGates) {
 		return false
 	}
-	for u.mayStart() && ctx.Err() == nil && !u.aborting {
+	for u.mayStart() && ctx.Err() == nil && !u.aborting && !u.lock.lost() {
 		u.start(ctx, u.next)
 		u.next++
 	}
 	return true
+}
+
+// lockAgain gets a lost lock back between two nodes. False: cancelled or aborted, because the cluster is another operation's by now.
+func (u *securityUpgrade) lockAgain(ctx workflow.Context) bool {
+	if err := workflow.Await(ctx, func() bool { return u.inFlight == 0 }); err != nil {
+		return false
+	}
+	u.lockFailure = u.keepLock(ctx)
+	u.aborting = u.aborting || u.lockFailure != nil
+	return !u.aborting
 }
 
 // mayStart reports whether a slot is free for the next node.
@@ -298,6 +311,7 @@ func (u *securityUpgrade) node(ctx workflow.Context, i int) {
 		Retire: u.retires() && u.plan.Nodes[i].HasRole("dea"), Pin: u.in.Pin, Pins: u.pins, Baseline: u.baselineOf(n.Name), Plan: u.limits()}
 	for {
 		n.Status, n.Failure = operation.NodeRunning, nil
+		in.Operation = u.op
 		out := u.child(ctx, in)
 		n.Step, n.Try, n.NodeProgress, n.Failure = out.Step, out.Try, out.Progress, out.Failure
 		if out.Status == operation.NodeDone {
@@ -417,15 +431,15 @@ func (u *securityUpgrade) settle(ctx workflow.Context, i int, in nodeUpgradeInpu
 	n.Status = operation.NodeFailed
 }
 
-// child runs the node's child workflow and turns every way in which it can end into a result.
+// child runs the node's child workflow and turns every way in which it can end into a result. The child is cancelled by its id: see reset.go.
 func (u *securityUpgrade) child(ctx workflow.Context, in nodeUpgradeInput) nodeUpgradeResult {
-	failed := func(err error) nodeUpgradeResult {
+	failed := func(err error, state string) nodeUpgradeResult {
 		status := operation.NodeFailed
 		f := operation.FailureOf(err)
 		if f.Type == operation.ErrCancelled {
 			status = operation.NodeCancelled
 		}
-		return nodeUpgradeResult{Status: status, Step: in.FromStep, Try: in.Try, JobTry: in.JobTry, Progress: in.Progress, Failure: f, State: "not begun"}
+		return nodeUpgradeResult{Status: status, Step: in.FromStep, Try: in.Try, JobTry: in.JobTry, Progress: in.Progress, Failure: f, State: state}
 	}
 	options := workflow.ChildWorkflowOptions{
 		WorkflowID:          operation.NodeWorkflowID(u.workflowID, in.Node.Name),
@@ -434,18 +448,35 @@ func (u *securityUpgrade) child(ctx workflow.Context, in nodeUpgradeInput) nodeU
 		WorkflowTaskTimeout: taskTimeout,
 		StaticSummary:       operation.Shorten("security upgrade of "+in.Node.Name+" ("+strings.Join(in.Node.Roles, ", ")+")", 400),
 	}
+	base, _ := workflow.NewDisconnectedContext(ctx)
 	for {
-		var out nodeUpgradeResult
-		err := workflow.ExecuteChildWorkflow(workflow.WithChildOptions(ctx, options), operation.WorkflowSecurityUpgradeNode, in).Get(ctx, &out)
+		if ctx.Err() != nil {
+			return failed(ctx.Err(), "not begun")
+		}
+		child := workflow.ExecuteChildWorkflow(workflow.WithChildOptions(base, options), operation.WorkflowSecurityUpgradeNode, in)
+		err := child.GetChildWorkflowExecution().Get(base, nil)
 		if err == nil {
+			if workflow.Await(ctx, child.IsReady) != nil {
+				cancelByID(base, options.WorkflowID, "")
+			}
+			var out nodeUpgradeResult
+			if err := child.Get(base, &out); err != nil {
+				return failed(err, "not begun")
+			}
 			return out
 		}
 		if !temporal.IsWorkflowExecutionAlreadyStartedError(err) {
-			return failed(err)
+			return failed(err, "not begun")
 		}
-		// After a Reset the child of the former run is still ending: it was cancelled and finishes what may not be interrupted.
-		if err := workflow.NewTimer(ctx, 2*time.Second).Get(ctx, nil); err != nil {
-			return failed(err)
+		// After a Reset: see reset.go.
+		if err := awaitClosed(ctx, in.Node.Name+": wait for what was begun before the reset", options.WorkflowID); err != nil {
+			if isCancel(err) {
+				cancelByID(base, options.WorkflowID, "")
+				if err := awaitClosed(base, in.Node.Name+": cancel: wait for what was begun before the reset", options.WorkflowID); err != nil {
+					return failed(err, "")
+				}
+			}
+			return failed(err, "as the run before the reset has left it: see the result of "+options.WorkflowID)
 		}
 	}
 }

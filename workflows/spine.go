@@ -39,6 +39,8 @@ type run struct {
 	plan       operation.Plan
 	batch      operation.Batch
 	lock       *lock
+	// lockFailure is why the lock, once lost, was not got again.
+	lockFailure *operation.Failure
 
 	report    operation.Report
 	index     map[string]int // node name -> its place in report.Nodes
@@ -266,6 +268,9 @@ func (r *run) planOnly(ctx workflow.Context) *operation.Failure {
 
 // work runs the steps, with maintenance mode on where that is asked for.
 func (r *run) work(ctx workflow.Context) *operation.Failure {
+	if f := r.keepLock(ctx); f != nil {
+		return f
+	}
 	if r.procedure.wantsMaintenance() && !r.enterMaintenance(ctx) {
 		return nil // aborted or cancelled; finish puts it back all the same
 	}
@@ -273,7 +278,7 @@ func (r *run) work(ctx workflow.Context) *operation.Failure {
 	r.refresh(ctx)
 	r.procedure.steps(ctx)
 	r.stepping = false
-	return nil
+	return r.lockFailure
 }
 
 // finish puts back what was changed, whatever happened, and closes the operation with its report.
@@ -283,6 +288,9 @@ func (r *run) finish(ctx workflow.Context, failure *operation.Failure) (*operati
 	r.cleanup = true
 	if r.lock != nil {
 		r.refresh(ctx)
+	}
+	if !r.req.DryRun && (r.lock != nil || cancelled) {
+		r.endFormer(ctx)
 	}
 	if r.report.Maintenance != "" {
 		r.leaveMaintenance(ctx)
