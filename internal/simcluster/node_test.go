@@ -208,8 +208,8 @@ func TestNode_Locks_LiveAsLongAsAnybodyHoldsThem(t *testing.T) {
 	for _, tc := range []struct{ name, script, out string }{
 		{"free", `flock -n /tmp/l echo got`, "got\n"},
 		{"exit code", `flock -n /tmp/l sh -c 'exit 5'; echo $?`, "5\n"},
-		{"held by a background process", `flock /tmp/l sh -c 'sleep 77 >/dev/null 2>&1 &'; flock -n /tmp/l true; echo $?; kill $(pgrep -x sleep); flock -w 20 /tmp/l true; echo $?`, "1\n0\n"},
-		{"not inherited with -o", `flock -o /tmp/l sh -c 'sleep 77 >/dev/null 2>&1 &'; flock -n /tmp/l true; echo $?; kill $(pgrep -x sleep)`, "0\n"},
+		{"held by a background process", `flock /tmp/l sh -c 'sleep 77 >/dev/null 2>&1 &'; while ! pgrep -x sleep >/dev/null; do :; done; flock -n /tmp/l true; echo $?; kill $(pgrep -x sleep); flock -w 20 /tmp/l true; echo $?`, "1\n0\n"},
+		{"not inherited with -o", `flock -o /tmp/l sh -c 'sleep 77 >/dev/null 2>&1 &'; while ! pgrep -x sleep >/dev/null; do :; done; flock -n /tmp/l true; echo $?; kill $(pgrep -x sleep)`, "0\n"},
 		{"held by sudo, not by its payload", `flock /tmp/l sh -c 'sudo sleep 77 >/dev/null 2>&1 &'; while ! pgrep -x sleep >/dev/null; do :; done; flock -n /tmp/l true; echo $?; p=$(pgrep -x sudo); kill -KILL $p 2>/dev/null; echo $?; sudo kill -KILL $p; flock -w 20 /tmp/l pgrep -x sleep >/dev/null; echo $?; sudo kill $(pgrep -x sleep)`, "1\n1\n0\n"},
 		{"shared", `flock -s /tmp/l sh -c 'flock -s -n /tmp/l echo both; flock -x -n /tmp/l echo no; echo $?'`, "both\n1\n"},
 		{"timeout", `flock /tmp/l sh -c 'flock -w 0.05 /tmp/l echo no; echo $?'`, "1\n"},
