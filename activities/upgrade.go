@@ -37,24 +37,29 @@ func (n *Nodes) Upgrade(ctx context.Context, in UpgradeInput) (UpgradeResult, er
 
 	var out UpgradeResult
 	if in.Settle {
-		// The lists change nothing that counts, but nothing of ours should run when this returns.
-		if _, err := refresh.run(a); err != nil {
-			return out, err
+		// The upgrade is looked for first: of the two it is the one that counts, and the one to be named when the node does not answer.
+		end, err := upgrade.run(a)
+		if err == nil && end.State == remote.JobAbsent {
+			// The lists change nothing that counts, but nothing of ours should run when this returns.
+			_, err = refresh.run(a)
 		}
-	} else {
-		var begun remote.JobStatus
-		err := a.persist(t.host.Name, in.UnreachableAfter.D(), upgrade.spec.ID.Dir(), func(ctx context.Context) (err error) {
-			begun, err = n.Jobs.Status(ctx, t.host, upgrade.spec.ID)
-			return err
-		})
 		if err != nil {
 			return out, err
 		}
-		// What goes before the upgrade is not asked again once it was started: its packages may be the pins' by now, and its lock is our own.
-		if begun.State == remote.JobAbsent {
-			if out.Notes, err = n.beforeUpgrade(a, s, t, in, refresh); err != nil {
-				return UpgradeResult{}, err
-			}
+		return n.afterUpgrade(a, t, in, upgrade, end, out)
+	}
+	var begun remote.JobStatus
+	err = a.persist(t.host.Name, in.UnreachableAfter.D(), upgrade.spec.ID.Dir(), func(ctx context.Context) (err error) {
+		begun, err = n.Jobs.Status(ctx, t.host, upgrade.spec.ID)
+		return err
+	})
+	if err != nil {
+		return out, err
+	}
+	// What goes before the upgrade is not asked again once it was started: its packages may be the pins' by now, and its lock is our own.
+	if begun.State == remote.JobAbsent {
+		if out.Notes, err = n.beforeUpgrade(a, s, t, in, refresh); err != nil {
+			return UpgradeResult{}, err
 		}
 	}
 	end, err := upgrade.run(a)

@@ -1,0 +1,287 @@
+package e2e
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/sdk/temporal"
+
+	"github.com/katoflow/katoflow/internal/operation"
+	"github.com/katoflow/katoflow/internal/simcluster"
+)
+
+// small is an ALS cluster of a Core and one DEA, which goes first and has nowhere to move its instances to.
+func small(c *simcluster.Config) {
+	c.Nodes = []simcluster.NodeConfig{{Name: "core", Roles: []string{"base", "primary", "controller", "router"}}, {Name: "dea-1", Roles: []string{"base", "dea"}}}
+}
+
+// cancel ends the operation by the CLI and requires that it was cancelled as asked. It returns the report and how long it took.
+func (o *op) cancel() (operation.Report, time.Duration) {
+	o.t.Helper()
+	began := time.Now()
+	o.cli(0, "op", "cancel", o.id, "--reason", "wrong window")
+	took := time.Since(began)
+	r, err := o.end(time.Second)
+	require.True(o.t, temporal.IsCanceledError(err), "%v", err)
+	require.Equal(o.t, operation.PhaseCancelled, r.Phase)
+	return r, took
+}
+
+// clean requires that nothing of a cancelled operation is left: the lock is free, maintenance mode is off, no package is half installed, nothing runs.
+func (s *site) clean() {
+	s.t.Helper()
+	require.False(s.t, s.cluster.Maintenance())
+	for _, n := range s.cluster.Nodes() {
+		require.Empty(s.t, n.HalfConfigured(), n.Name())
+		for _, e := range n.Commands() {
+			require.False(s.t, e.End.IsZero(), "%s still runs on %s", e.Command(), n.Name())
+		}
+	}
+	require.Empty(s.t, s.repeated())
+	require.False(s.t, s.locked(), "the lock is held")
+}
+
+// locked asks the server whether somebody holds the cluster.
+func (s *site) locked() bool {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	d, err := s.client.DescribeWorkflowExecution(ctx, operation.LockWorkflowID(s.cluster.Name()), "")
+	if err != nil {
+		require.ErrorContains(s.t, err, "not found")
+		return false
+	}
+	return d.GetWorkflowExecutionInfo().GetStatus() == enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING
+}
+
+func TestCancel_InEveryPhase_EndsInANamedSafeState(t *testing.T) {
+	const dea = "dea-1"
+	type world struct {
+		*site
+		*op
+		dea *simcluster.Node
+	}
+	for name, c := range map[string]struct {
+		fault func(n *simcluster.Node)
+		args  []string
+		// reach waits until the operation is where it is to be cancelled.
+		reach func(t *testing.T, w world)
+		// state that the report names for the node; "" for an untouched one.
+		state string
+		// quick: nothing has to be finished first.
+		quick   bool
+		reboots int
+	}{
+		"waiting for apt": {
+			fault: func(n *simcluster.Node) { n.HoldAptLock(0) },
+			reach: func(t *testing.T, w world) { w.waits(dea, "waiting for apt") },
+			state: "not upgraded", quick: true,
+		},
+		"fetching package lists": {
+			fault: func(n *simcluster.Node) { n.HangCommand("apt-get update", 1) },
+			reach: func(t *testing.T, w world) { w.runs(dea, "apt-get") },
+			state: "not upgraded", quick: true,
+		},
+		"upgrading": {
+			reach: func(t *testing.T, w world) { w.unpacking(dea) },
+			state: "upgraded, not rebooted",
+		},
+		"rebooting": {
+			fault: func(n *simcluster.Node) { n.SlowBoot(2 * time.Second) },
+			reach: func(t *testing.T, w world) {
+				w.eventually(30*time.Second, "the node to be down", func() bool { return !w.dea.Running() })
+			},
+			state: "upgraded and rebooted, the reboot is not proved", reboots: 1,
+		},
+		"gates": {
+			fault: func(n *simcluster.Node) { n.RoleNeverStarts("dea") },
+			reach: func(t *testing.T, w world) { w.waits(dea, "kato: not ready") },
+			state: "upgraded and rebooted, its gates were not awaited", quick: true, reboots: 1,
+		},
+		"soaking": {
+			args: []string{"--soak", "10m"},
+			reach: func(t *testing.T, w world) {
+				w.until(30*time.Second, "the soak", func(r operation.Report) bool { return strings.HasPrefix(r.Message, "soaking for 10m0s") })
+			},
+			quick: true, reboots: 1,
+		},
+		"paused": {
+			reach: func(t *testing.T, w world) {
+				w.unpacking(dea)
+				w.cli(0, "op", "pause", w.id)
+				w.until(30*time.Second, "the node to end", func(r operation.Report) bool { return r.Counts()[operation.NodeDone] == 1 })
+			},
+			quick: true, reboots: 1,
+		},
+		"parked": {
+			fault: func(n *simcluster.Node) { n.FailCommand("unattended-upgrades", 1, 1, "") },
+			reach: func(t *testing.T, w world) { w.op.question(30 * time.Second) },
+			quick: true,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, nil, nil, small, slow(1500*time.Millisecond))
+			s.inventory("    gates: {times: 1, interval: 100ms, timeout: 60s}\n    timeouts: {" + patient + "}\n")
+			s.worker("")
+			n := s.cluster.Node(dea)
+			if c.fault != nil {
+				c.fault(n)
+			}
+			o := s.start(append([]string{"--maintenance"}, c.args...)...)
+			c.reach(t, world{s, o, n})
+			require.True(t, s.cluster.Maintenance())
+			r, took := o.cancel()
+			if c.quick {
+				require.Less(t, took, 10*time.Second)
+			}
+			node := nodeOf(t, r, dea)
+			if c.state != "" {
+				require.Equal(t, operation.NodeCancelled, node.Status)
+				require.Contains(t, node.Notes, "cancelled: "+c.state)
+			}
+			require.Equal(t, c.reboots, n.Boots()-1)
+			require.Equal(t, operation.NodeUntouched, nodeOf(t, r, "core").Status)
+			require.Equal(t, "put back (off)", r.Maintenance)
+			for _, e := range s.cluster.Node("core").Commands() {
+				require.Equal(t, "kato", e.Argv[0], "the core is only asked to set maintenance mode")
+			}
+			s.clean()
+
+			// The cluster is free: the next operation begins at once and mends everything.
+			n.Heal()
+			n.StartRole("dea")
+			s.start("--nodes", dea, "--reboot", "never").done(60 * time.Second)
+			require.Zero(t, n.PendingCount())
+			s.clean()
+		})
+	}
+}
+
+func TestCancel_InThePreflight_NothingIsTouched(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, nil, nil, plain("a", "b"))
+	s.worker("")
+	n := s.cluster.Node("b")
+	n.Silence(true)
+	o := s.startDirectly(operation.SecurityUpgradeInput{})
+	o.until(20*time.Second, "the preflight", func(r operation.Report) bool { return r.Message == "asking all nodes" })
+	r, took := o.cancel()
+	require.Less(t, took, 10*time.Second)
+	require.Equal(t, operation.NodeUntouched, nodeOf(t, r, "a").Status)
+	require.Empty(t, s.cluster.Commands())
+	s.clean()
+	n.Silence(false)
+	s.start().done(60 * time.Second)
+}
+
+func TestCancel_QueuedForTheLock_LeavesTheHolderAlone(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, nil, nil, plain("a"), slow(1500*time.Millisecond))
+	s.worker("")
+	release := s.cluster.Node("a").HoldAptLock(0)
+	first := s.start()
+	first.waits("a", "waiting for apt")
+	second := s.start("--wait=10m")
+	second.until(20*time.Second, "the second to queue", func(r operation.Report) bool { return strings.Contains(r.Message, "held by "+first.workflow) })
+	_, took := second.cancel()
+	require.Less(t, took, 10*time.Second)
+	require.True(t, s.locked())
+	release()
+	first.done(60 * time.Second)
+	s.upgraded(1, "a")
+	s.clean()
+}
+
+func TestCancel_NodeUnreachable_AsksWaitOrLeave(t *testing.T) {
+	for _, decision := range []operation.Decision{operation.Wait, operation.Leave} {
+		t.Run(string(decision), func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, nil, nil, small, slow(2*time.Second))
+			s.limits("unreachable_after: 2s, boot: 20s, upgrade: 2m, apt_lock: 30s")
+			s.worker("")
+			o := s.start("--maintenance")
+			s.unpacking("dea-1")
+			n := s.cluster.Node("dea-1")
+			n.Refuse(true)
+			n.DropConnections()
+			s.cli(0, "op", "cancel", o.id, "--detach")
+			q := o.question(30 * time.Second)
+			asks(t, q, "dea-1", operation.StepUpgrade, q.Try, operation.ErrUnreachable)
+			require.Equal(t, []operation.Decision{operation.Wait, operation.Leave}, q.Choices)
+			o.parked(true)
+			require.Contains(t, s.cli(0, "op", "show", o.id).Stdout, "dea-1 upgrade (try ")
+			// A second cancel changes nothing, whoever sends it.
+			require.Contains(t, s.cli(0, "op", "cancel", o.id, "--detach").Stdout, "is being cancelled already")
+			require.NoError(t, s.client.CancelWorkflow(context.Background(), o.workflow, ""))
+			require.Equal(t, q, o.question(5*time.Second))
+			require.True(t, s.locked(), "the cluster is not free yet")
+			if decision == operation.Wait {
+				n.Refuse(false)
+			}
+			o.decide(q, decision)
+			r, err := o.end(30 * time.Second)
+			require.True(t, temporal.IsCanceledError(err), "%v", err)
+			node := nodeOf(t, r, "dea-1")
+			notes := strings.Join(node.Notes, "\n")
+			if decision == operation.Wait {
+				require.Equal(t, operation.NodeCancelled, node.Status)
+				require.Contains(t, notes, "cancelled: upgraded, not rebooted")
+			} else {
+				require.Equal(t, operation.NodeFailed, node.Status)
+				require.Contains(t, notes, "left while cancelling: dea-1: not reached for")
+				require.Regexp(t, `job `+jobOf(s, "dea-1", "unattended-upgrades")+` may still run there; the next operation finds it`, notes)
+				n.Refuse(false)
+				s.eventually(20*time.Second, "the job to end", func() bool { return n.PendingCount() == 0 && len(n.HalfConfigured()) == 0 })
+			}
+			require.Equal(t, operation.NodeUntouched, nodeOf(t, r, "core").Status)
+			require.Equal(t, 1, s.ran("dea-1", "unattended-upgrades"))
+			require.Zero(t, s.ran("dea-1", "reboot"))
+			s.clean()
+		})
+	}
+}
+
+// jobOf is the job that ran a program on a node.
+func jobOf(s *site, node, program string) string {
+	for _, e := range s.cluster.Node(node).Commands() {
+		if e.Argv[0] == program {
+			return e.Job
+		}
+	}
+	return program + " did not run"
+}
+
+func TestCancel_AgainWhilePackagesFinish_ChangesNothing(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, nil, nil, small, slow(3*time.Second))
+	s.worker("")
+	o := s.start("--maintenance")
+	s.unpacking("dea-1")
+	s.cli(0, "op", "cancel", o.id, "--detach")
+	for range 3 {
+		require.NoError(t, s.client.CancelWorkflow(context.Background(), o.workflow, ""))
+		require.NoError(t, s.client.CancelWorkflow(context.Background(), operation.NodeWorkflowID(o.workflow, "dea-1"), ""))
+	}
+	require.NotEmpty(t, s.cluster.Node("dea-1").HalfConfigured(), "the cancels came in the middle of dpkg's work")
+	s.cli(5, "op", "watch", o.id)
+	r, err := o.end(time.Second)
+	require.True(t, temporal.IsCanceledError(err), "%v", err)
+	require.Contains(t, nodeOf(t, r, "dea-1").Notes, "cancelled: upgraded, not rebooted")
+	require.Zero(t, s.cluster.Node("dea-1").PendingCount())
+	s.clean()
+}
+
+func TestCancel_OfAnEndedOrUnknownOperation_SaysSo(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, nil, nil, plain("a"))
+	s.worker("")
+	o := s.start()
+	o.done(30 * time.Second)
+	require.Contains(t, s.cli(2, "op", "cancel", o.id).Stderr, "has ended already")
+	require.Contains(t, s.cli(2, "op", "cancel", o.id+"-no").Stderr, "no operation or cluster")
+}
