@@ -60,7 +60,7 @@ type Request struct {
 // SecurityUpgradeInput asks for a rolling security upgrade. Zero values are the defaults.
 type SecurityUpgradeInput struct {
 	Request
-	// Nodes and Roles limit the operation; both empty = all nodes. A node is taken when it is named or has a named role.
+	// Nodes and Roles limit the operation; both empty = all nodes. With both, a node must be named and have a named role.
 	Nodes []string `json:"nodes,omitempty"`
 	Roles []string `json:"roles,omitempty"`
 	// Batch is a count or percentage of nodes out of service at once (default "1").

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -265,7 +266,7 @@ func (s *Site) command(args ...string) (*exec.Cmd, *bytes.Buffer, *bytes.Buffer,
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	if len(args) > 1 && (args[0] == "upgrade" || args[0] == "cluster" && args[1] != "show") {
+	if len(args) > 1 && !slices.Contains(args, "--task-queue") && (args[0] == "upgrade" || args[0] == "cluster" && args[1] != "show") {
 		args = append(args, "--task-queue", s.Queue)
 	}
 	cmd := exec.Command(binary, args...)
