@@ -121,6 +121,20 @@ func (f *fake) begin(node string) {
 	f.most = max(f.most, len(f.busy))
 }
 
+// atOnce keeps an activity until so many nodes have been in work at once, so that a fast machine does not end one before the next begins.
+func (f *fake) atOnce(nodes int) func(context.Context) {
+	return func(context.Context) {
+		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+			f.mu.Lock()
+			enough := f.most >= nodes
+			f.mu.Unlock()
+			if enough {
+				return
+			}
+		}
+	}
+}
+
 func (f *fake) end(node string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

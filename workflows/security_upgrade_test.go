@@ -309,6 +309,7 @@ func TestSecurityUpgrade_SetBatch_TakesEffectFromTheNextNode(t *testing.T) {
 			w.accepted(operation.UpdateSetBatch, operation.SetBatchRequest{Batch: "50%"})
 		}, 0)
 	}
+	w.fake.during["Probe b"], w.fake.during["Probe c"] = w.fake.atOnce(2), w.fake.atOnce(2)
 	report, err := w.run(input())
 	require.NoError(t, err)
 	require.Equal(t, 3, report.Slots)
@@ -321,6 +322,7 @@ func TestSecurityUpgrade_Canary_GoesAloneThenSoak(t *testing.T) {
 		require.Equal(t, operation.NodeDone, node(t, w.now(), "a").Status)
 		require.Equal(t, -1, w.fake.place("Probe b"), "soaking")
 	})
+	w.fake.during["Probe b"], w.fake.during["Probe c"] = w.fake.atOnce(2), w.fake.atOnce(2)
 	report, err := w.run(input(func(in *operation.SecurityUpgradeInput) { in.Batch, in.Soak = "3", operation.Duration(time.Hour) }))
 	require.NoError(t, err)
 	require.Less(t, w.fake.place("Record a"), w.fake.place("Probe b"))
