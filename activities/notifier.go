@@ -9,8 +9,8 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"os/exec"
+	"slices"
 	"time"
 
 	"go.temporal.io/sdk/temporal"
@@ -36,6 +36,8 @@ type Notifier struct {
 	Client *http.Client
 	// Logger gets what a notification command prints; nil for none.
 	Logger *zap.Logger
+	// Environment of notification commands, as NAME=value. It is not the worker's own, which may hold secrets.
+	Environment []string
 }
 
 // Notify sends in to the webhook and the command of the cluster, those that there are. It may arrive more than once and has the same id each time. What
@@ -139,7 +141,7 @@ func (n *Notifier) command(ctx context.Context, s site, argv []string, in operat
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Env = append(os.Environ(), "KATOFLOW_EVENT="+in.Event, "KATOFLOW_CLUSTER="+in.Cluster, "KATOFLOW_NOTIFICATION_ID="+in.ID)
+	cmd.Env = append(slices.Clone(n.Environment), "KATOFLOW_EVENT="+in.Event, "KATOFLOW_CLUSTER="+in.Cluster, "KATOFLOW_NOTIFICATION_ID="+in.ID)
 	cmd.Stdin = bytes.NewReader(body)
 	out := &limited{max: 64 << 10}
 	cmd.Stdout, cmd.Stderr = out, out

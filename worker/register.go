@@ -29,5 +29,17 @@ func register(w worker.Registry, h hands) {
 	w.RegisterActivity(&activities.Locks{Client: h.client})
 	w.RegisterActivity(&activities.Nodes{Source: source, Connections: h.pool, Jobs: jobs, Logger: h.log})
 	w.RegisterActivity(&activities.Kato{Source: source, Connections: h.pool, Jobs: jobs, Logger: h.log})
-	w.RegisterActivity(&activities.Notifier{Source: source, Logger: h.log})
+	w.RegisterActivity(&activities.Notifier{Source: source, Logger: h.log, Environment: commandEnvironment(h.env)})
+}
+
+// commandEnvironment is what notification commands get of the worker's environment: enough to run a program, and none of the variables that the
+// inventory's secrets refer to.
+func commandEnvironment(env func(string) (string, bool)) []string {
+	var out []string
+	for _, name := range []string{"PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR"} {
+		if v, ok := env(name); ok {
+			out = append(out, name+"="+v)
+		}
+	}
+	return out
 }
