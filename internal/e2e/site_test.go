@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -244,8 +243,6 @@ func (o *op) done(limit time.Duration) operation.Report {
 	require.Equal(o.t, operation.PhaseDone, r.Phase)
 	return r
 }
-
-var tryOf = regexp.MustCompile(`-z([0-9]+)$`)
 
 // repeated lists the mutating commands that ran more than once for one try of a job. Every command of katoflow runs in a job, so one without is
 // a finding too.

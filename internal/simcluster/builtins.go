@@ -789,6 +789,9 @@ func (s *shell) unary(op, arg string) (bool, error) {
 	return false, fmt.Errorf("%s: unexpected operator", op)
 }
 
+// illegalNumber is dash's own wording.
+const illegalNumber = "Illegal number"
+
 func (s *shell) binary(x, op, y string) (ok, known bool, err error) {
 	switch op {
 	case "=", "==":
@@ -801,11 +804,11 @@ func (s *shell) binary(x, op, y string) (ok, known bool, err error) {
 	case "-eq", "-ne", "-lt", "-le", "-gt", "-ge":
 		a, err := strconv.ParseInt(strings.TrimSpace(x), 10, 64)
 		if err != nil {
-			return false, true, fmt.Errorf("Illegal number: %s", x)
+			return false, true, fmt.Errorf("%s: %s", illegalNumber, x)
 		}
 		b, err := strconv.ParseInt(strings.TrimSpace(y), 10, 64)
 		if err != nil {
-			return false, true, fmt.Errorf("Illegal number: %s", y)
+			return false, true, fmt.Errorf("%s: %s", illegalNumber, y)
 		}
 		return map[string]bool{"-eq": a == b, "-ne": a != b, "-lt": a < b, "-le": a <= b, "-gt": a > b, "-ge": a >= b}[op], true, nil
 	case "-nt", "-ot", "-ef":

@@ -46,7 +46,6 @@ type Cluster struct {
 	// out says why nodes are out of service now; worst is the most that were at once.
 	out   map[string]map[string]bool
 	worst int
-	ids   int
 }
 
 // Start makes the nodes and begins to serve SSH on all of them. The nodes' files are made when a node is first used.

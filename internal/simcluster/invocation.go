@@ -201,8 +201,6 @@ func (c *invocation) leadingOptions(short string, long map[string]string) (map[s
 	return opts, rest
 }
 
-var programDirs = []string{"/usr/bin", "/usr/sbin", "/usr/local/bin"}
-
 // canonicalProgram undoes the merged /usr: /bin is /usr/bin.
 func canonicalProgram(p string) string {
 	p = path.Clean(p)

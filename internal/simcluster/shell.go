@@ -238,7 +238,7 @@ func (s *shell) complain(format string, args ...any) {
 func (s *shell) writeFD(fd int, text string) error {
 	d := s.fds[fd]
 	if d == nil || d.write == nil {
-		return errors.New("Bad file descriptor")
+		return errBadDescriptor()
 	}
 	_, err := d.write(s.p.ctx, []byte(text))
 	return err
@@ -1098,7 +1098,13 @@ type fdWriter struct {
 
 func (w fdWriter) Write(b []byte) (int, error) {
 	if w.d == nil || w.d.write == nil {
-		return 0, errors.New("Bad file descriptor")
+		return 0, errBadDescriptor()
 	}
 	return w.d.write(w.ctx, b)
+}
+
+// errBadDescriptor has the wording of the shell.
+func errBadDescriptor() error {
+	const text = "Bad file descriptor"
+	return errors.New(text)
 }
