@@ -102,6 +102,14 @@ func TestCancel_InEveryPhase_EndsInANamedSafeState(t *testing.T) {
 			reach: func(t *testing.T, w world) { w.waits(dea, "kato: not ready") },
 			state: "upgraded and rebooted, its gates were not awaited", quick: true, reboots: 1,
 		},
+		"gates of the cluster": {
+			reach: func(t *testing.T, w world) {
+				w.unpacking(dea)
+				w.site.cluster.Node("core").StopRole("controller")
+				w.waits(operation.ClusterNode, "core: ")
+			},
+			quick: true, reboots: 1,
+		},
 		"soaking": {
 			args: []string{"--soak", "10m"},
 			reach: func(t *testing.T, w world) {
@@ -155,6 +163,7 @@ func TestCancel_InEveryPhase_EndsInANamedSafeState(t *testing.T) {
 			// The cluster is free: the next operation begins at once and mends everything.
 			n.Heal()
 			n.StartRole("dea")
+			s.cluster.Node("core").StartRole("controller")
 			s.start("--nodes", dea, "--reboot", "never").done(60 * time.Second)
 			require.Zero(t, n.PendingCount())
 			s.clean()
