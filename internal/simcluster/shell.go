@@ -238,7 +238,7 @@ func (s *shell) complain(format string, args ...any) {
 func (s *shell) writeFD(fd int, text string) error {
 	d := s.fds[fd]
 	if d == nil || d.write == nil {
-		return errBadDescriptor()
+		return badDescriptor{}
 	}
 	_, err := d.write(s.p.ctx, []byte(text))
 	return err
@@ -1098,13 +1098,12 @@ type fdWriter struct {
 
 func (w fdWriter) Write(b []byte) (int, error) {
 	if w.d == nil || w.d.write == nil {
-		return 0, errBadDescriptor()
+		return 0, badDescriptor{}
 	}
 	return w.d.write(w.ctx, b)
 }
 
-// errBadDescriptor has the wording of the shell.
-func errBadDescriptor() error {
-	const text = "Bad file descriptor"
-	return errors.New(text)
-}
+// badDescriptor is the error of a closed descriptor, in the shell's own wording.
+type badDescriptor struct{}
+
+func (badDescriptor) Error() string { return "Bad file descriptor" }
