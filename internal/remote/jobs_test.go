@@ -46,7 +46,7 @@ func TestJob_StartedAndFollowed_ReportsOutputAndExitCode(t *testing.T) {
 }
 
 func TestStart_TwentyWorkersAtOnce_RunThePayloadOnce(t *testing.T) {
-	rounds := 6
+	rounds := 3
 	if testing.Short() {
 		rounds = 1
 	}
