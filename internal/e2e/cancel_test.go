@@ -72,6 +72,8 @@ func TestCancel_InEveryPhase_EndsInANamedSafeState(t *testing.T) {
 		reach func(t *testing.T, w world)
 		// state that the report names for the node; "" for an untouched one.
 		state string
+		// held is done between the cancel and the command that waits for its end, where the node must not go on before.
+		held func(t *testing.T, w world)
 		// quick: nothing has to be finished first.
 		quick   bool
 		reboots int
@@ -88,12 +90,19 @@ func TestCancel_InEveryPhase_EndsInANamedSafeState(t *testing.T) {
 		},
 		"upgrading": {
 			reach: func(t *testing.T, w world) { w.unpacking(dea) },
+			held: func(t *testing.T, w world) {
+				require.NotEmpty(t, w.dea.HalfConfigured(), "the cancel came in the middle of dpkg's work")
+			},
 			state: "upgraded, not rebooted",
 		},
 		"rebooting": {
-			fault: func(n *simcluster.Node) { n.SlowBoot(2 * time.Second) },
+			fault: func(n *simcluster.Node) { n.NeverReturn(true) },
 			reach: func(t *testing.T, w world) {
 				w.eventually(30*time.Second, "the node to be down", func() bool { return !w.dea.Running() })
+			},
+			held: func(t *testing.T, w world) {
+				w.dea.NeverReturn(false)
+				w.dea.PowerOn()
 			},
 			state: "upgraded and rebooted, the reboot is not proved", reboots: 1,
 		},
@@ -118,9 +127,11 @@ func TestCancel_InEveryPhase_EndsInANamedSafeState(t *testing.T) {
 			quick: true, reboots: 1,
 		},
 		"paused": {
+			fault: func(n *simcluster.Node) { n.HoldAptLock(0) },
 			reach: func(t *testing.T, w world) {
-				w.unpacking(dea)
+				w.waits(dea, "waiting for apt")
 				w.cli(0, "op", "pause", w.id)
+				w.dea.Heal()
 				w.until(30*time.Second, "the node to end", func(r operation.Report) bool { return r.Counts()[operation.NodeDone] == 1 })
 			},
 			quick: true, reboots: 1,
@@ -133,7 +144,7 @@ func TestCancel_InEveryPhase_EndsInANamedSafeState(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newSite(t, nil, nil, small, slow(1500*time.Millisecond))
+			s := newSite(t, nil, nil, small, slow(2*time.Second))
 			s.inventory("    gates: {times: 1, interval: 100ms, timeout: 60s}\n    timeouts: {" + patient + "}\n")
 			s.worker("")
 			n := s.cluster.Node(dea)
@@ -143,9 +154,19 @@ func TestCancel_InEveryPhase_EndsInANamedSafeState(t *testing.T) {
 			o := s.start(append([]string{"--maintenance"}, c.args...)...)
 			c.reach(t, world{s, o, n})
 			require.True(t, s.cluster.Maintenance())
+			began := time.Now()
+			if c.held != nil {
+				require.NoError(t, s.client.CancelWorkflow(context.Background(), o.workflow, ""))
+				c.held(t, world{s, o, n})
+			}
 			r, took := o.cancel()
 			if c.quick {
-				require.Less(t, took, 10*time.Second)
+				require.Less(t, took, 15*time.Second)
+			}
+			for _, e := range n.Commands() {
+				if e.Argv[0] == "apt-get" {
+					require.Less(t, e.End.Sub(began), 10*time.Second, "an interruptible job is stopped in time")
+				}
 			}
 			node := nodeOf(t, r, dea)
 			if c.state != "" {
@@ -180,7 +201,7 @@ func TestCancel_InThePreflight_NothingIsTouched(t *testing.T) {
 	o := s.startDirectly(operation.SecurityUpgradeInput{})
 	o.until(20*time.Second, "the preflight", func(r operation.Report) bool { return r.Message == "asking all nodes" })
 	r, took := o.cancel()
-	require.Less(t, took, 10*time.Second)
+	require.Less(t, took, 15*time.Second)
 	require.Equal(t, operation.NodeUntouched, nodeOf(t, r, "a").Status)
 	require.Empty(t, s.cluster.Commands())
 	s.clean()
@@ -198,7 +219,7 @@ func TestCancel_QueuedForTheLock_LeavesTheHolderAlone(t *testing.T) {
 	second := s.start("--wait=10m")
 	second.until(20*time.Second, "the second to queue", func(r operation.Report) bool { return strings.Contains(r.Message, "held by "+first.workflow) })
 	_, took := second.cancel()
-	require.Less(t, took, 10*time.Second)
+	require.Less(t, took, 15*time.Second)
 	require.True(t, s.locked())
 	release()
 	first.done(60 * time.Second)
@@ -211,14 +232,14 @@ func TestCancel_NodeUnreachable_AsksWaitOrLeave(t *testing.T) {
 		t.Run(string(decision), func(t *testing.T) {
 			t.Parallel()
 			s := newSite(t, nil, nil, small, slow(2*time.Second))
-			s.limits("unreachable_after: 2s, boot: 20s, upgrade: 2m, apt_lock: 30s")
+			s.limits("unreachable_after: 3s, boot: 20s, upgrade: 2m, apt_lock: 30s")
 			s.worker("")
 			o := s.start("--maintenance")
 			s.unpacking("dea-1")
 			n := s.cluster.Node("dea-1")
 			n.Refuse(true)
 			n.DropConnections()
-			s.cli(0, "op", "cancel", o.id, "--detach")
+			require.NoError(t, s.client.CancelWorkflow(context.Background(), o.workflow, ""))
 			q := o.question(30 * time.Second)
 			asks(t, q, "dea-1", operation.StepUpgrade, q.Try, operation.ErrUnreachable)
 			require.Equal(t, []operation.Decision{operation.Wait, operation.Leave}, q.Choices)
@@ -267,12 +288,11 @@ func jobOf(s *site, node, program string) string {
 
 func TestCancel_AgainWhilePackagesFinish_ChangesNothing(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, nil, nil, small, slow(3*time.Second))
+	s := newSite(t, nil, nil, small, slow(4*time.Second))
 	s.worker("")
 	o := s.start("--maintenance")
 	s.unpacking("dea-1")
-	s.cli(0, "op", "cancel", o.id, "--detach")
-	for range 3 {
+	for range 4 {
 		require.NoError(t, s.client.CancelWorkflow(context.Background(), o.workflow, ""))
 		require.NoError(t, s.client.CancelWorkflow(context.Background(), operation.NodeWorkflowID(o.workflow, "dea-1"), ""))
 	}

@@ -138,7 +138,7 @@ func asks(t *testing.T, q operation.Question, node, step string, try int, errorT
 // limits writes the cluster's gates and timeouts; gates are quick.
 func (s *site) limits(timeouts string, more ...string) {
 	s.t.Helper()
-	s.inventory("    gates: {times: 1, interval: 100ms, timeout: 3s}\n    timeouts: {" + timeouts + "}\n" + strings.Join(more, ""))
+	s.inventory("    gates: {times: 1, interval: 100ms, timeout: 5s}\n    timeouts: {" + timeouts + "}\n" + strings.Join(more, ""))
 }
 
 const patient = "unreachable_after: 60s, boot: 20s, upgrade: 2m, apt_lock: 30s"
@@ -167,7 +167,7 @@ func TestFault_NetworkSilentForLongerThanTheKeepalive_GoesOn(t *testing.T) {
 		t.Run(where, func(t *testing.T) {
 			t.Parallel()
 			s := newSite(t, nil, nil, plain("a", "b"), slow(time.Second))
-			s.inventory("    gates: {times: 3, interval: 1500ms, timeout: 60s}\n    timeouts: {" + patient + "}\n")
+			s.inventory("    gates: {times: 3, interval: 2s, timeout: 60s}\n    timeouts: {" + patient + "}\n")
 			s.connectWithin("1s")
 			s.worker("")
 			o := s.start()
@@ -269,7 +269,7 @@ func TestFault_NodeNeverReturns_ParksAndDoesWhatIsDecided(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newSite(t, nil, nil, plain("a", "b", "c"))
-			s.limits("unreachable_after: 5s, boot: 2s, upgrade: 2m, apt_lock: 30s")
+			s.limits("unreachable_after: 5s, boot: 4s, upgrade: 2m, apt_lock: 30s")
 			s.worker("")
 			s.cluster.Node("a").NeverReturn(true)
 			o := s.start("--batch", "1")
@@ -281,7 +281,7 @@ func TestFault_NodeNeverReturns_ParksAndDoesWhatIsDecided(t *testing.T) {
 			require.Equal(t, operation.PhaseBlocked, r.Phase)
 			show := s.cli(0, "op", "show", o.id).Stdout
 			require.Contains(t, show, "katoflow op decide "+o.id+" --node a --step reboot --try 1 retry")
-			require.Contains(t, show, "did not come back within 2s of its reboot")
+			require.Contains(t, show, "did not come back within 4s of its reboot")
 			require.Empty(t, s.cluster.Node("b").Commands(), "the next node waits for the answer")
 
 			c.then(t, world{s, o, q})
@@ -494,7 +494,7 @@ func TestFault_RebootedBySomethingElseInMidUpgrade_RepairedUpgradedAgainAndReboo
 func TestFault_RebootDoesNothing_IsNotBelieved(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, nil, nil, plain("a", "b"))
-	s.limits("unreachable_after: 20s, boot: 2s, upgrade: 2m, apt_lock: 30s")
+	s.limits("unreachable_after: 20s, boot: 4s, upgrade: 2m, apt_lock: 30s")
 	s.worker("")
 	n := s.cluster.Node("a")
 	n.RebootDoesNothing(true)
@@ -534,15 +534,17 @@ func TestFault_OldKernelAfterTheReboot_FailsTheBootProof(t *testing.T) {
 
 func TestFault_SecondOperationAtOnce_IsBusyAndTouchesNothing(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, nil, nil, plain("a", "b"), slow(1500*time.Millisecond))
+	s := newSite(t, nil, nil, plain("a", "b"))
 	s.worker("")
+	release := s.cluster.Node("b").HoldAptLock(0)
 	first := s.start()
-	s.unpacking("a")
+	first.waits("b", "waiting for apt")
 	out := s.cli(6, "upgrade", "security", s.cluster.Name(), "--id", first.id+"-second")
 	require.Contains(t, out.Stderr, first.workflow+" is running on it")
 	require.Len(t, strings.Split(strings.TrimSpace(out.Stderr), "\n"), 1, out.Stderr)
 	third := s.start("--wait=2m", "--reboot", "never")
 	third.until(20*time.Second, "the third to queue", func(r operation.Report) bool { return strings.Contains(r.Message, "held by "+first.workflow) })
+	release()
 	ended := first.done(60 * time.Second)
 	third.done(60 * time.Second)
 	s.upgraded(1, "a", "b")

@@ -59,12 +59,14 @@ func (s *site) order() []string {
 
 func TestVerb_PauseAndResume_HoldBeforeTheNextNode(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, nil, nil, plain("a", "b"), slow(time.Second))
+	s := newSite(t, nil, nil, plain("a", "b"))
 	s.worker("")
+	release := s.cluster.Node("a").HoldAptLock(0)
 	o := s.start()
-	s.unpacking("a")
+	o.waits("a", "waiting for apt")
 	s.cli(0, "op", "pause", o.id, "--reason", "the phone rings")
 	require.Contains(t, s.cli(2, "op", "pause", o.id).Stderr, "is paused already")
+	release()
 	r := o.until(30*time.Second, "the first node to end", func(r operation.Report) bool { return r.Counts()[operation.NodeDone] == 1 })
 	require.Equal(t, operation.PhasePaused, r.Phase)
 	show := s.cli(0, "op", "show", o.id).Stdout
@@ -81,15 +83,16 @@ func TestVerb_PauseAndResume_HoldBeforeTheNextNode(t *testing.T) {
 
 func TestVerb_SetBatchInMidRun_GoesOnWithTwoAtOnce(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, nil, nil, plain("a", "b", "c", "d", "e"), slow(time.Second))
+	s := newSite(t, nil, nil, plain("a", "b", "c", "d", "e"), slow(1500*time.Millisecond))
 	s.worker("")
+	release := s.cluster.Node("a").HoldAptLock(0)
 	o := s.start()
-	s.unpacking("a")
+	o.waits("a", "waiting for apt")
 	for batch, want := range map[string]string{"0": "batch", "120%": "batch", "abc": "batch"} {
 		require.Contains(t, s.cli(2, "op", "set-batch", o.id, batch).Stderr, want)
 	}
 	s.cli(0, "op", "set-batch", o.id, "2")
-	require.Equal(t, 1, s.cluster.MaxOutOfService())
+	release()
 	r := o.done(60 * time.Second)
 	require.Equal(t, "2", r.Batch)
 	require.Equal(t, 2, s.cluster.MaxOutOfService())
@@ -99,7 +102,7 @@ func TestVerb_SetBatchInMidRun_GoesOnWithTwoAtOnce(t *testing.T) {
 
 func TestUpgrade_BatchOfHalf_CanaryAloneThenTwoAtOnce(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, nil, nil, plain("a", "b", "c", "d"), slow(time.Second))
+	s := newSite(t, nil, nil, plain("a", "b", "c", "d"), slow(1500*time.Millisecond))
 	s.worker("")
 	r := s.start("--batch", "50%").done(60 * time.Second)
 	require.Equal(t, 2, r.Slots)
@@ -114,7 +117,7 @@ func TestUpgrade_BatchOfHalf_CanaryAloneThenTwoAtOnce(t *testing.T) {
 
 func TestUpgrade_NoCanary_TheFirstBatchIsAWholeOne(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, nil, nil, plain("a", "b", "c"), slow(time.Second))
+	s := newSite(t, nil, nil, plain("a", "b", "c"), slow(2*time.Second))
 	s.worker("")
 	s.start("--batch", "3", "--canary=false").done(60 * time.Second)
 	require.Equal(t, 3, s.cluster.MaxOutOfService())
