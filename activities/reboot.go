@@ -58,6 +58,7 @@ func (n *Nodes) Reboot(ctx context.Context, in RebootInput) (RebootResult, error
 	case status.State == remote.JobAbsent && in.Settle:
 		return RebootResult{}, nil
 	}
+	earlier := !begun && status.State != remote.JobAbsent
 	began := a.since(key)
 	a.phase("waiting for the node to return")
 	last := ""
@@ -101,7 +102,7 @@ func (n *Nodes) Reboot(ctx context.Context, in RebootInput) (RebootResult, error
 	}
 	before := status.BootID
 	log.Info("back after the reboot", zap.String("bootId", remote.Escape(status.CurrentBootID)))
-	return RebootResult{JobResult: JobResult{Started: true}, BootIDBefore: before, BootIDAfter: status.CurrentBootID}, nil
+	return RebootResult{JobResult: JobResult{Started: true}, Earlier: earlier, BootIDBefore: before, BootIDAfter: status.CurrentBootID}, nil
 }
 
 // comesBack tells whether an error is one that a reboot explains: lost connections, and a refused login, because pam_nologin lets only root in while a

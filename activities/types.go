@@ -168,6 +168,8 @@ type RebootInput struct {
 // RebootResult says from which boot to which.
 type RebootResult struct {
 	JobResult
+	// Earlier: the job was there when the activity first looked, so it may have begun long before (a Reset of the operation).
+	Earlier      bool   `json:"earlier,omitempty"`
 	BootIDBefore string `json:"bootIdBefore,omitempty"`
 	BootIDAfter  string `json:"bootIdAfter,omitempty"`
 }
@@ -176,7 +178,7 @@ type RebootResult struct {
 type ProofInput struct {
 	NodeInput
 	BootIDBefore string `json:"bootIdBefore"`
-	// RebootBegan is the Temporal server's time before the reboot job was started (RFC 3339, with fractions). PID 1 must be younger than the time from
+	// RebootBegan is the Temporal server's time before the reboot job was started (RFC 3339, with fractions); the operation's start where nothing closer is known. PID 1 must be younger than the time from
 	// then to the start of this attempt, which the server recorded too (activity.Info.StartedTime): the clocks of node and worker are not needed.
 	RebootBegan string `json:"rebootBegan"`
 }

@@ -45,11 +45,12 @@ type securityUpgrade struct {
 	accepted  map[string]bool
 	gateTry   int
 	outTries  map[string]int
+	left      map[string]nodeUpgradeInput // skipped nodes on which a job may still run: how to follow it
 	finishing workflow.WaitGroup
 }
 
 func (u *securityUpgrade) attach(r *run) {
-	u.run, u.accepted, u.outTries = r, map[string]bool{}, map[string]int{}
+	u.run, u.accepted, u.outTries, u.left = r, map[string]bool{}, map[string]int{}, map[string]nodeUpgradeInput{}
 }
 
 func (u *securityUpgrade) check() []string {
@@ -263,7 +264,7 @@ func (u *securityUpgrade) askOutOfService(ctx workflow.Context) bool {
 		}
 		switch decision {
 		case operation.Wait:
-			n.OutOfService = !u.gatesHold(ctx, i, u.plan.GateTimeout)
+			n.OutOfService = !(u.jobEnded(ctx, n.Name) && u.gatesHold(ctx, i, u.plan.GateTimeout))
 			u.refresh(ctx)
 			return ctx.Err() == nil
 		case operation.Degraded:
@@ -307,7 +308,7 @@ func (u *securityUpgrade) start(ctx workflow.Context, i int) {
 // node sees one node through: its child workflow, and the questions when that fails.
 func (u *securityUpgrade) node(ctx workflow.Context, i int) {
 	n := &u.report.Nodes[i]
-	in := nodeUpgradeInput{Operation: u.op, Node: u.plan.Nodes[i], FromStep: operation.StepProbe, Try: 1, JobTry: 1, Reboot: u.in.Reboot,
+	in := nodeUpgradeInput{Operation: u.op, Node: u.plan.Nodes[i], Began: workflow.GetInfo(ctx).WorkflowStartTime.UTC().Format(time.RFC3339Nano), FromStep: operation.StepProbe, Try: 1, JobTry: 1, Reboot: u.in.Reboot,
 		Retire: u.retires() && u.plan.Nodes[i].HasRole("dea"), Pin: u.in.Pin, Pins: u.pins, Baseline: u.baselineOf(n.Name), Plan: u.limits()}
 	for {
 		n.Status, n.Failure = operation.NodeRunning, nil
@@ -372,10 +373,18 @@ func (u *securityUpgrade) failed(ctx workflow.Context, i int, in nodeUpgradeInpu
 	case operation.Retry:
 		return in.retry(out), true
 	case operation.Skip:
+		if unknownJob(out.Failure) { // it may still be running there: not in service until that is known
+			left := in.retry(out)
+			left.Settle = true
+			u.left[n.Name] = left
+		}
 		u.skip(ctx, i)
 	case operation.Abort:
 		u.aborting = true
 		n.Status = operation.NodeFailed
+		if unknownJob(out.Failure) {
+			n.Notes = append(n.Notes, "job "+out.Failure.Job+" may still run there; the next operation finds it and waits")
+		}
 	default: // cancelled while the question was open
 		u.settle(ctx, i, in, out)
 	}
@@ -386,8 +395,30 @@ func (u *securityUpgrade) failed(ctx workflow.Context, i int, in nodeUpgradeInpu
 func (u *securityUpgrade) skip(ctx workflow.Context, i int) {
 	n := &u.report.Nodes[i]
 	n.Status = operation.NodeRunning
-	n.OutOfService = !u.gatesHold(ctx, i, operation.Duration(30*time.Second))
+	if _, running := u.left[n.Name]; running {
+		n.OutOfService = true
+	} else {
+		n.OutOfService = !u.gatesHold(ctx, i, operation.Duration(30*time.Second))
+	}
 	n.Status = operation.NodeSkipped
+}
+
+// unknownJob reports whether a failure leaves a job of which nobody knows whether it still runs.
+func unknownJob(f *operation.Failure) bool {
+	return f != nil && f.Job != "" && operation.OutcomeUnknown(f.Type)
+}
+
+// jobEnded follows the job of a skipped node, whose outcome was not known, to its end. False: that is still not known.
+func (u *securityUpgrade) jobEnded(ctx workflow.Context, node string) bool {
+	left, ok := u.left[node]
+	if !ok {
+		return true
+	}
+	if out := u.child(ctx, left); out.Status != operation.NodeCancelled {
+		return false
+	}
+	delete(u.left, node)
+	return true
 }
 
 // gatesHold asks for a node's gates without blaming it.
@@ -436,7 +467,7 @@ func (u *securityUpgrade) child(ctx workflow.Context, in nodeUpgradeInput) nodeU
 	failed := func(err error, state string) nodeUpgradeResult {
 		status := operation.NodeFailed
 		f := operation.FailureOf(err)
-		if f.Type == operation.ErrCancelled {
+		if f.Type == operation.ErrCancelled && in.Try == 1 { // a retry may have a job from before, which is then settled
 			status = operation.NodeCancelled
 		}
 		return nodeUpgradeResult{Status: status, Step: in.FromStep, Try: in.Try, JobTry: in.JobTry, Progress: in.Progress, Failure: f, State: state}

@@ -14,6 +14,8 @@ import (
 type nodeUpgradeInput struct {
 	Operation activities.Operation  `json:"operation"`
 	Node      operation.PlannedNode `json:"node"`
+	// Began is the start of the operation by the server's clock, which a Reset does not change, RFC 3339 with fractions.
+	Began string `json:"began"`
 	// FromStep is the first step to do, Try which try of it this is; every other step is in its first.
 	FromStep string `json:"fromStep"`
 	Try      int    `json:"try"`
@@ -250,6 +252,9 @@ func (n *nodeUpgrade) repair(ctx workflow.Context, why string) error {
 	if err := workflow.ExecuteActivity(following(ctx, n.summary("dpkg --configure -a"), n.upgradeCeiling()), nodes.Repair, n.input()).Get(ctx, &out); err != nil {
 		return err
 	}
+	if out.Interrupted {
+		return operation.NewError(operation.Failure{Type: operation.ErrInterrupted, Message: n.in.Node.Name + ": rebooted in the middle of dpkg --configure -a; retry runs it again"})
+	}
 	n.note(why + ": repaired with dpkg --configure -a")
 	n.note(out.Notes...)
 	n.progress.HalfConfigured = false
@@ -276,6 +281,9 @@ func (n *nodeUpgrade) reboot(ctx workflow.Context) error {
 		return err
 	}
 	n.progress.BootIDBefore = out.BootIDBefore
+	if out.Earlier { // by a run before a Reset, or by an attempt that nobody heard of any more
+		n.progress.RebootBegan = n.in.Began
+	}
 	n.note(out.Notes...)
 	return nil
 }
@@ -396,7 +404,9 @@ func (n *nodeUpgrade) settle(ctx workflow.Context) nodeUpgradeResult {
 				state = "the upgrade was interrupted: run dpkg --configure -a there, or start the operation again"
 			}
 			n.progress.Upgraded = !out.NeedsRepair
-			break
+			if !out.NeedsRepair {
+				break
+			}
 		}
 		if err == nil { // a repair may be what runs
 			repair := n.input()

@@ -160,6 +160,22 @@ func TestReset_AtSeveralMomentsToSeveralPoints_RepeatsNoCommand(t *testing.T) {
 	}
 }
 
+func TestReset_LongAfterAReboot_StillProvesIt(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, nil, nil, plain("a", "b"), slow(300*time.Millisecond))
+	s.worker("")
+	s.cluster.Node("b").SlowCommand("unattended-upgrades", 1, 8*time.Second) // longer than what the boot proof allows for
+	o := s.start()
+	s.runningOn("b", "unattended-upgrades")
+	first := s.cluster.Node("a").Commands()
+	rebooted := first[len(first)-1].Start
+	require.NoError(t, harness.WaitFor(30*time.Second, "the first reboot to be 7 s ago", func() (bool, error) { return time.Since(rebooted) > 7*time.Second, nil }))
+	o.reset(toTheBeginning)
+	o.done(60 * time.Second)
+	s.upgraded(1, "a", "b")
+	require.Empty(t, s.repeated())
+}
+
 func TestReset_CancelledAfterwards_EndsSafelyAndFreesTheCluster(t *testing.T) {
 	for point, to := range map[string]resetPoint{"to the beginning": toTheBeginning, "to the first node": toTheFirstNode, "to the last task": toTheLastTask} {
 		t.Run(point, func(t *testing.T) {
