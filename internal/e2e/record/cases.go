@@ -1,0 +1,419 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	commonpb "go.temporal.io/api/common/v1"
+	enumspb "go.temporal.io/api/enums/v1"
+	historypb "go.temporal.io/api/history/v1"
+	"go.temporal.io/api/workflowservice/v1"
+	"go.temporal.io/sdk/client"
+
+	"github.com/katoflow/katoflow/internal/e2e/harness"
+	"github.com/katoflow/katoflow/internal/operation"
+	"github.com/katoflow/katoflow/internal/simcluster"
+)
+
+// scenario is one way an operation can go, on a cluster of its own: plain nodes a, b and c, or the five nodes of simcluster.DefaultNodes.
+type scenario struct {
+	name        string
+	als         bool
+	upgradeTime time.Duration
+	inventory   string // more lines for the cluster
+	// impatient clusters wait 2 s for gates and nodes instead of 30 s.
+	impatient bool
+	faults    func(*simcluster.Cluster)
+	args      []string // of `katoflow upgrade security`
+	// input starts it without the CLI, which would refuse it.
+	input  *operation.SecurityUpgradeInput
+	script func(*recording)
+	// phase in which the operation must be at the end of the script; "" for one that script itself has checked.
+	phase string
+}
+
+// cases are all of them. Every branch of the workflows that leaves another kind of trace in a history should be in one.
+func cases() []scenario {
+	fail := func(node, command string, times int) func(*simcluster.Cluster) {
+		return func(c *simcluster.Cluster) { c.Node(node).FailCommand(command, times, 1, "E: it is broken") }
+	}
+	return []scenario{
+		{name: "als-maintenance-retire", als: true, args: []string{"--maintenance"}, phase: operation.PhaseDone,
+			inventory: "    notify: {command: [\"true\"]}\n"},
+		{name: "plain", phase: operation.PhaseDone},
+		{name: "reboot-never", args: []string{"--reboot", "never"}, phase: operation.PhaseDone},
+		{name: "reboot-if-required", args: []string{"--reboot", "if-required", "--nodes", "a,b"}, phase: operation.PhaseDone},
+		{name: "parked-retried", faults: fail("b", "unattended-upgrades", 1), phase: operation.PhaseDone,
+			inventory: "    notify: {command: [\"false\"], \"on\": [parked]}\n",
+			script:    func(r *recording) { r.answer("b", operation.Retry) }},
+		{name: "parked", faults: fail("b", "unattended-upgrades", -1), phase: operation.PhaseBlocked,
+			script: func(r *recording) { r.question("b") }},
+		{name: "skipped-degraded", impatient: true, phase: operation.PhaseFailed,
+			faults: func(c *simcluster.Cluster) {
+				c.Node("b").FailCommand("unattended-upgrades", 1, 1, "E: it is broken")
+			},
+			script: func(r *recording) {
+				r.question("b")
+				r.cluster.Node("b").DegradeSystem(true)
+				r.answer("b", operation.Skip)
+				r.answer("b", operation.Wait)
+				r.answer("b", operation.Degraded)
+			}},
+		{name: "cluster-gates-degraded", impatient: true, phase: operation.PhaseDone, upgradeTime: 700 * time.Millisecond,
+			script: func(r *recording) {
+				r.working("b", "unattended-upgrades")
+				r.cluster.Node("a").DegradeSystem(true)
+				r.answer(operation.ClusterNode, operation.Retry)
+				r.answer(operation.ClusterNode, operation.Degraded)
+			}},
+		{name: "aborted", faults: fail("b", "unattended-upgrades", 1), phase: operation.PhaseAborted,
+			script: func(r *recording) { r.answer("b", operation.Abort) }},
+		{name: "max-failures", faults: fail("a", "unattended-upgrades", 1), args: []string{"--max-failures", "1"}, phase: operation.PhaseFailed},
+		{name: "deadline", faults: fail("b", "unattended-upgrades", 1), args: []string{"--answer-within", "1s", "--on-deadline", "skip"}, phase: operation.PhaseFailed},
+		{name: "never-returned-retried", impatient: true, phase: operation.PhaseDone,
+			faults: func(c *simcluster.Cluster) { c.Node("b").NeverReturn(true) },
+			script: func(r *recording) {
+				r.question("b")
+				r.cluster.Node("b").NeverReturn(false)
+				r.cluster.Node("b").PowerOn()
+				r.answer("b", operation.Retry)
+			}},
+		{name: "repaired", upgradeTime: 700 * time.Millisecond, phase: operation.PhaseDone,
+			script: func(r *recording) {
+				r.working("b", "unattended-upgrades")
+				r.cluster.Node("b").RebootNow()
+			}},
+		{name: "cancelled-in-mid-upgrade", upgradeTime: 700 * time.Millisecond, phase: operation.PhaseCancelled,
+			script: func(r *recording) {
+				r.working("b", "unattended-upgrades")
+				r.katoflow("op", "cancel", r.workflow, "--detach")
+			}},
+		{name: "cancelled-while-parked", faults: fail("b", "unattended-upgrades", 1), phase: operation.PhaseCancelled,
+			script: func(r *recording) {
+				r.question("b")
+				r.katoflow("op", "cancel", r.workflow, "--detach")
+			}},
+		{name: "cancelled-unreachable-left", impatient: true, upgradeTime: time.Second, phase: operation.PhaseCancelled,
+			script: func(r *recording) {
+				r.working("b", "unattended-upgrades")
+				r.cluster.Node("b").PowerOff()
+				r.katoflow("op", "cancel", r.workflow, "--detach")
+				r.answer("b", operation.Wait)
+				r.answer("b", operation.Leave)
+			}},
+		{name: "dry-run", als: true, args: []string{"--dry-run"}, phase: operation.PhaseDone},
+		{name: "preflight-failed", faults: func(c *simcluster.Cluster) { c.Node("b").FillDisk(true) }, phase: operation.PhaseFailed},
+		{name: "bad-input", input: &operation.SecurityUpgradeInput{Nodes: []string{"nobody"}}, phase: operation.PhaseFailed},
+		{name: "lock-queued", upgradeTime: 500 * time.Millisecond, phase: operation.PhaseDone,
+			script: func(r *recording) {
+				r.working("a", "unattended-upgrades")
+				first := r.workflow
+				r.refused("upgrade", "security", r.name, "--id", "busy")
+				r.keep("busy", operation.WorkflowID(r.name, operation.KindSecurityUpgrade, "busy"), "")
+				r.katoflow("upgrade", "security", r.name, "--id", "second", "--wait=5m", "--detach")
+				r.workflow = operation.WorkflowID(r.name, operation.KindSecurityUpgrade, "second")
+				r.ended(first)
+			}},
+		{name: "batch-pin-soak-verbs", args: []string{"--batch", "1", "--pin", "--soak", "1s"}, upgradeTime: 300 * time.Millisecond, phase: operation.PhaseDone,
+			script: func(r *recording) {
+				r.working("a", "unattended-upgrades")
+				r.katoflow("op", "pause", r.workflow, "--reason", "lunch")
+				r.katoflow("op", "set-batch", r.workflow, "2")
+				r.until("the first node", func(p operation.Report) bool { return p.Counts()[operation.NodeDone] == 1 })
+				r.katoflow("op", "resume", r.workflow)
+			}},
+		{name: "batch-no-canary", als: true, args: []string{"--batch", "50%", "--canary=false", "--retire=false"}, phase: operation.PhaseDone},
+		{name: "reset-to-the-beginning", upgradeTime: 500 * time.Millisecond, phase: operation.PhaseDone,
+			script: func(r *recording) {
+				r.working("b", "unattended-upgrades")
+				r.reset(func(h *historypb.History) int64 { return workflowTask(h, 0) })
+			}},
+		{name: "reset-past-the-lock", upgradeTime: 500 * time.Millisecond, phase: operation.PhaseDone,
+			script: func(r *recording) {
+				r.working("b", "unattended-upgrades")
+				r.reset(firstNode)
+			}},
+		{name: "reset-then-cancelled", upgradeTime: 500 * time.Millisecond, phase: operation.PhaseCancelled,
+			script: func(r *recording) {
+				r.working("b", "unattended-upgrades")
+				r.reset(firstNode)
+				r.katoflow("op", "cancel", r.workflow, "--detach")
+			}},
+		{name: "reset-after-the-end", faults: fail("b", "unattended-upgrades", 1), args: []string{"--max-failures", "0"}, phase: operation.PhaseAborted,
+			script: func(r *recording) {
+				r.ended(r.workflow)
+				r.reset(firstNode)
+			}},
+		{name: "lock-ended-by-hand", upgradeTime: 500 * time.Millisecond, phase: operation.PhaseDone,
+			script: func(r *recording) {
+				r.working("b", "unattended-upgrades")
+				r.do(func(ctx context.Context) error {
+					return r.client.TerminateWorkflow(ctx, operation.LockWorkflowID(r.name), "", "recording")
+				})
+			}},
+	}
+}
+
+// workflowTask is the id of the nth completed workflow task.
+func workflowTask(h *historypb.History, n int) int64 {
+	for _, e := range h.Events {
+		if e.EventType == enumspb.EVENT_TYPE_WORKFLOW_TASK_COMPLETED {
+			if n == 0 {
+				return e.EventId
+			}
+			n--
+		}
+	}
+	return 0
+}
+
+// firstNode is the workflow task that starts the first node's child.
+func firstNode(h *historypb.History) int64 {
+	for _, e := range h.Events {
+		if a := e.GetStartChildWorkflowExecutionInitiatedEventAttributes(); a != nil && strings.Contains(a.WorkflowId, "/node/") {
+			return a.WorkflowTaskCompletedEventId
+		}
+	}
+	return 0
+}
+
+// recording is one scenario being run. After the first failure its methods do nothing.
+type recording struct {
+	*harness.Site
+	scenario
+	client    client.Client
+	cluster   *simcluster.Cluster
+	workflow  string
+	err       error
+	histories map[string]*historypb.History
+}
+
+const patience = 60 * time.Second
+
+// numbers make request ids differ.
+var numbers atomic.Int64
+
+func (r *recording) run() error {
+	r.histories = map[string]*historypb.History{}
+	if r.faults != nil {
+		r.faults(r.cluster)
+	}
+	r.workflow = operation.WorkflowID(r.name, operation.KindSecurityUpgrade, "op-1")
+	args := append([]string{"upgrade", "security", r.name, "--id", "op-1", "--detach"}, r.args...)
+	if r.input != nil {
+		r.do(func(ctx context.Context) error {
+			r.input.Cluster, r.input.OperationID = r.name, "op-1"
+			_, err := r.client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: r.workflow, TaskQueue: r.Queue}, operation.WorkflowSecurityUpgrade, r.input)
+			return err
+		})
+	} else if r.phase == operation.PhaseFailed && r.script == nil && !slices.Contains(args, "--max-failures") && !slices.Contains(args, "--on-deadline") {
+		r.refused(args...)
+	} else {
+		r.katoflow(args...)
+	}
+	if r.name == "plain" {
+		r.others()
+	}
+	if r.script != nil {
+		r.script(r)
+	}
+	if r.phase != operation.PhaseBlocked {
+		r.ended(r.workflow)
+	}
+	report := r.until("the phase "+r.phase, func(p operation.Report) bool { return p.Phase == r.phase || p.Finished() })
+	if r.err == nil && report.Phase != r.phase {
+		return fmt.Errorf("it is %s instead of %s: %s", report.Phase, r.phase, report.Message)
+	}
+	r.keepAll()
+	if r.phase == operation.PhaseBlocked {
+		r.katoflow("op", "cancel", r.workflow, "--detach")
+		r.ended(r.workflow)
+	}
+	return r.err
+}
+
+// others are the workflows that are no operation on nodes.
+func (r *recording) others() {
+	r.ended(r.workflow)
+	for name, start := range map[string]func(ctx context.Context, id string) (client.WorkflowRun, error){
+		operation.KindClusterCheck: func(ctx context.Context, id string) (client.WorkflowRun, error) {
+			return r.client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: id, TaskQueue: r.Queue}, operation.WorkflowClusterCheck, operation.Request{Cluster: r.name})
+		},
+		operation.KindClusterTrust: func(ctx context.Context, id string) (client.WorkflowRun, error) {
+			return r.client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: id, TaskQueue: r.Queue}, operation.WorkflowClusterTrust, map[string]string{"cluster": r.name})
+		},
+	} {
+		id := operation.WorkflowID(r.name, name, "1")
+		r.do(func(ctx context.Context) error {
+			run, err := start(ctx, id)
+			if err != nil {
+				return err
+			}
+			return run.Get(ctx, nil)
+		})
+		r.keep(name, id, "")
+	}
+}
+
+// do runs a step with a bounded time.
+func (r *recording) do(step func(ctx context.Context) error) {
+	if r.err != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	r.err = step(ctx)
+}
+
+func (r *recording) katoflow(args ...string) {
+	r.do(func(context.Context) error {
+		out, err := r.Katoflow(patience, args...)
+		if err == nil && out.Code != 0 {
+			err = fmt.Errorf("katoflow %s ended with %d: %s", strings.Join(args, " "), out.Code, out.Stderr)
+		}
+		return err
+	})
+}
+
+// refused runs a call that must not succeed.
+func (r *recording) refused(args ...string) {
+	r.do(func(context.Context) error {
+		out, err := r.Katoflow(patience, args...)
+		if err == nil && out.Code == 0 {
+			err = fmt.Errorf("katoflow %s succeeded", strings.Join(args, " "))
+		}
+		return err
+	})
+}
+
+func (r *recording) until(what string, condition func(operation.Report) bool) (last operation.Report) {
+	r.do(func(ctx context.Context) error {
+		return harness.WaitFor(patience, what, func() (bool, error) {
+			v, err := r.client.QueryWorkflow(ctx, r.workflow, "", operation.QueryReport)
+			if err != nil {
+				return false, nil
+			}
+			last = operation.Report{}
+			return v.Get(&last) == nil && condition(last), nil
+		})
+	})
+	return last
+}
+
+func (r *recording) question(node string) (q operation.Question) {
+	r.until("a question about "+node, func(p operation.Report) bool {
+		for _, q = range p.Questions {
+			if q.Node == node {
+				return true
+			}
+		}
+		return false
+	})
+	return q
+}
+
+// answer the next question about a node that takes the decision.
+func (r *recording) answer(node string, d operation.Decision) {
+	var q operation.Question
+	r.until(fmt.Sprintf("a question about %s that takes %s", node, d), func(p operation.Report) bool {
+		for _, q = range p.Questions {
+			if q.Node == node && slices.Contains(q.Choices, d) {
+				return true
+			}
+		}
+		return false
+	})
+	r.katoflow("op", "decide", r.workflow, string(d), "--node", q.Node, "--step", q.Step, "--try", fmt.Sprint(q.Try))
+	r.until("the answer to be taken", func(p operation.Report) bool {
+		return !slices.ContainsFunc(p.Questions, func(o operation.Question) bool { return o.Key() == q.Key() })
+	})
+}
+
+// working waits until a command runs on a node.
+func (r *recording) working(node, program string) {
+	r.do(func(context.Context) error {
+		return harness.WaitFor(patience, program+" to run on "+node, func() (bool, error) {
+			for _, e := range r.cluster.Node(node).Commands() {
+				if e.Argv[0] == program && e.End.IsZero() {
+					return true, nil
+				}
+			}
+			return false, nil
+		})
+	})
+}
+
+// ended waits until a workflow has closed, however.
+func (r *recording) ended(workflowID string) {
+	r.do(func(ctx context.Context) error {
+		var said error
+		err := harness.WaitFor(patience, workflowID+" to end", func() (bool, error) {
+			d, err := r.client.DescribeWorkflowExecution(ctx, workflowID, "")
+			said = err
+			return err == nil && d.WorkflowExecutionInfo.Status != enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING, nil
+		})
+		if err != nil {
+			v, _ := r.client.QueryWorkflow(context.Background(), workflowID, "", operation.QueryReport)
+			var report operation.Report
+			_ = v.Get(&report)
+			err = fmt.Errorf("%w (%v): it is %s: %s %+v", err, said, report.Phase, report.Message, report.Questions)
+		}
+		return err
+	})
+}
+
+// reset makes a new run of the operation; what the former one has written is kept too.
+func (r *recording) reset(point func(*historypb.History) int64) {
+	r.keep("before", r.workflow, "")
+	r.do(func(ctx context.Context) error {
+		h, err := history(r.client, r.workflow, "")
+		if err != nil {
+			return err
+		}
+		_, err = r.client.ResetWorkflowExecution(ctx, &workflowservice.ResetWorkflowExecutionRequest{Namespace: client.DefaultNamespace,
+			WorkflowExecution: &commonpb.WorkflowExecution{WorkflowId: r.workflow}, Reason: "recording",
+			RequestId: fmt.Sprint("reset-", numbers.Add(1)), WorkflowTaskFinishEventId: point(h)})
+		return err
+	})
+}
+
+// keep takes the history of a run, the latest when runID is empty.
+func (r *recording) keep(what, workflowID, runID string) *historypb.History {
+	var h *historypb.History
+	r.do(func(context.Context) (err error) {
+		h, err = history(r.client, workflowID, runID)
+		return err
+	})
+	if r.err == nil {
+		r.histories[r.name+"."+what] = h
+	}
+	return h
+}
+
+// keepAll takes the operation's history and those of all children that it has started.
+func (r *recording) keepAll() {
+	h := r.keep("operation", r.workflow, "")
+	if h == nil {
+		return
+	}
+	runs := map[string]int{}
+	for _, e := range h.Events {
+		a := e.GetChildWorkflowExecutionStartedEventAttributes()
+		if a == nil {
+			continue
+		}
+		id := a.WorkflowExecution.GetWorkflowId()
+		what := "lock"
+		if i := strings.LastIndex(id, "/node/"); i >= 0 {
+			what = "node-" + id[i+len("/node/"):]
+		}
+		if runs[what]++; runs[what] > 1 {
+			what += fmt.Sprintf("-%d", runs[what])
+		}
+		r.keep(what, id, a.WorkflowExecution.GetRunId())
+	}
+}
