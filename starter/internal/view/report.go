@@ -140,7 +140,13 @@ func failures(r *operation.Report) []string {
 		if n.Failure.Job != "" {
 			lines = append(lines, "  job on the node: "+clean(n.Failure.Job))
 		}
-		lines = append(lines, tail(n.Failure.Tail)...)
+		output := n.Failure.Tail
+		for _, q := range r.Questions { // a failure that is asked about has its output in the question
+			if output == "" && q.Node == n.Name {
+				output = q.Cause.Tail
+			}
+		}
+		lines = append(lines, tail(output)...)
 	}
 	return lines
 }
