@@ -189,7 +189,7 @@ func writeList(b *strings.Builder, title string, n int, text func(int) string) {
 	}
 }
 
-var markdown = strings.NewReplacer("|", "\\|", "`", "\\`", "*", "\\*", "_", "\\_", "<", "&lt;", ">", "&gt;", "[", "\\[", "]", "\\]", "#", "\\#")
+var markdown = strings.NewReplacer("\\", "\\\\", "|", "\\|", "`", "\\`", "*", "\\*", "_", "\\_", "<", "&lt;", ">", "&gt;", "[", "\\[", "]", "\\]", "#", "\\#")
 
 // cell makes text safe inside a line or table cell of Markdown: whatever a node or a person wrote stays text.
 func cell(s string, max int) string { return markdown.Replace(oneLine(s, max)) }

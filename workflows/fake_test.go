@@ -53,6 +53,8 @@ type fake struct {
 	token         int64
 	found         string
 	maintenance   string
+	// repairInterrupted: the node reboots in the middle of dpkg --configure -a.
+	repairInterrupted bool
 }
 
 func plainPlan(names ...string) operation.Plan {
@@ -190,6 +192,11 @@ func (f *fake) OpenWorkflows(ctx context.Context, _ activities.WorkflowsInput) (
 	return nil, f.call(ctx, "OpenWorkflows", "")
 }
 
+// AwaitClosed returns at once, as if one operation after the other had the lock.
+func (f *fake) AwaitClosed(ctx context.Context, _ activities.WorkflowsInput) error {
+	return f.call(ctx, "AwaitClosed", "")
+}
+
 func (f *fake) Preflight(ctx context.Context, in activities.PreflightInput) (activities.PreflightResult, error) {
 	var out activities.PreflightResult
 	for _, n := range slices.Concat(in.Nodes, in.Others) {
@@ -243,7 +250,10 @@ func (f *fake) Upgrade(ctx context.Context, in activities.UpgradeInput) (activit
 }
 
 func (f *fake) Repair(ctx context.Context, in activities.NodeInput) (activities.JobResult, error) {
-	return activities.JobResult{Started: true}, f.step(ctx, "Repair", in)
+	err := f.step(ctx, "Repair", in)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return activities.JobResult{Started: true, Interrupted: f.repairInterrupted}, err
 }
 
 func (f *fake) Reboot(ctx context.Context, in activities.RebootInput) (activities.RebootResult, error) {
@@ -328,7 +338,7 @@ func newWorld(t *testing.T, plan operation.Plan) *world {
 	Register(env)
 	env.RegisterWorkflow(behindAnother)
 	f := w.fake
-	for name, fn := range map[string]any{"Resolve": f.Resolve, "LockToken": f.LockToken, "LockHolder": f.LockHolder, "OpenWorkflows": f.OpenWorkflows, "Preflight": f.Preflight, "Fence": f.Fence,
+	for name, fn := range map[string]any{"Resolve": f.Resolve, "LockToken": f.LockToken, "LockHolder": f.LockHolder, "AwaitClosed": f.AwaitClosed, "OpenWorkflows": f.OpenWorkflows, "Preflight": f.Preflight, "Fence": f.Fence,
 		"ClusterGates": f.ClusterGates, "Probe": f.Probe, "Retire": f.Retire, "Upgrade": f.Upgrade, "Repair": f.Repair, "Reboot": f.Reboot, "Proof": f.Proof, "Gates": f.Gates,
 		"Record": f.Record, "PlanCommands": f.PlanCommands, "EnterMaintenance": f.EnterMaintenance, "LeaveMaintenance": f.LeaveMaintenance, "Notify": f.Notify} {
 		env.RegisterActivityWithOptions(fn, activity.RegisterOptions{Name: name})

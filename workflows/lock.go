@@ -34,18 +34,15 @@ type lock struct {
 // lost reports that its run has ended though nobody released it: somebody ended it by hand, or the operation had ended and was then reset.
 func (l *lock) lost() bool { return l.done.IsReady() }
 
-// Tries for a busy lock are a durable timer apart; each costs about ten history events.
-const (
-	lockFirstWait = 5 * time.Second
-	lockLongWait  = time.Minute
-)
+// lockPause keeps two operations that wait for the same lock from trying in step for ever.
+const lockPause = time.Second
 
 // acquireLock makes this operation the only one that changes the cluster, or fails naming the holder. With Request.LockWait it queues.
 // The token of the node leases is the start of the lock's run as the Temporal server recorded it, so that it grows from holder to holder.
 func (r *run) acquireLock(ctx workflow.Context) error {
 	id := operation.LockWorkflowID(r.req.Cluster)
 	deadline := workflow.Now(ctx).Add(r.req.LockWait.D())
-	for wait := lockFirstWait; ; wait = min(max(2*wait, lockFirstWait), lockLongWait) {
+	for {
 		// Disconnected: cancelling the operation must not free the cluster before its cleanup is done.
 		base, _ := workflow.NewDisconnectedContext(ctx)
 		child := workflow.ExecuteChildWorkflow(workflow.WithChildOptions(base, workflow.ChildWorkflowOptions{
@@ -74,7 +71,6 @@ func (r *run) acquireLock(ctx workflow.Context) error {
 			if err := r.freeFormerLock(ctx, holder); err != nil {
 				return err
 			}
-			wait = 0
 			continue
 		}
 		who := holder.Holder
@@ -88,10 +84,18 @@ func (r *run) acquireLock(ctx workflow.Context) error {
 		}
 		r.report.Message = "waiting for the cluster: held by " + who
 		r.refresh(ctx)
-		if _, err := workflow.AwaitWithOptions(ctx, workflow.AwaitOptions{
-			Timeout:      min(wait, left),
-			TimerOptions: workflow.TimerOptions{Summary: operation.Shorten("waiting for the lock held by "+who, 400)},
-		}, func() bool { return false }); err != nil {
+		// One activity a holder, however long it holds: the history does not grow with the wait.
+		var locks *activities.Locks
+		options := workflow.GetActivityOptions(following(ctx, "waiting for the lock held by "+who, left))
+		options.StartToCloseTimeout, options.ScheduleToCloseTimeout = left, left
+		err = workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, options), locks.AwaitClosed, activities.WorkflowsInput{WorkflowIDs: []string{id}}).Get(ctx, nil)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil && deadline.Sub(workflow.Now(ctx)) > lockPause {
+			return err // it is not only that the time is up
+		}
+		if err := workflow.Sleep(ctx, lockPause); err != nil {
 			return err
 		}
 	}

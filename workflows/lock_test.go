@@ -43,23 +43,23 @@ func TestClusterLock_Busy_FailsAtOnceNamingTheHolder(t *testing.T) {
 func TestClusterLock_BusyAndAskedToQueue_GetsItWhenItIsFree(t *testing.T) {
 	w := newWorld(t, plainPlan("a"))
 	in := input(func(in *operation.SecurityUpgradeInput) { in.LockWait = operation.Duration(2 * time.Hour) })
-	require.NoError(t, w.behindAnother(time.Hour, in))
+	require.NoError(t, w.behindAnother(2*time.Minute, in))
 	require.Equal(t, 1, w.fake.count("Record a"))
 }
 
 func TestClusterLock_BusyAndAskedToQueue_GivesUpAtTheDeadline(t *testing.T) {
 	w := newWorld(t, plainPlan("a"))
 	began := w.Now()
-	in := input(func(in *operation.SecurityUpgradeInput) { in.LockWait = operation.Duration(time.Hour) })
+	in := input(func(in *operation.SecurityUpgradeInput) { in.LockWait = operation.Duration(2 * time.Minute) })
 	err := w.behindAnother(3*time.Hour, in)
 	require.Equal(t, operation.ErrClusterBusy, typeOf(err))
-	require.GreaterOrEqual(t, w.Now().Sub(began), time.Hour)
+	require.GreaterOrEqual(t, w.Now().Sub(began), 2*time.Minute-lockPause)
 	require.Empty(t, w.fake.mutated())
 }
 
 func TestClusterLock_CancelledWhileQueued_EndsWithoutTouchingAnything(t *testing.T) {
 	w := newWorld(t, plainPlan("a"))
-	w.at(10*time.Minute, w.CancelWorkflow)
+	w.at(time.Minute, w.CancelWorkflow)
 	in := input(func(in *operation.SecurityUpgradeInput) { in.LockWait = operation.Duration(time.Hour) })
 	err := w.behindAnother(3*time.Hour, in)
 	require.True(t, temporal.IsCanceledError(err), "%v", err)

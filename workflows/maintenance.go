@@ -1,6 +1,7 @@
 package workflows
 
 import (
+	"slices"
 	"time"
 
 	"go.temporal.io/sdk/workflow"
@@ -21,6 +22,7 @@ func (r *run) enterMaintenance(ctx workflow.Context) bool {
 		var out activities.MaintenanceResult
 		err := workflow.ExecuteActivity(following(ctx, "maintenance mode on", maintenanceCeiling), kato.EnterMaintenance, in).Get(ctx, &out)
 		if err == nil {
+			r.found = out.Found
 			r.report.Maintenance = "on (was " + out.Found + ")"
 			if out.Note != "" {
 				r.report.Warnings = append(r.report.Warnings, out.Note)
@@ -49,6 +51,13 @@ func (r *run) leaveMaintenance(ctx workflow.Context) {
 	for try := 1; ; try++ {
 		var out activities.MaintenanceResult
 		err := workflow.ExecuteActivity(following(ctx, "maintenance mode as found", maintenanceCeiling), kato.LeaveMaintenance, in).Get(ctx, &out)
+		if out.Note != "" && !slices.Contains(r.report.Warnings, out.Note) {
+			r.report.Warnings = append(r.report.Warnings, out.Note)
+		}
+		if err == nil && r.found == "off" && out.Now != "off" {
+			err = operation.NewError(operation.Failure{Type: operation.ErrMaintenance, Message: "maintenance mode was off before and is " + out.Now +
+				" now; its record on the Core is gone: set it back with kato, or look again"})
+		}
 		if err == nil {
 			r.report.Maintenance = "put back (" + out.Now + ")"
 			return

@@ -148,12 +148,15 @@ func (r *run) ask(ctx workflow.Context, node, step string, try int, cause operat
 	if within <= 0 {
 		within = operation.DefaultAnswerWithin
 	}
+	// A key is used once, so that a late answer never hits a later question.
+	try = max(try, r.lastTry[node+"/"+step]+1)
+	r.lastTry[node+"/"+step] = try
 	now := workflow.Now(ctx)
 	q := &question{Question: operation.Question{Node: node, Step: step, Try: try, Cause: cause, Choices: choices,
 		AskedAt: stamp(ctx), AnswerBy: now.Add(within.D()).UTC().Format(time.RFC3339)}}
 	r.questions = append(r.questions, q)
 	r.refresh(ctx)
-	r.notify(ctx, operation.EventParked)
+	r.notify(ctx, operation.EventParked, q.Question)
 	aborted := func() bool { return r.aborting && slices.Contains(choices, operation.Abort) }
 	answered, err := workflow.AwaitWithOptions(ctx, workflow.AwaitOptions{
 		Timeout:      within.D(),
@@ -198,7 +201,13 @@ func (r *run) openQuestions() []operation.Question {
 func (r *run) trimmedWithQuestions() operation.Report {
 	out := r.report
 	out.Questions = r.openQuestions()
-	return out
+	out.Nodes = slices.Clone(out.Nodes)
+	for i := range out.Nodes { // the output stands in the question already
+		if slices.ContainsFunc(out.Questions, func(q operation.Question) bool { return q.Node == out.Nodes[i].Name }) {
+			out.Nodes[i].Failure = withoutTail(out.Nodes[i].Failure, 1024)
+		}
+	}
+	return trim(out)
 }
 
 // line joins what was done, by whom and why.

@@ -1,6 +1,7 @@
 package workflows
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -55,6 +56,8 @@ type run struct {
 	preflightSettled bool
 	preflightFailure *operation.Failure
 
+	found                 string         // maintenance mode as it was found
+	lastTry               map[string]int // by node and step: the try of the last question
 	shownPhase, shownNode string
 	shownNeeds            bool
 	currentNode           string
@@ -76,7 +79,7 @@ const maxBaseline = 200
 // handlers, inventory, lock, preflight, [maintenance on], steps, [maintenance as found], report.
 func operate(ctx workflow.Context, kind string, req operation.Request, batch string, p procedure) (*operation.Report, error) {
 	info := workflow.GetInfo(ctx)
-	r := &run{req: req, procedure: p, workflowID: info.WorkflowExecution.ID, index: map[string]int{}, messages: workflow.NewWaitGroup(ctx)}
+	r := &run{req: req, procedure: p, workflowID: info.WorkflowExecution.ID, index: map[string]int{}, lastTry: map[string]int{}, messages: workflow.NewWaitGroup(ctx)}
 	if r.req.OperationID == "" {
 		r.req.OperationID = operation.IDFromWorkflow(r.workflowID)
 	}
@@ -203,8 +206,9 @@ func (r *run) askAllNodes(ctx workflow.Context) *operation.Failure {
 			}
 		}
 	}
-	if len(r.report.BrokenBefore) > maxBaseline {
-		problems = append(problems, fmt.Sprintf("%d checks do not hold before the operation (at most %d can be carried along): mend the cluster first", len(r.report.BrokenBefore), maxBaseline))
+	if broken := len(r.report.BrokenBefore); broken > maxBaseline {
+		problems = append(problems, fmt.Sprintf("%d checks do not hold before the operation (at most %d can be carried along): mend the cluster first", broken, maxBaseline))
+		r.report.BrokenBefore = r.report.BrokenBefore[:maxBaseline]
 	}
 	if len(problems) > 0 {
 		return &operation.Failure{Type: operation.ErrPreflight, Problems: bound(problems, 500),
@@ -315,7 +319,8 @@ func (r *run) finish(ctx workflow.Context, failure *operation.Failure) (*operati
 	if err != nil {
 		return nil, err
 	}
-	return &r.report, nil
+	out := r.trimmed()
+	return &out, nil
 }
 
 // outcome sets the final phase and message, and says how the workflow closes: only an operation whose every node is done completes.
@@ -351,23 +356,74 @@ func (r *run) endedBadly(errorType string) error {
 	return temporal.NewApplicationErrorWithOptions(f.Message, f.Type, temporal.ApplicationErrorOptions{NonRetryable: true, Details: []any{f, r.trimmed()}})
 }
 
-// trimmed is the report as it stands; package lists of large operations are shortened so that it stays far below a payload's limit.
+// maxReport is the size in bytes that a report is trimmed to; the server refuses payloads above 2 MiB, and an operation whose last one is refused
+// would never end.
+const maxReport = 512 << 10
+
+// trimmed is the report as it closes the operation.
 func (r *run) trimmed() operation.Report {
 	out := r.report
 	out.Questions, out.Paused = nil, false
-	return out
+	return trim(out)
+}
+
+// trim shortens a large report, the least useful first; what is left out is in the results of the nodes' own workflows.
+func trim(report operation.Report) operation.Report {
+	report.Nodes = slices.Clone(report.Nodes)
+	for _, shorten := range []func(n *operation.NodeReport){
+		func(*operation.NodeReport) {},
+		func(n *operation.NodeReport) { n.Failure = withoutTail(n.Failure, 512) },
+		func(n *operation.NodeReport) { n.Changes = nil },
+		func(n *operation.NodeReport) { n.Failure, n.Notes = withoutTail(n.Failure, 160), bound(n.Notes, 3) },
+		func(n *operation.NodeReport) { n.Notes, n.Proof, n.Roles = nil, nil, nil },
+	} {
+		for i := range report.Nodes {
+			shorten(&report.Nodes[i])
+		}
+		if size(report) <= maxReport {
+			return report
+		}
+	}
+	report.BrokenBefore, report.Commands = report.BrokenBefore[:min(len(report.BrokenBefore), maxBaseline)], nil
+	report.Warnings = bound(report.Warnings, 50)
+	if len(report.Answers) > 500 {
+		report.Answers = report.Answers[len(report.Answers)-500:]
+	}
+	if len(report.Questions) > 100 {
+		report.Questions = report.Questions[:100]
+	}
+	return report
+}
+
+// size of a report as it is stored.
+func size(report operation.Report) int {
+	b, err := json.Marshal(report)
+	if err != nil {
+		return 0
+	}
+	return len(b)
+}
+
+// withoutTail is a failure without the output, and with a short message.
+func withoutTail(f *operation.Failure, max int) *operation.Failure {
+	if f == nil {
+		return nil
+	}
+	short := *f
+	short.Tail, short.Message, short.Problems = "", operation.Shorten(f.Message, max), bound(f.Problems, 50)
+	return &short
 }
 
 // --- notifications -----------------------------------------------------------------------------------------------------------------------
 
 // notify tells the site in the background; a site that cannot be told is a warning, never a failure.
-func (r *run) notify(ctx workflow.Context, event string) {
+func (r *run) notify(ctx workflow.Context, event string, asked ...operation.Question) {
 	if r.req.DryRun || !slices.Contains(r.plan.NotifyOn, event) {
 		return
 	}
 	r.sent++
 	n := operation.Notification{Event: event, Cluster: r.req.Cluster, Kind: r.report.Kind, OperationID: r.req.OperationID, WorkflowID: r.workflowID,
-		Message: r.report.Message, Questions: r.openQuestions(), ID: fmt.Sprintf("%s/%d", r.workflowID, r.sent)}
+		Message: r.report.Message, Questions: asked, ID: fmt.Sprintf("%s/%d", r.workflowID, r.sent)}
 	if event == operation.EventParked {
 		n.Message = r.headline()
 	}
