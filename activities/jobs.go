@@ -46,7 +46,7 @@ type jobRun struct {
 	host remote.Host
 	spec remote.JobSpec
 	log  *zap.Logger
-	// settle starts nothing.
+	// settle starts nothing, and sees to it that no start still under way does: see forbid.
 	settle           bool
 	unreachableAfter time.Duration
 	// ceiling of the job's time; 0 = none.
@@ -57,6 +57,29 @@ type jobRun struct {
 type jobEnd struct {
 	remote.JobStatus
 	tail []byte
+}
+
+// forbid sees to it that a job that was not started never is, whatever start of it is still under way on the node, and ends one that may be
+// interrupted. One that may not is left alone. It returns what is known then: absent when the job never ran and never will.
+func forbid(ctx context.Context, jobs Jobs, h remote.Host, id remote.JobID) (remote.JobStatus, error) {
+	status, err := jobs.Stop(ctx, h, id, stopGrace)
+	if remote.IsKind(err, remote.KindExit) {
+		// Most likely it runs and may not be interrupted.
+		now, lookErr := jobs.Status(ctx, h, id)
+		if lookErr != nil {
+			return now, lookErr
+		}
+		if now.State == remote.JobAbsent {
+			return now, err
+		}
+		status = now
+	} else if err != nil {
+		return status, err
+	}
+	if status.NeverStarted {
+		status.State = remote.JobAbsent
+	}
+	return status, nil
 }
 
 // run starts the job, or takes up the one that was started before, and follows it to its end. Lost connections are retried for unreachableAfter. The
@@ -74,7 +97,7 @@ func (r jobRun) run(a *attempt) (jobEnd, error) {
 	var status remote.JobStatus
 	err := r.patiently(a, func(ctx context.Context) (err error) {
 		if r.settle {
-			status, err = r.jobs.Status(ctx, r.host, id)
+			status, err = forbid(ctx, r.jobs, r.host, id)
 		} else {
 			a.phase("start " + id.Step)
 			status, err = r.jobs.Start(ctx, r.host, r.spec)
@@ -188,6 +211,9 @@ func (r jobRun) lost(end jobEnd) error {
 }
 
 func (r jobRun) exited(end jobEnd) error {
+	if end.NeverStarted {
+		return failJob(operation.ErrRemoteExit, r.host.Name, r.spec.ID.Dir(), "", "%s was called off before it started, by an operation that was being cancelled: nothing was done, retry", r.spec.ID.Step)
+	}
 	tail := remote.Tail(end.tail, maxTail)
 	said := ""
 	if line := lastLineOf(tail); line != "" {

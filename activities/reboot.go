@@ -45,7 +45,12 @@ func (n *Nodes) Reboot(ctx context.Context, in RebootInput) (RebootResult, error
 	}
 	var status remote.JobStatus
 	err = a.persist(t.host.Name, patience, id.Dir(), func(ctx context.Context) (err error) {
-		if status, err = n.Jobs.Status(ctx, t.host, id); err != nil {
+		if in.Settle {
+			status, err = forbid(ctx, n.Jobs, t.host, id)
+		} else {
+			status, err = n.Jobs.Status(ctx, t.host, id)
+		}
+		if err != nil {
 			n.Connections.Forget(t.host)
 		}
 		return err

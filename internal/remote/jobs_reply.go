@@ -14,6 +14,9 @@ import (
 // replyMark begins the lines meant for the worker; anything else is noise of the node's login files.
 const replyMark = "@katoflow "
 
+// stoppedUnstarted is the exit code that stop_locked.sh writes for a job that was never started.
+const stoppedUnstarted = 143
+
 // unknownOperation is the operation of a job whose metadata is lost.
 const unknownOperation = "unknown"
 
@@ -115,6 +118,7 @@ func (f jobFacts) status(h Host, current string) (JobStatus, error) {
 	s := JobStatus{State: state, CurrentBootID: current, StartedAt: f.startedAt, OutputSize: f.size, Swept: f.swept}
 	if f.exited {
 		s.ExitCode = f.exitCode
+		s.NeverStarted = f.bootID == "-" && f.exitCode == stoppedUnstarted
 	}
 	if f.bootID != "-" {
 		s.BootID = f.bootID

@@ -12,7 +12,7 @@ const killWait = 10 * time.Second
 
 // Stop ends an interruptible job: TERM to the payload's process group, KILL when it has not ended after grace. It returns the status
 // afterwards, exited with what the payload made of the signal (143 and 137 without a handler). A job that was never started is marked
-// so that it can never be started any more, and has exited with 143; a job that has ended is left as it is. A payload that runs by
+// so that it can never be started any more, and has exited with 143 and NeverStarted, whoever holds the lease; a job that has ended is left as it is. A payload that runs by
 // sudo is signalled by `sudo -n kill`, which sudoers must allow.
 //
 // Errors: KindExit when the job runs and is not interruptible, or does not end; KindTransport, after which Stop may be called again.

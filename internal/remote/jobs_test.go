@@ -672,6 +672,7 @@ func TestStop_InterruptibleJob_EndsByTermOrKill(t *testing.T) {
 			again, err := n.jobs.Stop(ctx, n.host, spec.ID, time.Second)
 			require.NoError(t, err)
 			require.Equal(t, status.ExitCode, again.ExitCode)
+			require.False(t, again.NeverStarted)
 		}
 		waitUntil(t, "nothing is left of the payloads", func() bool { return len(n.processes()) == 0 })
 	})
@@ -706,10 +707,12 @@ func TestStop_JobNeverStarted_CanNeverBeStarted(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, JobExited, status.State)
 			require.Equal(t, 143, status.ExitCode)
+			require.True(t, status.NeverStarted)
 			status, err = n.jobs.Start(ctx, n.host, spec)
 			require.NoError(t, err)
 			require.Equal(t, JobExited, status.State)
 			require.Equal(t, 143, status.ExitCode)
+			require.True(t, status.NeverStarted)
 		}
 		require.Zero(t, n.count("ran"))
 	})

@@ -147,4 +147,6 @@ type JobStatus struct {
 	OutputSize int64
 	// Swept is true when only the tombstone is left.
 	Swept bool
+	// NeverStarted is true when Stop came before the start: the payload did not run and never will. The state is exited, with 143.
+	NeverStarted bool
 }
