@@ -141,8 +141,9 @@ func (r jobRun) run(a *attempt) (jobEnd, error) {
 		if !a.pause(firstPause) {
 			return jobEnd{}, r.leave(a)
 		}
-		err = r.patiently(a, func(ctx context.Context) error {
-			_, err := r.jobs.Status(ctx, r.host, id)
+		// The ceiling holds for what was read here, too.
+		err = r.patiently(a, func(ctx context.Context) (err error) {
+			status, err = r.jobs.Status(ctx, r.host, id)
 			return err
 		})
 		if err != nil {

@@ -371,3 +371,17 @@ func TestEnded_EachCause_SaysWhetherItIsACancel(t *testing.T) {
 		}
 	}
 }
+
+func TestUpgrade_ConnectionDroppedAndTakesTooLong_IsStillTimeout(t *testing.T) {
+	b := start(t, simcluster.Config{}, "")
+	b.node("plain-1").HangCommand("unattended-upgrades", 1)
+	in := b.upgradeInput("plain-1")
+	in.Timeout = operation.Duration(4 * time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	upgrade := inBackground(t, b.nodes.Upgrade, in, attemptOptions{ctx: ctx})
+	until(t, "the upgrade runs", func() bool { return b.ran("plain-1", "unattended-upgrades") == 1 })
+	b.node("plain-1").DropConnections()
+	_, err := upgrade.wait(t)
+	wantFailure(t, err, operation.ErrTimeout, false, "plain-1: upgrade takes longer than 4s")
+}
