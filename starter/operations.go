@@ -182,6 +182,10 @@ func (s *server) search(ctx context.Context, op string, open bool) (string, erro
 		if open && len(all) > 1 {
 			return "", ambiguous(op, all)
 		}
+		// The same one for every verb: what runs, else what ended last.
+		if going := slices.DeleteFunc(slices.Clone(all), func(l listed) bool { return !l.Open }); len(going) == 1 {
+			return going[0].WorkflowID, nil
+		}
 		return newest(all).WorkflowID, nil
 	}
 	all, err := s.list(ctx, "", mostScanned, func(l listed) bool { return l.OperationID == op || l.Cluster == op && l.rolling() })

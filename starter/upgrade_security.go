@@ -388,7 +388,7 @@ func (c *cli) detached(o operation.PreflightOutcome, how string) error {
 	return c.print(o, func() string {
 		text := fmt.Sprintf("operation %s %s\n", o.OperationID, how)
 		if o.Nodes > 0 {
-			text += fmt.Sprintf("%d nodes, %d packages pending\n", o.Nodes, o.Pending)
+			text += fmt.Sprintf("%s, %s pending\n", plural(o.Nodes, "node"), plural(o.Pending, "package"))
 		}
 		for _, l := range view.PreflightNotes(o) {
 			text += l + "\n"
@@ -400,7 +400,7 @@ func (c *cli) detached(o operation.PreflightOutcome, how string) error {
 // tellOutcome says what the preflight found and did not stop at. The report shows it again at the end.
 func (c *cli) tellOutcome(w *watcher, o operation.PreflightOutcome) {
 	if d, ok := w.display.(*plainDisplay); ok {
-		d.line(c.now(), fmt.Sprintf("operation %s: preflight passed, %d nodes, %d packages pending", o.OperationID, o.Nodes, o.Pending))
+		d.line(c.now(), fmt.Sprintf("operation %s: preflight passed, %s, %s pending", o.OperationID, plural(o.Nodes, "node"), plural(o.Pending, "package")))
 		for _, l := range view.PreflightNotes(o) {
 			d.line(c.now(), l)
 		}
@@ -408,7 +408,7 @@ func (c *cli) tellOutcome(w *watcher, o operation.PreflightOutcome) {
 	}
 	if l, ok := w.display.(*liveDisplay); ok {
 		l.close(false)
-		fmt.Fprintf(c.out, "operation %s: preflight passed, %d nodes, %d packages pending\n", o.OperationID, o.Nodes, o.Pending)
+		fmt.Fprintf(c.out, "operation %s: preflight passed, %s, %s pending\n", o.OperationID, plural(o.Nodes, "node"), plural(o.Pending, "package"))
 		_ = writeLines(c.out, view.PreflightNotes(o))
 	}
 }

@@ -26,7 +26,7 @@ func (c *cli) versionCommand() *cobra.Command {
 		Example: "  katoflow version -o json",
 		Args:    exactly(),
 		RunE: func(*cobra.Command, []string) error {
-			v := buildVersion()
+			v := built()
 			return c.print(v, func() string {
 				text := "katoflow " + v.Version
 				if v.Revision != "" {
@@ -42,7 +42,10 @@ func (c *cli) versionCommand() *cobra.Command {
 	}
 }
 
-func buildVersion() versionResult {
+// buildVersion is set by the linker: -ldflags "-X main.buildVersion=v1.2.3".
+var buildVersion string
+
+func built() versionResult {
 	v := versionResult{Version: "unknown", Go: runtime.Version()}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
@@ -50,6 +53,9 @@ func buildVersion() versionResult {
 	}
 	if info.Main.Version != "" {
 		v.Version = info.Main.Version
+	}
+	if buildVersion != "" {
+		v.Version = buildVersion
 	}
 	for _, s := range info.Settings {
 		switch s.Key {

@@ -40,6 +40,9 @@ func (b Batch) Of(total int) int {
 	return max(1, min(n, total))
 }
 
+// Exceeds reports whether a count is larger than the nodes there are, which is more likely a slip than a wish.
+func (b Batch) Exceeds(total int) bool { return b.percent == 0 && b.count > total }
+
 // String is the form that ParseBatch reads.
 func (b Batch) String() string {
 	if b.percent > 0 {
