@@ -153,8 +153,9 @@ func (k *Kato) EnterMaintenance(ctx context.Context, in MaintenanceInput) (Maint
 	return out, nil
 }
 
-// LeaveMaintenance puts the mode back as the record of this operation says it was found, reads it, and then removes the record. Without a record of this
-// operation there is nothing to put back. Repeating it is harmless. Errors as EnterMaintenance.
+// LeaveMaintenance stops what an EnterMaintenance of this operation has left running, or waiting for its start, on the Core; then it puts the mode back as
+// the record of this operation says it was found, reads it, and removes the record. Without a record of this operation there is nothing to put back; the
+// note says so, and when the mode is on. Repeating it is harmless. Errors as EnterMaintenance, and RemoteExit when a job cannot be stopped.
 func (k *Kato) LeaveMaintenance(ctx context.Context, in MaintenanceInput) (MaintenanceResult, error) {
 	a := begin(ctx, "maintenance mode as found")
 	defer a.finish()
@@ -162,12 +163,25 @@ func (k *Kato) LeaveMaintenance(ctx context.Context, in MaintenanceInput) (Maint
 	if err != nil {
 		return MaintenanceResult{}, err
 	}
+	// What this operation began may still run, or wait on the Core for its start: it must not set the mode after it was put back.
+	for _, step := range []string{stepRecord, operation.StepMaintenanceOn} {
+		if err := k.forbid(a, core, in, step); err != nil {
+			return MaintenanceResult{}, err
+		}
+	}
 	have, err := k.read(a, s, core, in)
 	if err != nil {
 		return MaintenanceResult{}, err
 	}
 	if !have.recorded || have.record.Operation != in.Operation.ID {
-		return MaintenanceResult{Found: onOff(have.on), Now: onOff(have.on), Note: "this operation has no record on the Core: nothing to put back"}, nil
+		out := MaintenanceResult{Found: onOff(have.on), Now: onOff(have.on), Note: "this operation has no record on the Core: nothing to put back"}
+		switch {
+		case have.on && have.recorded:
+			out.Note = oneLine(fmt.Sprintf("maintenance mode is on and left on: it is operation %s that has changed it, by the record on the Core", have.record.Operation), 300)
+		case have.on:
+			out.Note = "maintenance mode is on and left on: there is no record on the Core of how it was found; turn it off by hand unless it is meant to be on"
+		}
+		return out, nil
 	}
 	out := MaintenanceResult{Found: have.record.Found}
 	if out.Now, err = k.set(a, s, core, in, operation.StepMaintenanceOff, have, out.Found == "on"); err != nil {
@@ -227,13 +241,38 @@ func (k *Kato) read(a *attempt, s site, core target, in MaintenanceInput) (maint
 // writeRecord runs as a job, so that an operation that was superseded cannot write over the record of the newer one.
 func (k *Kato) writeRecord(a *attempt, s site, core target, in MaintenanceInput, r maintenanceRecord) error {
 	return k.mutate(a, core, in, func(try int) remote.JobSpec {
-		return remote.JobSpec{ID: jobID(in.Operation, operation.ClusterNode, "maintenance-record", try), Lease: lease(in.Operation),
+		return remote.JobSpec{ID: jobID(in.Operation, operation.ClusterNode, stepRecord, try), Lease: lease(in.Operation),
 			Argv: []string{"sh", "-c", keepScript, "sh", recordText(r)}, Interruptible: true}
 	}, time.Minute, func() (bool, string, error) {
 		have, err := k.read(a, s, core, in)
 		return err == nil && have.recorded && have.record == r, "the record of the maintenance mode cannot be read back", err
 	})
 }
+
+// forbid ends every try of a job that may still do something, and the first that was never started cannot be any more.
+func (k *Kato) forbid(a *attempt, core target, in MaintenanceInput, step string) error {
+	for try := 1; try < mostTries; try++ {
+		id := jobID(in.Operation, operation.ClusterNode, step, try)
+		var done bool
+		err := a.persist(core.host.Name, in.UnreachableAfter.D(), id.Dir(), func(ctx context.Context) error {
+			status, err := k.Jobs.Status(ctx, core.host, id)
+			if err != nil || status.State != remote.JobAbsent && status.State != remote.JobRunning {
+				return err
+			}
+			status, err = k.Jobs.Stop(ctx, core.host, id, stopGrace)
+			// One that was started between the two is stopped; then the next try is the first that never was.
+			done = err == nil && status.NeverStarted
+			return err
+		})
+		if err != nil || done {
+			return err
+		}
+	}
+	return nil
+}
+
+// stepRecord names the jobs that write the record.
+const stepRecord = "maintenance-record"
 
 var keepScript = script("keep")
 

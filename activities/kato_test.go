@@ -242,3 +242,45 @@ func TestRetire_CancelledWhileItHangs_IsStopped(t *testing.T) {
 	_, err := run(t, b.kato.Retire, in, attemptOptions{})
 	wantFailure(t, err, operation.ErrRemoteExit, false)
 }
+
+func TestMaintenance_SetStillRunsWhenItIsPutBack_IsStoppedFirst(t *testing.T) {
+	b := start(t, alsConfig(), "")
+	b.node("core").SlowCommand("kato config set", 1, 3*time.Second)
+	in := b.maintenance("op-1", 100)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	enter := inBackground(t, b.kato.EnterMaintenance, in, attemptOptions{ctx: ctx})
+	until(t, "kato sets the mode", func() bool { return b.ran("core", "kato config set") == 1 })
+	cancel() // as with a killed worker: the job goes on
+	_, err := enter.wait(t)
+	wantFailure(t, err, operation.ErrWorker, true)
+	if out := b.leave(in); out.Found != "off" || out.Now != "off" {
+		t.Errorf("%+v", out)
+	}
+	running, err := b.jobs.Running(context.Background(), b.host("core"))
+	if err != nil || len(running) != 0 {
+		t.Errorf("%+v %v", running, err)
+	}
+	b.wantMaintenance(false)
+	// And none that another attempt of then still hands over can start.
+	s, err := b.jobs.Status(context.Background(), b.host("core"), jobID(in.Operation, operation.ClusterNode, operation.StepMaintenanceOn, 2))
+	if err != nil || !s.NeverStarted {
+		t.Errorf("%+v %v", s, err)
+	}
+	// The operation may be reset, and then enters again.
+	if out := b.enter(in); out.Now != "on" {
+		t.Errorf("%+v", out)
+	}
+	b.leave(in)
+	b.wantMaintenance(false)
+}
+
+func TestMaintenance_OnWithoutARecord_IsToldWhenNothingIsPutBack(t *testing.T) {
+	b := start(t, alsConfig(), "")
+	in := b.maintenance("op-1", 100)
+	b.enter(in)
+	b.onNode("core", "rm maintenance.json")
+	if out := b.leave(in); out.Found != "on" || out.Now != "on" || !strings.Contains(out.Note, "maintenance mode is on") {
+		t.Errorf("%+v", out)
+	}
+}
