@@ -57,6 +57,24 @@ type jobRun struct {
 type jobEnd struct {
 	remote.JobStatus
 	tail []byte
+	// note is what the report says about it, "" for nothing.
+	note string
+}
+
+// underWay looks for the job after its start was refused with err because it was started with another command before: the inventory was changed since. It is
+// the same step of the same operation, so it counts as it is. Anything else is err.
+func underWay(ctx context.Context, jobs Jobs, h remote.Host, id remote.JobID, err error) (remote.JobStatus, string, error) {
+	if !remote.IsKind(err, remote.KindJobConflict) {
+		return remote.JobStatus{}, "", err
+	}
+	status, lookErr := jobs.Status(ctx, h, id)
+	switch {
+	case lookErr != nil:
+		return status, "", lookErr
+	case status.State == remote.JobAbsent:
+		return status, "", err
+	}
+	return status, "the inventory has changed since the job " + id.Step + " was started: it ran with what was written then", nil
 }
 
 // forbid sees to it that a job that was not started never is, whatever start of it is still under way on the node, and ends one that may be
@@ -95,12 +113,16 @@ func (r jobRun) run(a *attempt) (jobEnd, error) {
 	a.at(name, out.next)
 
 	var status remote.JobStatus
+	var note string
 	err := r.patiently(a, func(ctx context.Context) (err error) {
 		if r.settle {
 			status, err = forbid(ctx, r.jobs, r.host, id)
 		} else {
 			a.phase("start " + id.Step)
 			status, err = r.jobs.Start(ctx, r.host, r.spec)
+			if err != nil {
+				status, note, err = underWay(ctx, r.jobs, r.host, id, err)
+			}
 		}
 		return err
 	})
@@ -127,7 +149,7 @@ func (r jobRun) run(a *attempt) (jobEnd, error) {
 		cancel()
 		switch {
 		case err == nil && status.State != remote.JobRunning:
-			return jobEnd{JobStatus: status, tail: out.tail}, nil
+			return jobEnd{JobStatus: status, tail: out.tail, note: note}, nil
 		case late:
 			return jobEnd{}, r.tooLong(a, out)
 		case a.ctx.Err() != nil:
@@ -196,14 +218,14 @@ func (r jobRun) result(end jobEnd) (JobResult, error) {
 	case remote.JobAbsent:
 		return JobResult{}, nil
 	case remote.JobInterrupted:
-		return JobResult{Started: true, Interrupted: true}, nil
+		return JobResult{Started: true, Interrupted: true, Notes: notes(end.note)}, nil
 	case remote.JobLost:
 		return JobResult{Started: true}, r.lost(end)
 	}
 	if end.ExitCode != 0 {
 		return JobResult{Started: true}, r.exited(end)
 	}
-	return JobResult{Started: true}, nil
+	return JobResult{Started: true, Notes: notes(end.note)}, nil
 }
 
 func (r jobRun) lost(end jobEnd) error {

@@ -66,7 +66,7 @@ func (n *Nodes) Reboot(ctx context.Context, in RebootInput) (RebootResult, error
 	earlier := !begun && status.State != remote.JobAbsent
 	began := a.since(key)
 	a.phase("waiting for the node to return")
-	last := ""
+	last, note := "", ""
 	for tries := 0; !rebooted(status.BootID, status.CurrentBootID); tries++ {
 		if status.State == remote.JobExited && status.ExitCode != 0 {
 			return RebootResult{}, n.rebootRefused(a, job, status)
@@ -86,7 +86,9 @@ func (n *Nodes) Reboot(ctx context.Context, in RebootInput) (RebootResult, error
 		var now remote.JobStatus
 		if status.State == remote.JobAbsent {
 			// Also when a start was cut off: it starts at most once.
-			now, err = n.Jobs.Start(ctx, h, job.spec)
+			if now, err = n.Jobs.Start(ctx, h, job.spec); err != nil {
+				now, note, err = underWay(ctx, n.Jobs, h, id, err)
+			}
 		} else {
 			now, err = n.Jobs.Status(ctx, h, id)
 		}
@@ -107,7 +109,7 @@ func (n *Nodes) Reboot(ctx context.Context, in RebootInput) (RebootResult, error
 	}
 	before := status.BootID
 	log.Info("back after the reboot", zap.String("bootId", remote.Escape(status.CurrentBootID)))
-	return RebootResult{JobResult: JobResult{Started: true}, Earlier: earlier, BootIDBefore: before, BootIDAfter: status.CurrentBootID}, nil
+	return RebootResult{JobResult: JobResult{Started: true, Notes: notes(note)}, Earlier: earlier, BootIDBefore: before, BootIDAfter: status.CurrentBootID}, nil
 }
 
 // comesBack tells whether an error is one that a reboot explains: lost connections, and a refused login, because pam_nologin lets only root in while a

@@ -86,6 +86,7 @@ func (n *Nodes) beforeUpgrade(a *attempt, s site, t target, in UpgradeInput, ref
 	case result.Interrupted:
 		return nil, failJob(operation.ErrInterrupted, t.host.Name, refresh.spec.ID.Dir(), "", "the node rebooted while apt-get update ran: nothing was upgraded, retry")
 	}
+	said = append(said, notes(end.note)...)
 	if n := parseRefresh(string(end.tail)); n > 0 {
 		said = append(said, fmt.Sprintf("apt-get update could not fetch %d of its lists and ended well all the same", n))
 	}
@@ -185,6 +186,7 @@ func (n *Nodes) checkCandidates(a *attempt, t target, in UpgradeInput) error {
 
 // afterUpgrade judges the upgrade job by its end, by its transcript and by what dpkg says now.
 func (n *Nodes) afterUpgrade(a *attempt, t target, in UpgradeInput, job jobRun, end jobEnd, out UpgradeResult) (UpgradeResult, error) {
+	out.Notes = append(out.Notes, notes(end.note)...)
 	switch end.State {
 	case remote.JobAbsent:
 		return out, nil

@@ -385,3 +385,22 @@ func TestUpgrade_ConnectionDroppedAndTakesTooLong_IsStillTimeout(t *testing.T) {
 	_, err := upgrade.wait(t)
 	wantFailure(t, err, operation.ErrTimeout, false, "plain-1: upgrade takes longer than 4s")
 }
+
+func TestUpgrade_ProxyChangedWhileItRuns_IsFollowedAndTold(t *testing.T) {
+	b := start(t, simcluster.Config{}, "")
+	b.node("plain-1").SlowCommand("unattended-upgrades", 1, 4*time.Second)
+	in := b.upgradeInput("plain-1")
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	first := inBackground(t, b.nodes.Upgrade, in, attemptOptions{ctx: ctx})
+	until(t, "the upgrade runs", func() bool { return b.ran("plain-1", "unattended-upgrades") == 1 })
+	b.writeInventory("proxy:\n  http: http://proxy.example.org:3128")
+	cancel() // as with a killed worker
+	_, err := first.wait(t)
+	wantFailure(t, err, operation.ErrWorker, true)
+	out := must[UpgradeResult](t)(run(t, b.nodes.Upgrade, in, attemptOptions{}))
+	if !out.Started || out.NeedsRepair || !strings.Contains(strings.Join(out.Notes, " "), "the inventory has changed") {
+		t.Errorf("%+v", out)
+	}
+	b.wantRuns("plain-1", "unattended-upgrades", 1)
+}
