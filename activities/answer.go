@@ -5,6 +5,7 @@ import (
 	"embed"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/katoflow/katoflow/internal/operation"
 	"github.com/katoflow/katoflow/internal/remote"
@@ -91,10 +92,24 @@ func (a answer) exit(key string) int {
 	return n
 }
 
+// askWithin is how long a script that only reads may take.
+const askWithin = 90 * time.Second
+
 // ask runs a script of this package on a node. It must only read, or be harmless to repeat. The error is of package remote, or says that the
-// answer was cut off, which is a lost connection.
+// answer was cut off or did not come within askWithin, which is a lost connection.
 func ask(ctx context.Context, c Connections, h remote.Host, text string, args ...string) (answer, error) {
-	result, err := c.Run(ctx, h, remote.Command{Script: text, Args: args, AnyExit: true, MaxOutput: 4 << 20})
+	return askFor(ctx, askWithin, c, h, text, args...)
+}
+
+// askFor is ask with another limit of time.
+func askFor(ctx context.Context, limit time.Duration, c Connections, h remote.Host, text string, args ...string) (answer, error) {
+	bounded, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	result, err := c.Run(bounded, h, remote.Command{Script: text, Args: args, AnyExit: true, MaxOutput: 4 << 20})
+	if err != nil && ctx.Err() == nil && bounded.Err() != nil {
+		return answer{}, &remote.Error{Kind: remote.KindTransport, Node: h.Name,
+			Message: "the node took the connection and did not answer within " + limit.String() + ", its disk may hang: see to it, or try again"}
+	}
 	if err != nil {
 		return answer{}, err
 	}

@@ -147,9 +147,7 @@ func (n *Nodes) round(ctx context.Context, s site, targets []target, askCore boo
 // readGates is one session on a node.
 func (n *Nodes) readGates(ctx context.Context, s site, t target, core bool) (answer, error) {
 	args := gateArguments(s, t, core)
-	ctx, cancel := context.WithTimeout(ctx, gateTime(s, t))
-	defer cancel()
-	return ask(ctx, n.Connections, t.host, gatesScript, args...)
+	return askFor(ctx, gateTime(s, t), n.Connections, t.host, gatesScript, args...)
 }
 
 // gateTime is how long a session may take in which every call takes all its time.
@@ -259,9 +257,7 @@ func (n *Nodes) askRoles(ctx context.Context, s site) roleView {
 	if err != nil {
 		return roleView{err: coreSilent}
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Minute+s.cluster.Kato.Timeout.Std())
-	defer cancel()
-	a, err := ask(ctx, n.Connections, core.host, rolesScript, katoSeconds(s), s.cluster.Kato.Path)
+	a, err := askFor(ctx, time.Minute+s.cluster.Kato.Timeout.Std(), n.Connections, core.host, rolesScript, katoSeconds(s), s.cluster.Kato.Path)
 	if err != nil {
 		return roleView{err: coreSilent}
 	}

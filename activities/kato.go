@@ -213,9 +213,7 @@ func (k *Kato) read(a *attempt, s site, core target, in MaintenanceInput) (maint
 	var read answer
 	argv := s.kato().ReadMaintenance()
 	err := a.persist(core.host.Name, in.UnreachableAfter.D(), "", func(ctx context.Context) (err error) {
-		ctx, cancel := context.WithTimeout(ctx, s.cluster.Kato.Timeout.Std()+time.Minute)
-		defer cancel()
-		read, err = ask(ctx, k.Connections, core.host, maintenanceScript, append([]string{katoSeconds(s)}, argv...)...)
+		read, err = askFor(ctx, s.cluster.Kato.Timeout.Std()+time.Minute, k.Connections, core.host, maintenanceScript, append([]string{katoSeconds(s)}, argv...)...)
 		return err
 	})
 	if err != nil {

@@ -50,7 +50,7 @@ func (n *Nodes) Preflight(ctx context.Context, in PreflightInput) (PreflightResu
 		began := time.Now()
 		// One more try, so that a connection lost by chance is no problem of the node.
 		for try := 0; try < 2; try++ {
-			readings[i], errs[i] = ask(ctx, n.Connections, t.host, preflightScript, append(args, gateArguments(s, t, t.node == core && s.als())...)...)
+			readings[i], errs[i] = askFor(ctx, gateTime(s, t), n.Connections, t.host, preflightScript, append(args, gateArguments(s, t, t.node == core && s.als())...)...)
 			if !remote.IsKind(errs[i], remote.KindTransport) || sleep(ctx, firstPause) != nil {
 				break
 			}
