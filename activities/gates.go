@@ -18,7 +18,8 @@ import (
 
 const (
 	maxFailures = 20
-	// coreSilent is told of every node whose roles the Core could not be asked for, so that a Core that never answered is in every node's baseline.
+	// coreSilent is told of the Core by the gates of the cluster, so that going on without what is broken leaves out the Core and not every node. The preflight
+	// tells it of every node, so that a Core that never answered is in the baseline of the Core and of each node's own gates.
 	coreSilent = "kato: the Core gives no status"
 )
 
@@ -130,6 +131,10 @@ func (n *Nodes) round(ctx context.Context, s site, targets []target, askCore boo
 		for i, t := range targets {
 			// A node that does not answer has one finding, not one a role.
 			if len(checks[i]) == 1 && strings.HasPrefix(checks[i][0], "ssh: ") {
+				continue
+			}
+			// A silent Core is one fault of the Core's. Only the gates of another node alone have to tell it as that node's: its roles are not known.
+			if v.err != "" && coreIncluded && t.node != core {
 				continue
 			}
 			checks[i] = append(checks[i], v.checks(ctx, t)...)

@@ -68,7 +68,7 @@ func TestClusterGates_EachFault_HasItsCheck(t *testing.T) {
 func TestClusterGates_StillBroken_IsNotHeldAtTheTimeoutAndNoError(t *testing.T) {
 	b := start(t, alsConfig(), "")
 	b.node("dea-1").StopRole("dea")
-	out := must[GatesResult](t)(run(t, b.nodes.ClusterGates, b.gates(2, 300*time.Millisecond, "core", "dea-2"), attemptOptions{}))
+	out := must[GatesResult](t)(run(t, b.nodes.ClusterGates, b.gates(2, 2*time.Second, "core", "dea-2"), attemptOptions{}))
 	if out.Held || out.Rounds < 2 || len(out.Failures) == 0 {
 		t.Errorf("%+v", out)
 	}
@@ -100,6 +100,14 @@ func TestGates_CoreSilent_IsTheSameFindingAsInThePreflight(t *testing.T) {
 	in := NodeGatesInput{NodeInput: b.input("dea-1"), Baseline: baseline, Times: 1, Timeout: operation.Duration(time.Second)}
 	if out := must[GatesResult](t)(run(t, b.nodes.Gates, in, attemptOptions{})); !out.Held {
 		t.Errorf("%s", checks(out))
+	}
+	cluster := b.gates(1, 100*time.Millisecond)
+	if out := must[GatesResult](t)(run(t, b.nodes.ClusterGates, cluster, attemptOptions{})); checks(out) != "core: "+coreSilent+" (exit 1)" {
+		t.Errorf("of the cluster: %s", checks(out))
+	}
+	cluster.Baseline = baseline
+	if out := must[GatesResult](t)(run(t, b.nodes.ClusterGates, cluster, attemptOptions{})); !out.Held {
+		t.Errorf("of the cluster: %s", checks(out))
 	}
 }
 
