@@ -40,6 +40,9 @@ type attempt struct {
 	stopPump func()
 	watching sync.WaitGroup
 
+	// again: Temporal has attempted this activity before.
+	again bool
+
 	mu       sync.Mutex
 	beat     Beat
 	previous Beat
@@ -51,7 +54,9 @@ func begin(ctx context.Context, phase string) *attempt {
 	if activity.HasHeartbeatDetails(ctx) {
 		// Details of another version that cannot be read are no details.
 		_ = activity.GetHeartbeatDetails(ctx, &a.previous)
+		a.again = true
 	}
+	a.again = a.again || activity.GetInfo(ctx).Attempt > 1
 	a.ctx, a.cancel = context.WithCancelCause(ctx)
 	stopping := activity.GetWorkerStopChannel(ctx)
 	a.watching.Go(func() {

@@ -295,10 +295,11 @@ func (k *Kato) set(a *attempt, s site, core target, in MaintenanceInput, step st
 	return onOff(want), nil
 }
 
-// mutate runs the first try of a job that has not ended yet and verifies it by a read. An earlier try that has ended was an earlier call, which was
-// answered by a person: what it did is verified before, by the caller.
+// mutate runs one try of a job and verifies it by a read: the first that has not ended. A try that has ended belongs to an earlier activity, which was
+// answered by a person: what it did is verified before, by the caller. Only in a later attempt of the same activity the try that ended last is this
+// activity's own, and counts as it ended, unless the attempt before said that it had come to the next; so no attempt starts the command a second time by itself.
 func (k *Kato) mutate(a *attempt, core target, in MaintenanceInput, spec func(try int) remote.JobSpec, ceiling time.Duration, verify func() (bool, string, error)) error {
-	try := 1
+	try, own := 1, 0
 	for ; try < mostTries; try++ {
 		var status remote.JobStatus
 		id := spec(try).ID
@@ -309,8 +310,18 @@ func (k *Kato) mutate(a *attempt, core target, in MaintenanceInput, spec func(tr
 		if err != nil {
 			return err
 		}
-		if status.State == remote.JobAbsent || status.State == remote.JobRunning {
+		if status.State == remote.JobRunning {
 			break
+		}
+		if status.State == remote.JobAbsent {
+			if a.again && own > 0 && a.previous.Job != id.Dir() {
+				try = own
+			}
+			break
+		}
+		own = try
+		if status.NeverStarted {
+			own = 0
 		}
 	}
 	s := spec(try)
@@ -328,6 +339,12 @@ func (k *Kato) mutate(a *attempt, core target, in MaintenanceInput, spec func(tr
 		return err
 	}
 	if !ok {
+		switch end.State {
+		case remote.JobLost:
+			return job.lost(end)
+		case remote.JobInterrupted:
+			why = "the Core rebooted while the job " + s.ID.Step + " ran, and it had no effect"
+		}
 		return failJob(operation.ErrMaintenance, core.host.Name, s.ID.Dir(), remote.Tail(end.tail, maxTail), "%s: see to kato on the Core, then retry", why)
 	}
 	return nil

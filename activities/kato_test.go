@@ -284,3 +284,37 @@ func TestMaintenance_OnWithoutARecord_IsToldWhenNothingIsPutBack(t *testing.T) {
 		t.Errorf("%+v", out)
 	}
 }
+
+func TestMaintenance_NextAttemptOfTheSameActivity_NeverRunsTheCommandAgainByItself(t *testing.T) {
+	b := start(t, alsConfig(), "")
+	in := b.maintenance("op-1", 100)
+	id := func(try int) remote.JobID {
+		return jobID(in.Operation, operation.ClusterNode, operation.StepMaintenanceOn, try)
+	}
+	again := attemptOptions{resume: &Beat{Job: id(1).Dir()}}
+	b.node("core").FailCommand("kato config set", 2, 1, "boom")
+	_, err := run(t, b.kato.EnterMaintenance, in, attemptOptions{})
+	wantFailure(t, err, operation.ErrMaintenance, false, "boom")
+	_, err = run(t, b.kato.EnterMaintenance, in, again)
+	wantFailure(t, err, operation.ErrMaintenance, false, "boom")
+	b.wantRuns("core", "kato config set", 1)
+
+	// The exit code never reached the disk.
+	b.onNode("core", `printf '%-31s\n' '- 0' >jobs/`+id(1).Dir()+`/exit`)
+	_, err = run(t, b.kato.EnterMaintenance, in, again)
+	wantFailure(t, err, operation.ErrLost, false, "nobody knows how it ended")
+	b.wantRuns("core", "kato config set", 1)
+
+	// A person says retry: another activity, and the next try. Its worker is killed before the start, and then after it.
+	next := attemptOptions{resume: &Beat{Job: id(2).Dir()}}
+	_, err = run(t, b.kato.EnterMaintenance, in, next)
+	wantFailure(t, err, operation.ErrMaintenance, false, "boom")
+	b.wantRuns("core", "kato config set", 2)
+	_, err = run(t, b.kato.EnterMaintenance, in, next)
+	wantFailure(t, err, operation.ErrMaintenance, false, "boom")
+	b.wantRuns("core", "kato config set", 2)
+	if out := b.enter(in); out.Now != "on" {
+		t.Errorf("%+v", out)
+	}
+	b.leave(in)
+}
