@@ -404,3 +404,14 @@ func TestUpgrade_ProxyChangedWhileItRuns_IsFollowedAndTold(t *testing.T) {
 	}
 	b.wantRuns("plain-1", "unattended-upgrades", 1)
 }
+
+func TestRepair_RebootedInTheMiddle_IsInterrupted(t *testing.T) {
+	b := start(t, simcluster.Config{}, "")
+	b.node("plain-1").HangCommand("dpkg --configure", 1)
+	repair := inBackground(t, b.nodes.Repair, b.input("plain-1"), attemptOptions{})
+	until(t, "the repair runs", func() bool { return b.ran("plain-1", "dpkg --configure") == 1 })
+	b.node("plain-1").RebootNow()
+	if out, err := repair.wait(t); err != nil || !out.Started || !out.Interrupted {
+		t.Errorf("%+v %v", out, err)
+	}
+}
