@@ -51,7 +51,7 @@ func (j *Jobs) Stop(ctx context.Context, h Host, id JobID, grace time.Duration) 
 
 // Sweep removes the output and the scripts of jobs that ended longer than outputOlderThan ago, their tombstones after
 // tombstonesOlderThan, preparations and secrets that a kill left behind. Ages are measured by the node's clock alone, in whole
-// seconds. Sweeping twice is harmless; a job that runs is never touched.
+// seconds. Sweeping twice is harmless; a job that runs is never touched, and the tombstones of the operation that holds the lease stay.
 func (j *Jobs) Sweep(ctx context.Context, h Host, outputOlderThan, tombstonesOlderThan time.Duration) error {
 	seconds := func(d time.Duration) string { return strconv.FormatInt(int64(max(d, 0)/time.Second), 10) }
 	_, err := j.run(ctx, h, call{

@@ -3,6 +3,8 @@
 
 state=$1 boot=$2 root=$3 output=$4 tombstones=$5
 now=$(date +%s)
+token='' holder=''
+{ read -r token holder <"$state/lease"; } 2>/dev/null
 
 # since_change FILE: age in seconds.
 since_change() {
@@ -30,7 +32,10 @@ for job in "$state"/jobs/*; do
 	'' | *[!0-9]*) at=$now ;;
 	esac
 	age=$((now - at))
-	if [ "$age" -ge "$tombstones" ]; then
+	version='' owner=''
+	{ read -r version owner meta <"$job/meta"; } 2>/dev/null
+	# The operation that holds the lease may ask for its jobs yet, however long it waits for a person.
+	if [ "$age" -ge "$tombstones" ] && { [ -z "$holder" ] || [ "$owner" != "$holder" ]; }; then
 		mv "$job" "$state/tmp/gone.${job##*/}" && rm -rf "$state/tmp/gone.${job##*/}"
 	elif [ "$age" -ge "$output" ]; then
 		rm -f "$job/output" "$job/script" "$job/wrapper" "$job/started.new" "$job/group"
