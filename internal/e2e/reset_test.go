@@ -96,22 +96,9 @@ func (s *site) leaseToken(node string) int64 {
 	return token
 }
 
-// runningOn waits until a program runs on a node.
-func (s *site) runningOn(node, program string) {
-	s.t.Helper()
-	require.NoError(s.t, harness.WaitFor(30*time.Second, program+" to run on "+node, func() (bool, error) {
-		for _, e := range s.cluster.Node(node).Commands() {
-			if e.Argv[0] == program && e.End.IsZero() {
-				return true, nil
-			}
-		}
-		return false, nil
-	}))
-}
-
 func TestReset_AtSeveralMomentsToSeveralPoints_RepeatsNoCommand(t *testing.T) {
 	moments := map[string]func(*op){
-		"during an upgrade job": func(o *op) { o.runningOn("b", "unattended-upgrades") },
+		"during an upgrade job": func(o *op) { o.runs("b", "unattended-upgrades") },
 		"after a node is done": func(o *op) {
 			o.until(30*time.Second, "the first node", func(r operation.Report) bool { return r.Counts()[operation.NodeDone] == 1 })
 		},
@@ -166,7 +153,7 @@ func TestReset_LongAfterAReboot_StillProvesIt(t *testing.T) {
 	s.worker("")
 	s.cluster.Node("b").SlowCommand("unattended-upgrades", 1, 8*time.Second) // longer than what the boot proof allows for
 	o := s.start()
-	s.runningOn("b", "unattended-upgrades")
+	s.runs("b", "unattended-upgrades")
 	first := s.cluster.Node("a").Commands()
 	rebooted := first[len(first)-1].Start
 	require.NoError(t, harness.WaitFor(30*time.Second, "the first reboot to be 7 s ago", func() (bool, error) { return time.Since(rebooted) > 7*time.Second, nil }))
@@ -183,7 +170,7 @@ func TestReset_CancelledAfterwards_EndsSafelyAndFreesTheCluster(t *testing.T) {
 			s := newSite(t, nil, nil, plain("a", "b", "c"), slow(2*time.Second))
 			s.worker("")
 			o := s.start()
-			s.runningOn("b", "unattended-upgrades")
+			s.runs("b", "unattended-upgrades")
 			o.reset(to)
 			o.cli(0, "op", "cancel", o.id, "--detach")
 			r, err := o.end(30 * time.Second)

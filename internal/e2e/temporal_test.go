@@ -55,7 +55,7 @@ func TestTemporalKilled_InMidUpgradeDuringARebootAndWhileParked_GoesOn(t *testin
 		told = size()
 	}
 
-	s.runningOn("a", "unattended-upgrades")
+	s.runs("a", "unattended-upgrades")
 	outage("the upgrade to end on the node", func() bool { return s.ended("a", "unattended-upgrades") })
 
 	require.NoError(t, harness.WaitFor(60*time.Second, "b to be down", func() (bool, error) { return !s.cluster.Node("b").Running(), nil }))
