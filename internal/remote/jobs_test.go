@@ -714,6 +714,12 @@ func TestStop_JobNeverStarted_CanNeverBeStarted(t *testing.T) {
 			require.Equal(t, 143, status.ExitCode)
 			require.True(t, status.NeverStarted)
 		}
+		// Whoever holds the lease.
+		_, err = n.jobs.TakeLease(ctx, n.host, Lease{Token: testLease.Token + 1, Operation: "op-newer"})
+		require.NoError(t, err)
+		status, err := n.jobs.Stop(ctx, n.host, n.payload("superseded", "true").ID, 0)
+		require.NoError(t, err)
+		require.True(t, status.NeverStarted)
 		require.Zero(t, n.count("ran"))
 	})
 }
