@@ -28,7 +28,7 @@ $(BIN)/simcluster: $(PRODUCT)
 
 $(BIN)/devstack: $(DEVSTACK)
 	@echo 'building Temporal, its Web UI and an S3 server; the first time this takes some minutes'
-	$(GO) build -C deploy/devstack -trimpath -ldflags '-s -w' -o $@ .
+	$(GO) build -C deploy/devstack -ldflags '-s -w' -o $@ .
 
 demo: build ## a rolling security upgrade of a simulated cluster, with the Web UI (ONCE=1 ends by itself; PORT=, UI_PORT=)
 	@ONCE=$(ONCE) deploy/demo/run
