@@ -306,6 +306,7 @@ func TestSecurityUpgrade_SetBatch_TakesEffectFromTheNextNode(t *testing.T) {
 		w.RegisterDelayedCallback(func() {
 			w.rejected(operation.UpdateSetBatch, operation.SetBatchRequest{Batch: "0"})
 			w.rejected(operation.UpdateSetBatch, operation.SetBatchRequest{})
+			w.rejected(operation.UpdateSetBatch, operation.SetBatchRequest{Batch: "7"}) // more than there are
 			w.accepted(operation.UpdateSetBatch, operation.SetBatchRequest{Batch: "50%"})
 		}, 0)
 	}
