@@ -65,12 +65,41 @@ func StartProcess(name, log string, env []string, binary string, args ...string)
 		_ = out.Close()
 		return nil, err
 	}
+	unguard, err := guard(p.Pid())
+	if err != nil {
+		p.Signal(syscall.SIGKILL)
+		_ = p.cmd.Wait()
+		return nil, err
+	}
 	go func() {
 		p.err = p.cmd.Wait()
+		unguard()
 		_ = out.Close()
 		close(p.done)
 	}()
 	return p, nil
+}
+
+// guard starts a shell that kills a process group when this process has ended, however it ended: a test that panics leaves nothing behind.
+func guard(group int) (end func(), err error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command("sh", "-c", `cat >/dev/null; kill -KILL "-$1" 2>/dev/null`, "sh", strconv.Itoa(group))
+	cmd.Stdin = r
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	err = cmd.Start()
+	_ = r.Close()
+	if err != nil {
+		_ = w.Close()
+		return nil, err
+	}
+	return func() {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		_ = cmd.Wait()
+		_ = w.Close()
+	}, nil
 }
 
 // Pid of the process.
