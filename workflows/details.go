@@ -179,7 +179,7 @@ func writeList(b *strings.Builder, title string, n int, text func(int) string) {
 	if n == 0 {
 		return
 	}
-	b.WriteString("\n" + title + ":\n")
+	b.WriteString("\n" + title + ":\n\n") // the Web UI takes it for a list only after an empty line
 	for i := range n {
 		if i == 20 {
 			fmt.Fprintf(b, "- ... and %d more\n", n-i)

@@ -167,7 +167,8 @@ func TestReset_CancelledAfterwards_EndsSafelyAndFreesTheCluster(t *testing.T) {
 	for point, to := range map[string]resetPoint{"to the beginning": toTheBeginning, "to the first node": toTheFirstNode, "to the last task": toTheLastTask} {
 		t.Run(point, func(t *testing.T) {
 			t.Parallel()
-			s := newSite(t, nil, nil, plain("a", "b", "c"), slow(2*time.Second))
+			s := newSite(t, nil, nil, plain("a", "b", "c"), slow(100*time.Millisecond))
+			s.cluster.Node("b").SlowCommand("unattended-upgrades", 1, 8*time.Second)
 			s.worker("")
 			o := s.start()
 			s.runs("b", "unattended-upgrades")
