@@ -2,7 +2,9 @@ package workflows
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -26,7 +28,15 @@ func TestSecurityUpgrade_FiveHundredNodesFailWithLongOutput_TheReportStillFitsAP
 	report, err := w.run(input(func(in *operation.SecurityUpgradeInput) { in.MaxFailures, in.Batch = &all, "25" }))
 	require.Equal(t, operation.ErrNodesFailed, typeOf(err))
 	require.Len(t, report.Nodes, 500)
-	require.LessOrEqual(t, size(report), maxReport+(64<<10))
+	stored, err := json.Marshal(report)
+	require.NoError(t, err)
+	require.LessOrEqual(t, len(stored), maxReport+(64<<10))
+	full := report
+	full.Nodes = slices.Clone(report.Nodes)
+	for i := range full.Nodes {
+		full.Nodes[i].Failure = &operation.Failure{Tail: strings.Repeat("<", 4096)}
+	}
+	require.Greater(t, size(full), maxReport, "the estimate sees what is large")
 	require.NotEmpty(t, report.Nodes[499].Failure.Message)
 }
 

@@ -34,7 +34,8 @@ func (r *run) refresh(ctx workflow.Context) {
 		}
 		r.shownPhase, r.shownNeeds, r.shownNode = phase, needs, r.currentNode
 	}
-	shown := r.trimmedWithQuestions()
+	shown := r.report // Details bounds itself: no need to trim it at every change
+	shown.Questions = r.openQuestions()
 	workflow.SetCurrentDetails(ctx, Details(&shown))
 }
 

@@ -16,6 +16,7 @@ import (
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/testsuite"
+	"go.temporal.io/sdk/worker"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 
@@ -334,6 +335,7 @@ func newWorld(t *testing.T, plan operation.Plan) *world {
 	suite.SetLogger(temporalkit.NewZap(zaptest.NewLogger(t, zaptest.Level(zap.ErrorLevel))))
 	env := suite.NewTestWorkflowEnvironment()
 	env.SetTestTimeout(30 * time.Second)
+	env.SetWorkerOptions(worker.Options{DeadlockDetectionTimeout: 20 * time.Second}) // the race detector on a busy machine is slow
 	w := &world{TestWorkflowEnvironment: env, t: t, fake: newFake(t, plan)}
 	Register(env)
 	env.RegisterWorkflow(behindAnother)

@@ -1,7 +1,6 @@
 package workflows
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -395,13 +394,52 @@ func trim(report operation.Report) operation.Report {
 	return report
 }
 
-// size of a report as it is stored.
+// size of a report as it is stored, in bytes, estimated from its texts: encoding a large one several times would hold the workflow up.
 func size(report operation.Report) int {
-	b, err := json.Marshal(report)
-	if err != nil {
-		return 0
+	failure := func(f *operation.Failure) int {
+		if f == nil {
+			return 0
+		}
+		n := 100 + len(f.Type) + len(f.Message) + len(f.Tail)*5/4 + len(f.Job)
+		for _, p := range f.Problems {
+			n += len(p) + 4
+		}
+		return n
 	}
-	return len(b)
+	lines := func(list []string) int {
+		n := 0
+		for _, l := range list {
+			n += len(l) + 4
+		}
+		return n
+	}
+	n := 2048 + failure(report.Failure) + lines(report.Warnings) + lines(report.LeftOut)
+	for i := range report.Nodes {
+		node := &report.Nodes[i]
+		n += 300 + len(node.Name) + lines(node.Roles) + lines(node.Notes) + failure(node.Failure)
+		for _, c := range node.Changes {
+			n += 40 + len(c.Name) + len(c.From) + len(c.To)
+		}
+		if node.Proof != nil {
+			n += 400
+		}
+	}
+	for i := range report.Questions {
+		n += 300 + failure(&report.Questions[i].Cause)
+	}
+	for i := range report.Answers {
+		n += 250 + len(report.Answers[i].Reason) + len(report.Answers[i].Node)
+	}
+	for i := range report.BrokenBefore {
+		n += 40 + len(report.BrokenBefore[i].Node) + len(report.BrokenBefore[i].Check)
+	}
+	for i := range report.Commands {
+		n += lines(report.Commands[i].Nodes) + 100
+		for _, c := range report.Commands[i].Commands {
+			n += 60 + len(c.Command) + len(c.Note)
+		}
+	}
+	return n
 }
 
 // withoutTail is a failure without the output, and with a short message.
