@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -265,9 +267,17 @@ func (n *Node) rolesSettled(b *bootState) {
 }
 
 func (n *Node) listen() error {
-	l, err := net.Listen("tcp", net.JoinHostPort(n.address, strconv.Itoa(n.port)))
-	if err != nil {
-		return err
+	var l net.Listener
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		var err error
+		if l, err = net.Listen("tcp", net.JoinHostPort(n.address, strconv.Itoa(n.port))); err == nil {
+			break
+		}
+		// A child that this process is just forking has the closed listener too until it executes its program, which can take a while on a busy machine.
+		if !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(deadline) || n.cluster.ctx.Err() != nil {
+			return err
+		}
+		time.Sleep(5 * time.Millisecond)
 	}
 	n.mu.Lock()
 	n.listener = l
