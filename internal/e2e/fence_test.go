@@ -113,10 +113,13 @@ func TestFence_LockEndedByHandBeforeAJobIsStarted_IsRefusedByTheNode(t *testing.
 
 func TestFence_LockEndedByHandWhilePaused_TheSecondOperationHasTheCluster(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, nil, nil, plain("a", "b"), slow(time.Second))
+	s := newSite(t, nil, nil, plain("a", "b"), slow(200*time.Millisecond))
+	release := s.cluster.Node("a").HoldAptLock(0)
 	s.worker("")
 	one := s.start()
+	one.waits("a", "waiting for apt")
 	s.cli(0, "op", "pause", one.id)
+	release()
 	one.until(30*time.Second, "the first node", func(r operation.Report) bool { return r.Counts()[operation.NodeDone] == 1 && r.Paused })
 	one.endLock()
 
