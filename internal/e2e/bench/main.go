@@ -164,11 +164,8 @@ func (b *bench) site(count int, change func(*simcluster.Config)) (*harness.Site,
 	if err := os.WriteFile(s.Inventory, []byte(text), 0o600); err != nil {
 		return nil, nil, nil, err
 	}
-	w, err := s.StartWorker("", "--log-level", "warn")
-	if err != nil && !strings.Contains(err.Error(), "worker to be ready") {
-		return nil, nil, nil, err
-	}
-	return s, cluster, w, nil
+	w, err := s.StartWorker("")
+	return s, cluster, w, err
 }
 
 // begin starts an operation.
