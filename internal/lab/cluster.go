@@ -1,0 +1,235 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// ClusterConfig describes a cluster of hosts.
+type ClusterConfig struct {
+	// Name in the inventory; default "lab".
+	Name string
+	// Platform is "als" (default: hosts carry the kato double) or "plain".
+	Platform string
+	// Nodes in inventory order; nil = DefaultNodes.
+	Nodes []NodeConfig
+	// RoleStart is how long after a boot kato's roles take to run.
+	RoleStart time.Duration
+	// Docker gives hosts with the dea role a docker daemon of their own, at /run/docker.sock.
+	Docker bool
+}
+
+// NodeConfig describes a host.
+type NodeConfig struct {
+	Name string
+	// Roles are kato's role names (kato.md §2).
+	Roles []string
+	// Slow is how long the configuration of PackageSlow takes; default 1 s.
+	Slow time.Duration
+	// Shell is the login user's; default /bin/bash. BusyboxShell is a shell of busybox.
+	Shell string
+	// Apps is the number of app instances that a DEA runs; default 4.
+	Apps int
+	// Pending are the packages to be upgraded, of the lab's; nil = all but PackageBroken.
+	Pending []string
+}
+
+// BusyboxShell is busybox under the name sh.
+const BusyboxShell = "/usr/local/lib/busybox/sh"
+
+// DefaultNodes returns n nodes of an ALS cluster: a Core node and two DEAs, then data services, then more DEAs.
+func DefaultNodes(n int) []NodeConfig {
+	all := []NodeConfig{{Name: "core", Roles: []string{"base", "primary", "controller", "router"}}, {Name: "dea-1", Roles: []string{"base", "dea"}},
+		{Name: "dea-2", Roles: []string{"base", "dea"}}, {Name: "mysql-1", Roles: []string{"base", "mysql"}}, {Name: "filesystem-1", Roles: []string{"base", "filesystem"}}}
+	for i := len(all); i < n; i++ {
+		all = append(all, NodeConfig{Name: fmt.Sprintf("dea-%d", i-2), Roles: []string{"base", "dea"}})
+	}
+	return all[:n]
+}
+
+// Cluster is a running cluster of hosts.
+type Cluster struct {
+	lab   *Lab
+	cfg   ClusterConfig
+	dir   string
+	hosts []*Host
+
+	mu      sync.Mutex
+	away    map[*Host]bool
+	maxAway int
+}
+
+// LoginUser is the user name for SSH.
+const LoginUser = "stackato"
+
+// Start makes and boots a cluster, all hosts side by side, and returns when each answers and its systemd is done with the boot.
+func (l *Lab) Start(ctx context.Context, cfg ClusterConfig) (*Cluster, error) {
+	if cfg.Name == "" {
+		cfg.Name = "lab"
+	}
+	if cfg.Platform == "" {
+		cfg.Platform = "als"
+	}
+	if cfg.Nodes == nil {
+		cfg.Nodes = DefaultNodes(5)
+	}
+	dir := filepath.Join(l.cfg.Dir, "cluster-"+cfg.Name)
+	if err := os.Mkdir(dir, 0o711); err != nil {
+		return nil, fmt.Errorf("the lab has a cluster %s already: %w", cfg.Name, err)
+	}
+	c := &Cluster{lab: l, cfg: cfg, dir: dir, away: map[*Host]bool{}}
+	if err := c.start(ctx); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+func (c *Cluster) start(ctx context.Context) error {
+	if err := run(ctx, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f", c.ClientKeyPath()); err != nil {
+		return err
+	}
+	for _, n := range c.cfg.Nodes {
+		number, err := c.lab.claim()
+		if err != nil {
+			return err
+		}
+		h := newHost(c, n, number)
+		c.hosts = append(c.hosts, h)
+	}
+	// The disks are made one after the other, which is quick; booting is what takes time.
+	for _, h := range c.hosts {
+		if err := h.make(ctx); err != nil {
+			return fmt.Errorf("%s: %w", h.Name(), err)
+		}
+	}
+	if err := c.writeKnownHosts(); err != nil {
+		return err
+	}
+	for _, h := range c.hosts {
+		h.boot()
+	}
+	for _, h := range c.hosts {
+		if err := h.WaitUp(ctx, 2*time.Minute); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Close ends the hosts and removes what is theirs.
+func (c *Cluster) Close() error {
+	var all []error
+	var done sync.WaitGroup
+	var mu sync.Mutex
+	for _, h := range c.hosts {
+		done.Go(func() {
+			if err := h.remove(); err != nil {
+				mu.Lock()
+				all = append(all, fmt.Errorf("%s: %w", h.Name(), err))
+				mu.Unlock()
+			}
+		})
+	}
+	done.Wait()
+	if len(all) == 0 {
+		all = append(all, os.RemoveAll(c.dir))
+	}
+	return errors.Join(all...)
+}
+
+// Name of the cluster.
+func (c *Cluster) Name() string { return c.cfg.Name }
+
+// Dir holds the cluster's key and known_hosts.
+func (c *Cluster) Dir() string { return c.dir }
+
+// ClientKeyPath is the private key file that logs in to every host.
+func (c *Cluster) ClientKeyPath() string { return filepath.Join(c.dir, "id_ed25519") }
+
+// KnownHostsPath holds the hosts' keys as they were made.
+func (c *Cluster) KnownHostsPath() string { return filepath.Join(c.dir, "known_hosts") }
+
+// Hosts in inventory order.
+func (c *Cluster) Hosts() []*Host { return append([]*Host(nil), c.hosts...) }
+
+// Host of that name, or nil.
+func (c *Cluster) Host(name string) *Host {
+	for _, h := range c.hosts {
+		if h.cfg.Name == name {
+			return h
+		}
+	}
+	return nil
+}
+
+// MaxAway is the largest number of hosts that were down or booting at the same time since the cluster was started.
+func (c *Cluster) MaxAway() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.maxAway
+}
+
+func (c *Cluster) mark(h *Host, away bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if away {
+		c.away[h] = true
+	} else {
+		delete(c.away, h)
+	}
+	c.maxAway = max(c.maxAway, len(c.away))
+}
+
+func (c *Cluster) writeKnownHosts() error {
+	var out bytes.Buffer
+	for _, h := range c.hosts {
+		for _, kind := range hostKeyKinds {
+			b, err := os.ReadFile(h.path("etc/ssh/ssh_host_" + kind + "_key.pub"))
+			if err != nil {
+				return err
+			}
+			words := strings.Fields(string(b))
+			fmt.Fprintf(&out, "%s %s %s\n", h.Address(), words[0], words[1])
+		}
+	}
+	return os.WriteFile(c.KnownHostsPath(), out.Bytes(), 0o644)
+}
+
+// InventoryYAML is the inventory of the cluster, with absolute paths of the key and of known_hosts.
+func (c *Cluster) InventoryYAML() []byte {
+	type ssh struct {
+		User       string   `yaml:"user"`
+		KeyFiles   []string `yaml:"key_files"`
+		KnownHosts []string `yaml:"known_hosts"`
+	}
+	type node struct {
+		Name    string   `yaml:"name"`
+		Address string   `yaml:"address"`
+		Roles   []string `yaml:"roles,omitempty,flow"`
+	}
+	type cluster struct {
+		Platform string `yaml:"platform"`
+		SSH      ssh    `yaml:"ssh"`
+		Nodes    []node `yaml:"nodes"`
+	}
+	out := cluster{Platform: c.cfg.Platform, SSH: ssh{User: LoginUser, KeyFiles: []string{c.ClientKeyPath()}, KnownHosts: []string{c.KnownHostsPath()}}}
+	for _, h := range c.hosts {
+		out.Nodes = append(out.Nodes, node{Name: h.Name(), Address: h.Address(), Roles: h.cfg.Roles})
+	}
+	var b bytes.Buffer
+	e := yaml.NewEncoder(&b)
+	e.SetIndent(2)
+	if err := e.Encode(map[string]map[string]cluster{"clusters": {c.cfg.Name: out}}); err != nil {
+		panic(err) // plain structs of strings always marshal
+	}
+	return b.Bytes()
+}

@@ -1,0 +1,41 @@
+# Makes the golden tree: a minimal Debian with what a node needs and the old versions of the lab's packages. Arguments: folder to make, folder for
+# downloaded packages, folder with the packages of version 1.
+set -e
+tree=$1 debs=$2 old=$3
+mkdir -p "$debs"
+debootstrap --variant=minbase --cache-dir="$debs" \
+	--include=openssh-server,unattended-upgrades,sudo,ca-certificates,iproute2,curl,systemd-sysv,dbus,libpam-systemd,busybox-static,libfaketime,procps \
+	bookworm "$tree" >"$tree.log" 2>&1 || {
+	tail -n 5 "$tree.log" >&2
+	exit 1
+}
+
+# The login user of kato's nodes, and a shell of busybox for those who want one.
+chroot "$tree" useradd --create-home --shell /bin/bash --uid 1000 stackato
+install -d -m 700 -o 1000 -g 1000 "$tree/home/stackato/.ssh" "$tree/home/stackato/bin"
+mkdir -p "$tree/usr/local/lib/busybox"
+ln -s /bin/busybox "$tree/usr/local/lib/busybox/sh"
+echo /usr/local/lib/busybox/sh >>"$tree/etc/shells"
+
+# A name server that does not answer makes every sudo wait.
+: >"$tree/etc/resolv.conf"
+rm -f "$tree"/etc/ssh/ssh_host_* "$tree/etc/machine-id" "$tree"/etc/apt/sources.list "$tree"/etc/apt/sources.list.d/*
+: >"$tree/etc/machine-id"
+printf 'UseDNS no\nPermitRootLogin no\nPasswordAuthentication no\n' >"$tree/etc/ssh/sshd_config.d/lab.conf"
+mkdir -p "$tree/var/log/journal" "$tree/srv"
+
+# What has no sense in a container, and the timers that would start apt by themselves.
+for unit in apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer fstrim.timer console-getty.service getty.target \
+	systemd-networkd.service systemd-resolved.service systemd-firstboot.service systemd-update-utmp.service; do
+	ln -sf /dev/null "$tree/etc/systemd/system/$unit"
+done
+printf '[Manager]\nDefaultTimeoutStopSec=20s\n' >"$tree/etc/systemd/system.conf.d-lab"
+mkdir -p "$tree/etc/systemd/system.conf.d" && mv "$tree/etc/systemd/system.conf.d-lab" "$tree/etc/systemd/system.conf.d/lab.conf"
+
+# Every command of sudo is told to a file, with its time: what ran is read from the node itself.
+printf 'Defaults log_format=json, logfile=/var/log/sudo.json\n' >"$tree/etc/sudoers.d/lab"
+chmod 440 "$tree/etc/sudoers.d/lab"
+
+cp "$old"/*.deb "$tree/tmp/"
+chroot "$tree" sh -c 'dpkg -i /tmp/*.deb && rm /tmp/*.deb && apt-mark hold katoflow-lab-broken' >>"$tree.log" 2>&1
+rm -rf "$tree"/var/cache/apt/archives/*.deb "$tree"/var/lib/apt/lists/* "$tree"/var/log/dpkg.log "$tree"/var/log/apt/*
