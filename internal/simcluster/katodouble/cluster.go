@@ -1,6 +1,7 @@
 package katodouble
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"sort"
@@ -56,6 +57,11 @@ type Cluster struct {
 	config  map[string]any // component -> nested maps
 	history []Command
 	legacy  bool // status hangs while a node is offline
+
+	// Of the kato of a real node, which asks the other nodes for their state (Site.Run); never set in process.
+	localAway bool                  // the local node does not answer
+	coreAway  string                // the Core's id, when it does not answer
+	refresh   func(context.Context) // asks again, while a command waits
 }
 
 type node struct {
@@ -75,10 +81,10 @@ type node struct {
 
 // Command is one kato call, as `kato history` keeps it (kato.md §1).
 type Command struct {
-	Time time.Time
-	Node string
-	Args []string
-	Exit int
+	Time time.Time `json:"time"`
+	Node string    `json:"node"`
+	Args []string  `json:"args"`
+	Exit int       `json:"exit"`
 }
 
 // New makes a cluster without nodes.

@@ -79,6 +79,9 @@ func (c *Cluster) Run(ctx context.Context, in Invocation) int {
 		fmt.Fprintf(in.Stderr, "/usr/bin/env: 'ruby': No such file or directory\n")
 		return 127
 	}
+	if c.localAway {
+		return k.fail("Could not connect to node %s: Connection refused", in.Node)
+	}
 	c.mu.Lock()
 	prompts, exitZero := k.local.prompts, k.local.exitZero
 	c.mu.Unlock()
@@ -469,6 +472,9 @@ func (k *call) processReady(args []string) int {
 			t.Stop()
 			return 1
 		}
+		if k.c.refresh != nil {
+			k.c.refresh(k.ctx)
+		}
 	}
 }
 
@@ -508,6 +514,9 @@ func (k *call) history(args []string) int {
 	if !ok || len(rest) > 0 {
 		return k.usage()
 	}
+	if k.c.coreAway != "" {
+		return k.noCore()
+	}
 	k.c.mu.Lock()
 	defer k.c.mu.Unlock()
 	list := []map[string]string{}
@@ -523,11 +532,19 @@ func (k *call) history(args []string) int {
 	return 0
 }
 
+// noCore is the end of a command that needs the config store, process config_redis of the Core at port 7474 (kato.md §1; the text is [U]).
+func (k *call) noCore() int {
+	return k.fail("Could not connect to config redis at %s:7474: No route to host", k.c.coreAway)
+}
+
 // config is get, set and del on the cluster's shared configuration (kato.md §3.1).
 func (k *call) config(verb string, args []string) int {
 	o, rest, ok := k.parse(args, "jyfF")
 	if !ok {
 		return k.usage()
+	}
+	if k.c.coreAway != "" {
+		return k.noCore()
 	}
 	c := k.c
 	path := func(p string) []string {

@@ -1,0 +1,307 @@
+package katodouble
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	// askTimeout is after how long a node that does not answer is offline.
+	askTimeout = 2 * time.Second
+	// historyTimeout is short: a gate must not wait for the history of a Core that is rebooting.
+	historyTimeout = 500 * time.Millisecond
+	lockTimeout    = 30 * time.Second
+	// refreshEvery is how often a waiting command asks again.
+	refreshEvery = 200 * time.Millisecond
+)
+
+// remote is one call of kato on a node of a site: the cluster, put together from what the nodes' agents say.
+type remote struct {
+	site   *Site
+	client *http.Client
+	c      *Cluster
+
+	mu        sync.Mutex
+	before    map[string]NodeState
+	config    map[string]any
+	refreshed time.Time
+}
+
+// Run executes one call of kato on the site's node, as Cluster.Run does in process, and returns its exit code. in.Node is ignored. job is the
+// name of the durable job it runs in; the call is recorded with it.
+func (s *Site) Run(ctx context.Context, in Invocation, job string) int {
+	in.Node = s.ID
+	transport := &http.Transport{DialContext: (&net.Dialer{Timeout: askTimeout}).DialContext} // never by the node's proxy
+	defer transport.CloseIdleConnections()
+	r := &remote{site: s, client: &http.Client{Transport: transport}, c: s.cluster(), before: map[string]NodeState{}}
+	end := r.record(CommandLine{Time: time.Now(), Args: append([]string{}, in.Args...), Job: job})
+	exit := r.run(ctx, in)
+	end(exit)
+	return exit
+}
+
+// request sends one request and reads the answer into out, if that is not nil. An answer that is no success is an error with its text.
+func (r *remote) request(ctx context.Context, node SiteNode, method, path string, in, out any) error {
+	resp, err := r.send(ctx, node, method, path, in)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil || out == nil {
+		return err
+	}
+	if raw, ok := out.(*[]byte); ok {
+		*raw = b
+		return nil
+	}
+	return json.Unmarshal(b, out)
+}
+
+func (r *remote) send(ctx context.Context, node SiteNode, method, path string, in any) (*http.Response, error) {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return nil, err
+		}
+		body = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+node.address()+path, body)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := r.client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
+		resp.Body.Close()
+		return nil, fmt.Errorf("node %s: %s", node.ID, strings.TrimSpace(string(text)))
+	}
+	return resp, nil
+}
+
+// record tells the node's agent that kato runs; the returned function tells it the exit code. A kato that is killed in between is recorded by
+// the agent. Where no agent answers, the line is added to the file if the caller may.
+func (r *remote) record(line CommandLine) (end func(exit int)) {
+	local := r.site.node(r.site.ID)
+	ctx, cancel := context.WithCancel(context.Background())
+	timer := time.AfterFunc(askTimeout, cancel)
+	resp, err := r.send(ctx, local, http.MethodPost, "/commands", line)
+	timer.Stop()
+	return func(exit int) {
+		defer cancel()
+		line.End, line.Exit = time.Now(), exit
+		if err == nil {
+			defer resp.Body.Close()
+			c, stop := context.WithTimeout(ctx, askTimeout)
+			defer stop()
+			if r.request(c, local, http.MethodPut, "/commands/"+resp.Header.Get("Command"), line, nil) == nil {
+				return
+			}
+		}
+		_ = appendLine(filepath.Join(r.site.Dir, commandsFile), line) // kato itself has done what it was called for
+	}
+}
+
+// asks says which nodes' state a command needs besides the local one's.
+func (r *remote) asks(args []string) []SiteNode {
+	local := []SiteNode{r.site.node(r.site.ID)}
+	if len(args) > 0 && args[0] == "status" || retires(args) {
+		return r.site.Nodes
+	}
+	for i, a := range args {
+		name, value, has := strings.Cut(a, "=")
+		switch name {
+		case "-c", "--cluster":
+			return r.site.Nodes
+		case "-n", "--node":
+			if !has && i+1 < len(args) {
+				value = args[i+1]
+			}
+			if n := r.site.node(value); n.ID != "" && n.ID != r.site.ID {
+				local = append(local, n)
+			}
+		}
+	}
+	return local
+}
+
+func retires(args []string) bool { return len(args) > 1 && args[0] == "node" && args[1] == "retire" }
+
+// changes says whether a command changes something, so that what it prints must wait until that has been written.
+func changes(args []string) bool {
+	return retires(args) || len(args) > 1 && args[0] == "config" && args[1] != "get" || len(args) > 0 && slices.Contains([]string{"start", "stop", "restart"}, args[0])
+}
+
+// gather asks nodes for their state, all at once.
+func (r *remote) gather(ctx context.Context, nodes []SiteNode) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, n := range nodes {
+		wg.Go(func() {
+			var s NodeState
+			err := r.request(ctx, n, http.MethodGet, "/state", nil, &s)
+			if err != nil || s.ID != n.ID {
+				r.c.NodeDown(n.ID)
+				return
+			}
+			r.c.SetNodeState(s)
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.before[n.ID] = s
+		})
+	}
+	wg.Wait()
+}
+
+func (r *remote) run(ctx context.Context, in Invocation) int {
+	core := r.site.core()
+	fail := func(format string, args ...any) int {
+		fmt.Fprintf(in.Stderr, "ERROR: "+format+"\n", args...)
+		return 1
+	}
+	if in.UID == 0 {
+		return r.c.Run(ctx, in) // it is refused, whatever the nodes say
+	}
+	if retires(in.Args) {
+		// The counts of several nodes change together: one after the other in the whole cluster.
+		held, release := context.WithTimeout(ctx, lockTimeout)
+		defer release()
+		resp, err := r.send(held, core, http.MethodPost, "/lock", nil)
+		if err != nil {
+			return fail("Could not connect to node %s: No route to host", core.ID)
+		}
+		defer resp.Body.Close()
+	}
+	nodes := r.asks(in.Args)
+	r.gather(ctx, nodes)
+	local, here := r.before[r.site.ID]
+	r.c.localAway = !here
+	r.refresh(nodes)
+	if len(in.Args) > 0 && (in.Args[0] == "config" || in.Args[0] == "history") && !r.shared(ctx, core, in.Args[0]) {
+		r.c.coreAway = core.ID
+	}
+	out := in.Stdout
+	var kept bytes.Buffer
+	if changes(in.Args) && !local.Prompts {
+		in.Stdout = &kept
+	}
+	known := len(r.c.History())
+	exit := r.c.Run(ctx, in)
+	// What was begun is brought to its end, though the caller may want kato to stop.
+	after := context.WithoutCancel(ctx)
+	if err := r.write(after, core); err != nil {
+		fail("%v", err)
+		kept.Reset()
+		if exit = 1; local.ExitZero {
+			exit = 0
+		}
+	}
+	out.Write(kept.Bytes())
+	if history := r.c.History(); len(history) > known {
+		h, cancel := context.WithTimeout(after, historyTimeout)
+		defer cancel()
+		last := history[len(history)-1]
+		last.Exit = max(last.Exit, exit)
+		_ = r.request(h, core, http.MethodPost, "/history", last, nil) // a Core that is away misses it; commands.jsonl has it
+	}
+	return exit
+}
+
+// refresh lets a waiting command see what changes on the nodes.
+func (r *remote) refresh(nodes []SiteNode) {
+	r.refreshed = time.Now()
+	r.c.refresh = func(ctx context.Context) {
+		if time.Since(r.refreshed) >= refreshEvery {
+			r.gather(ctx, nodes)
+			r.refreshed = time.Now()
+		}
+	}
+}
+
+// shared reads the configuration or the history from the Core; false if it does not answer.
+func (r *remote) shared(ctx context.Context, core SiteNode, what string) bool {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	if what == "history" {
+		var history []Command
+		if r.request(ctx, core, http.MethodGet, "/history", nil, &history) != nil {
+			return false
+		}
+		r.c.SetHistory(history)
+		return true
+	}
+	var b []byte
+	if r.request(ctx, core, http.MethodGet, "/config", nil, &b) != nil {
+		return false
+	}
+	config, err := decodeConfig(b)
+	if err != nil {
+		return false
+	}
+	r.c.SetConfig(config)
+	r.config = r.c.Config()
+	return true
+}
+
+// write brings what the command changed to the nodes: the configuration to the Core; of app instances first those that a node gets, then those
+// that another loses, so that a kato killed in between leaves too many and never too few.
+func (r *remote) write(ctx context.Context, core SiteNode) error {
+	if r.config != nil {
+		if list := configChanges(r.config, r.c.Config()); len(list) > 0 {
+			c, cancel := context.WithTimeout(ctx, askTimeout)
+			defer cancel()
+			if err := r.request(c, core, http.MethodPatch, "/config", list, nil); err != nil {
+				return fmt.Errorf("the configuration was not changed: %w", err)
+			}
+		}
+	}
+	type change struct {
+		node  SiteNode
+		patch StatePatch
+	}
+	var list []change
+	for _, n := range r.site.Nodes {
+		before, asked := r.before[n.ID]
+		after, _ := r.c.NodeState(n.ID)
+		if !asked {
+			continue
+		}
+		if p := difference(before, after); !p.empty() {
+			list = append(list, change{n, p})
+		}
+	}
+	slices.SortStableFunc(list, func(a, b change) int { return b.patch.AppsDelta - a.patch.AppsDelta })
+	for i, ch := range list {
+		if err := r.patch(ctx, ch.node, ch.patch); err != nil {
+			for _, done := range list[:i] { // give back what other nodes got
+				back := r.patch(ctx, done.node, StatePatch{AppsDelta: -done.patch.AppsDelta})
+				if back != nil {
+					err = fmt.Errorf("%w; node %s keeps %d app instances too many: %w", err, done.node.ID, done.patch.AppsDelta, back)
+				}
+			}
+			return fmt.Errorf("node %s was not changed: %w", ch.node.ID, err)
+		}
+	}
+	return nil
+}
+
+func (r *remote) patch(ctx context.Context, node SiteNode, p StatePatch) error {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	return r.request(ctx, node, http.MethodPatch, "/state", p, nil)
+}
