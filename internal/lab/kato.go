@@ -1,6 +1,8 @@
 package lab
 
-const katoUnit = ""
+import "github.com/katoflow/katoflow/internal/simcluster/katodouble"
+
+const katoUnit = katodouble.AgentUnit
 
 // katoConfig is the host's /etc/kato/node.json.
 func (h *Host) katoConfig() any {

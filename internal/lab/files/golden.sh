@@ -32,10 +32,6 @@ done
 printf '[Manager]\nDefaultTimeoutStopSec=20s\n' >"$tree/etc/systemd/system.conf.d-lab"
 mkdir -p "$tree/etc/systemd/system.conf.d" && mv "$tree/etc/systemd/system.conf.d-lab" "$tree/etc/systemd/system.conf.d/lab.conf"
 
-# Every command of sudo is told to a file, with its time: what ran is read from the node itself.
-printf 'Defaults log_format=json, logfile=/var/log/sudo.json\n' >"$tree/etc/sudoers.d/lab"
-chmod 440 "$tree/etc/sudoers.d/lab"
-
 cp "$old"/*.deb "$tree/tmp/"
 chroot "$tree" sh -c 'dpkg -i /tmp/*.deb && rm /tmp/*.deb && apt-mark hold katoflow-lab-broken' >>"$tree.log" 2>&1
 rm -rf "$tree"/var/cache/apt/archives/*.deb "$tree"/var/lib/apt/lists/* "$tree"/var/log/dpkg.log "$tree"/var/log/apt/*

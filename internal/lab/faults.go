@@ -1,0 +1,275 @@
+package lab
+
+import (
+	"bufio"
+	"context"
+	_ "embed"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// execWithin bounds what is done to a host.
+const execWithin = 20 * time.Second
+
+func (h *Host) do(script string, args ...string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), execWithin)
+	defer cancel()
+	_, err := h.Exec(ctx, script, args...)
+	return err
+}
+
+// DropConnections breaks every SSH connection; what runs goes on.
+func (h *Host) DropConnections() error {
+	return h.do(`pkill -KILL -f '^sshd: [a-z]+( \[priv\]|@notty)' || true`)
+}
+
+// Refuse stops or starts sshd; open connections stay.
+func (h *Host) Refuse(on bool) error {
+	if on {
+		return h.do("systemctl stop ssh.service")
+	}
+	return h.do("systemctl start ssh.service")
+}
+
+// Silence cuts the host's network, or joins it again.
+func (h *Host) Silence(on bool) error {
+	ctx, cancel := context.WithTimeout(context.Background(), execWithin)
+	defer cancel()
+	return run(ctx, "ip", "link", "set", h.c.lab.link(h.number), map[bool]string{true: "down", false: "up"}[on])
+}
+
+// FillDisk takes all space of the root file system that a user other than root may take, or gives it back.
+func (h *Host) FillDisk(on bool) error {
+	if !on {
+		return h.do("rm -f /var/fill.*")
+	}
+	return h.do(`n=0
+while [ "$n" -lt 20 ]; do
+	free=$(df --output=avail -k / | tail -n 1)
+	[ "$free" -gt 0 ] || exit 0
+	fallocate -l "${free}KiB" "/var/fill.$n" || dd if=/dev/zero of="/var/fill.$n" bs=64k 2>/dev/null
+	n=$((n + 1))
+done
+[ "$(df --output=avail -k / | tail -n 1)" -le 4 ]`)
+}
+
+//go:embed files/hold.py
+var holdScript string
+
+// HoldAptLock lets a process with the name of Debian's daily apt run hold the locks of apt and dpkg for d, or until release when d is 0.
+func (h *Host) HoldAptLock(d time.Duration) (release func(), err error) {
+	const program = "usr/local/lib/katoflow-lab/apt.systemd.daily"
+	if err := h.install(program, holdScript, 0o755); err != nil {
+		return nil, err
+	}
+	cmd, err := h.command(context.Background(), `exec /`+program+` "$1"`, strconv.FormatFloat(d.Seconds(), 'f', -1, 64))
+	if err != nil {
+		return nil, err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	line, err := bufio.NewReader(io.LimitReader(out, 100)).ReadString('\n')
+	ended := make(chan struct{})
+	go func() { _ = cmd.Wait(); close(ended) }()
+	release = func() {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		<-ended
+	}
+	if err != nil || line != "held\n" {
+		release()
+		return nil, fmt.Errorf("%s: the apt locks cannot be held: %q %w", h.Name(), line, err)
+	}
+	return release, nil
+}
+
+// install writes a file of the host.
+func (h *Host) install(name, text string, mode os.FileMode) error {
+	if err := os.MkdirAll(filepath.Dir(h.path(name)), 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(h.path(name), []byte(text), mode); err != nil {
+		return err
+	}
+	return os.Chmod(h.path(name), mode)
+}
+
+// NeverReturn leaves the host off after its next reboot; PowerOn boots it.
+func (h *Host) NeverReturn(on bool) {
+	h.mu.Lock()
+	h.neverReturn = on
+	h.mu.Unlock()
+}
+
+// PowerOff ends the host as a power cut does.
+func (h *Host) PowerOff() { h.halt() }
+
+// PowerOn boots a host that is off, and ends NeverReturn.
+func (h *Host) PowerOn() {
+	h.NeverReturn(false)
+	h.mu.Lock()
+	ended, running := h.ended, h.running
+	h.mu.Unlock()
+	if !running && ended != nil {
+		<-ended
+	}
+	h.boot()
+}
+
+// RebootNow resets the host as its reset button does.
+func (h *Host) RebootNow() error {
+	err := h.do("exec systemctl reboot --force --force")
+	if err != nil && strings.Contains(err.Error(), "is off") {
+		return err
+	}
+	return nil // the command goes down with the host
+}
+
+// SudoPassword lets sudo ask the login user for a password.
+func (h *Host) SudoPassword(on bool) error {
+	if !on {
+		return h.install("etc/sudoers.d/katoflow", string(h.c.lab.cfg.Sudoers), 0o440)
+	}
+	return h.install("etc/sudoers.d/katoflow", LoginUser+" ALL=(ALL) ALL\n", 0o440)
+}
+
+// ChangeHostKey gives sshd other host keys, as a reinstalled host has. Open connections stay.
+func (h *Host) ChangeHostKey() error {
+	ctx, cancel := context.WithTimeout(context.Background(), execWithin)
+	defer cancel()
+	for _, kind := range hostKeyKinds {
+		key := h.path("etc/ssh/ssh_host_" + kind + "_key")
+		for _, suffix := range []string{"", ".pub"} {
+			if _, err := os.Stat(key + suffix + ".kept"); err == nil {
+				_ = os.Remove(key + suffix)
+			} else if err := os.Rename(key+suffix, key+suffix+".kept"); err != nil {
+				return err
+			}
+		}
+		if err := run(ctx, "ssh-keygen", "-q", "-t", kind, "-N", "", "-C", h.Name(), "-f", key); err != nil {
+			return err
+		}
+	}
+	return h.restartSSH()
+}
+
+// RestoreHostKey gives sshd its first host keys again.
+func (h *Host) RestoreHostKey() error {
+	for _, kind := range hostKeyKinds {
+		key := h.path("etc/ssh/ssh_host_" + kind + "_key")
+		for _, suffix := range []string{"", ".pub"} {
+			if err := os.Rename(key+suffix+".kept", key+suffix); err != nil {
+				return err
+			}
+		}
+	}
+	return h.restartSSH()
+}
+
+func (h *Host) restartSSH() error {
+	if !h.Running() {
+		return nil
+	}
+	return h.do("systemctl restart ssh.service")
+}
+
+// SkewClock makes every process that starts from now on see a clock that is off by d; 0 ends it. Hosts share this machine's clock, so that it is done
+// with libfaketime.
+func (h *Host) SkewClock(d time.Duration) error {
+	if d == 0 {
+		if err := os.Remove(h.path("etc/ld.so.preload")); err != nil {
+			return err
+		}
+		return os.Remove(h.path("etc/faketimerc"))
+	}
+	libs, _ := filepath.Glob(h.path("usr/lib/*/faketime/libfaketimeMT.so.1"))
+	if len(libs) == 0 {
+		return fmt.Errorf("%s has no libfaketime", h.Name())
+	}
+	lib := strings.TrimPrefix(libs[0], h.path(""))
+	if err := h.install("etc/faketimerc", fmt.Sprintf("%+d\n", int64(d.Seconds())), 0o644); err != nil {
+		return err
+	}
+	return h.install("etc/ld.so.preload", "/"+strings.TrimPrefix(lib, "/")+"\n", 0o644)
+}
+
+// Release takes PackageBroken from hold, so that the next upgrade installs it and fails; Mend lets its configuration succeed.
+func (h *Host) Release() error { return h.do("apt-mark unhold " + PackageBroken) }
+
+// Mend lets the configuration of PackageBroken succeed.
+func (h *Host) Mend() error { return h.install("etc/katoflow-lab/mended", "\n", 0o644) }
+
+//go:embed files/fault.sh
+var faultScript string
+
+// FailCommand lets a program, or a program with its first arguments ("apt-get update"), end with an exit code and a message and do nothing, so many times
+// (-1: always).
+func (h *Host) FailCommand(name string, times, exit int, stderr string) error {
+	return h.fault(name, "fail", times, strconv.Itoa(exit), stderr)
+}
+
+// HangCommand lets it hang.
+func (h *Host) HangCommand(name string, times int) error {
+	return h.fault(name, "hang", times, "0", "")
+}
+
+// SlowCommand lets it wait before it does its work.
+func (h *Host) SlowCommand(name string, times int, d time.Duration) error {
+	return h.fault(name, "slow", times, strconv.FormatFloat(d.Seconds(), 'f', -1, 64), "")
+}
+
+// HealCommands ends the three.
+func (h *Host) HealCommands() error {
+	return os.RemoveAll(h.path("etc/katoflow-lab/faults"))
+}
+
+// programs that can be made to fail, by their path on the host.
+var programs = map[string]string{"apt-get": "usr/bin/apt-get", "unattended-upgrades": "usr/bin/unattended-upgrades", "dpkg": "usr/bin/dpkg", "reboot": "usr/sbin/reboot",
+	"kato": "home/stackato/bin/kato"}
+
+// fault puts a script before the program, and the program where the script finds it.
+func (h *Host) fault(command, mode string, times int, value, text string) error {
+	name, arguments, _ := strings.Cut(command, " ")
+	place, known := programs[name]
+	if !known {
+		return fmt.Errorf("%s: %s is no program that can be made to fail", h.Name(), name)
+	}
+	real := h.path("usr/local/lib/katoflow-lab/real/" + name)
+	if _, err := os.Lstat(real); err != nil {
+		if err := os.MkdirAll(filepath.Dir(real), 0o755); err != nil {
+			return err
+		}
+		// A link stays one: what systemctl does depends on the name it is called by.
+		if target, err := os.Readlink(h.path(place)); err == nil {
+			if !filepath.IsAbs(target) {
+				target = filepath.Join("/", filepath.Dir(place), target)
+			}
+			if err := os.Symlink(target, real); err != nil {
+				return err
+			}
+			if err := os.Remove(h.path(place)); err != nil {
+				return err
+			}
+		} else if err := os.Rename(h.path(place), real); err != nil {
+			return err
+		}
+		if err := h.install(place, faultScript, 0o755); err != nil {
+			return err
+		}
+	}
+	dir := "etc/katoflow-lab/faults"
+	if err := h.install(filepath.Join(dir, name), fmt.Sprintf("%s\n%d\n%s\n%s\n%s\n", mode, times, value, arguments, strings.ReplaceAll(text, "\n", " ")), 0o666); err != nil {
+		return err
+	}
+	return os.Chmod(h.path(dir), 0o777)
+}

@@ -1,0 +1,32 @@
+#!/bin/sh
+# Stands in the place of a program and fails, hangs or waits as /etc/katoflow-lab/faults/NAME says: mode, times, value, first arguments, message.
+name=${0##*/}
+real=/usr/local/lib/katoflow-lab/real/$name
+file=/etc/katoflow-lab/faults/$name
+mode='' times=0 value=0 arguments='' text=''
+{
+	read -r mode
+	read -r times
+	read -r value
+	read -r arguments
+	read -r text
+} 2>/dev/null <"$file"
+case " $* " in
+" $arguments "* | *" $arguments "*) ;;
+*) times=0 ;;
+esac
+[ -n "$arguments" ] || [ -z "$mode" ] || times=${times:-0}
+if [ "${times:-0}" -ne 0 ]; then
+	if [ "$times" -gt 0 ]; then
+		printf '%s\n' "$mode" "$((times - 1))" "$value" "$arguments" "$text" >"$file"
+	fi
+	case $mode in
+	fail)
+		[ -z "$text" ] || printf '%s\n' "$text" >&2
+		exit "$value"
+		;;
+	hang) while :; do sleep 3600; done ;;
+	slow) sleep "$value" ;;
+	esac
+fi
+exec "$real" "$@"
