@@ -66,6 +66,7 @@ type Cluster struct {
 	mu      sync.Mutex
 	away    map[*Host]bool
 	maxAway int
+	outages map[*Host][]Outage
 }
 
 // LoginUser is the user name for SSH.
@@ -86,7 +87,7 @@ func (l *Lab) Start(ctx context.Context, cfg ClusterConfig) (*Cluster, error) {
 	if err := os.Mkdir(dir, 0o711); err != nil {
 		return nil, fmt.Errorf("the lab has a cluster %s already: %w", cfg.Name, err)
 	}
-	c := &Cluster{lab: l, cfg: cfg, dir: dir, away: map[*Host]bool{}}
+	c := &Cluster{lab: l, cfg: cfg, dir: dir, away: map[*Host]bool{}, outages: map[*Host][]Outage{}}
 	if err := c.start(ctx); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
@@ -121,7 +122,11 @@ func (c *Cluster) start(ctx context.Context) error {
 		if err := h.WaitUp(ctx, 2*time.Minute); err != nil {
 			return err
 		}
+		c.mark(h, false)
 	}
+	c.mu.Lock()
+	c.maxAway = 0
+	c.mu.Unlock()
 	return nil
 }
 
@@ -181,12 +186,33 @@ func (c *Cluster) MaxAway() int {
 func (c *Cluster) mark(h *Host, away bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	was, now := c.away[h], time.Now()
 	if away {
 		c.away[h] = true
 	} else {
 		delete(c.away, h)
 	}
 	c.maxAway = max(c.maxAway, len(c.away))
+	switch all := c.outages[h]; {
+	case away && !was:
+		c.outages[h] = append(all, Outage{Down: now})
+	case !away && was:
+		all[len(all)-1].Up = now
+	}
+}
+
+// Outage is a time in which a host was down or booting.
+type Outage struct {
+	Down time.Time
+	// Up is when its sshd answered again; zero while it does not.
+	Up time.Time
+}
+
+// Outages of the host, in order; the first is its first boot.
+func (h *Host) Outages() []Outage {
+	h.c.mu.Lock()
+	defer h.c.mu.Unlock()
+	return append([]Outage(nil), h.c.outages[h]...)
 }
 
 func (c *Cluster) writeKnownHosts() error {
