@@ -47,16 +47,19 @@ func (h *Host) Silence(on bool) error {
 // FillDisk takes all space of the root file system that a user other than root may take, or gives it back.
 func (h *Host) FillDisk(on bool) error {
 	if !on {
-		return h.do("rm -f /var/fill.*")
+		return h.do("rm -f /var/fill.* /var/tmp/fill")
 	}
 	return h.do(`n=0
 while [ "$n" -lt 20 ]; do
 	free=$(df --output=avail -k / | tail -n 1)
-	[ "$free" -gt 0 ] || exit 0
-	fallocate -l "${free}KiB" "/var/fill.$n" || dd if=/dev/zero of="/var/fill.$n" bs=64k 2>/dev/null
+	[ "$free" -gt 64 ] || break
+	fallocate -l "$((free - 32))KiB" "/var/fill.$n"
 	n=$((n + 1))
 done
-[ "$(df --output=avail -k / | tail -n 1)" -le 4 ]`)
+setpriv --reuid 1000 --regid 1000 --clear-groups dd if=/dev/zero of=/var/tmp/fill bs=4k 2>/dev/null
+setpriv --reuid 1000 --regid 1000 --clear-groups sh -c 'echo 1 >/var/tmp/fill.not' 2>/dev/null || exit 0
+rm -f /var/tmp/fill.not
+exit 1`)
 }
 
 //go:embed files/hold.py

@@ -11,11 +11,12 @@ mode='' times=0 value=0 arguments='' text=''
 	read -r arguments
 	read -r text
 } 2>/dev/null <"$file"
-case " $* " in
-" $arguments "* | *" $arguments "*) ;;
-*) times=0 ;;
-esac
-[ -n "$arguments" ] || [ -z "$mode" ] || times=${times:-0}
+if [ -n "$arguments" ]; then
+	case " $* " in
+	*" $arguments "*) ;;
+	*) times=0 ;;
+	esac
+fi
 if [ "${times:-0}" -ne 0 ]; then
 	if [ "$times" -gt 0 ]; then
 		printf '%s\n' "$mode" "$((times - 1))" "$value" "$arguments" "$text" >"$file"
