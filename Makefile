@@ -3,14 +3,16 @@ GO       ?= go
 BIN      := $(CURDIR)/bin
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  := -s -w -X main.buildVersion=$(VERSION)
-PRODUCT  := $(shell find worker starter workflows activities internal -name '*.go' -o -name '*.sh' -o -name '*.json' 2>/dev/null) go.mod go.sum
+PRODUCT  := $(shell find worker starter workflows activities internal deploy/lab -name '*.go' -o -name '*.sh' -o -name '*.json' 2>/dev/null) go.mod go.sum
 DEVSTACK := $(shell find deploy/devstack -name '*.go') deploy/devstack/go.mod deploy/devstack/go.sum
 TOOLS    := $(shell find tools -name '*.go') tools/go.mod tools/go.sum
 
 export CGO_ENABLED ?= 0
 export GOTOOLCHAIN ?= local
 
-.PHONY: help build demo test test-unit test-e2e kill-matrix bench check fmt histories golden schema fuzz clean
+NODES    ?= 5
+
+.PHONY: help build demo test test-unit test-e2e kill-matrix bench lab-up lab-down lab-test lab-bench check fmt histories golden schema fuzz clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +27,13 @@ $(BIN)/katoflow-worker: $(PRODUCT)
 
 $(BIN)/simcluster: $(PRODUCT)
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./internal/simcluster/cmd/simcluster
+
+# The lab's hosts run it; it needs nothing of the machine it is built on.
+$(BIN)/kato: $(PRODUCT)
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $@ ./internal/simcluster/cmd/kato
+
+$(BIN)/lab: $(PRODUCT)
+	$(GO) build -trimpath -ldflags '-s -w' -o $@ ./deploy/lab
 
 $(BIN)/devstack: $(DEVSTACK)
 	@echo 'building Temporal, its Web UI and an S3 server; the first time this takes some minutes'
@@ -50,6 +59,22 @@ kill-matrix: build ## SIGKILL the worker at every step boundary and inside every
 
 bench: build ## the figures, as JSON on standard output
 	@$(GO) run ./internal/e2e/bench
+
+lab-up: $(BIN)/lab $(BIN)/kato ## real Debian hosts on this machine (root on Linux; NODES=5)
+	@deploy/lab/install
+	@$(BIN)/lab up --nodes $(NODES)
+
+lab-down: $(BIN)/lab ## end them and remove all of it
+	@$(BIN)/lab down
+
+lab-test: build $(BIN)/kato ## the end-to-end tests on real hosts
+	@deploy/lab/install
+	CGO_ENABLED=1 KATOFLOW_LAB=1 $(GO) test -count=1 -timeout 10m ./internal/lab
+	CGO_ENABLED=1 KATOFLOW_LAB=1 $(GO) test -count=1 -timeout 30m -parallel 6 -v ./internal/e2e
+
+lab-bench: build ## the same upgrade by katoflow, Ansible and a bare ssh loop on real hosts, as JSON
+	@deploy/lab/install ansible >&2
+	@$(GO) run ./internal/e2e/labbench
 
 $(BIN)/staticcheck: $(TOOLS)
 	$(GO) build -C tools -o $@ honnef.co/go/tools/cmd/staticcheck

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -114,6 +115,13 @@ func (c *Cluster) start(ctx context.Context) error {
 	}
 	if err := c.writeKnownHosts(); err != nil {
 		return err
+	}
+	for _, h := range c.hosts {
+		if c.cfg.Docker && slices.Contains(h.cfg.Roles, "dea") {
+			if err := h.startDocker(ctx); err != nil {
+				return err
+			}
+		}
 	}
 	for _, h := range c.hosts {
 		h.boot()

@@ -363,3 +363,13 @@ func (c *Cluster) Commands() ([]Execution, error) {
 	}
 	return out, nil
 }
+
+// ReadFile reads a file of the host's disk, whether the host runs or not. Links are followed inside the host.
+func (h *Host) ReadFile(name string) ([]byte, error) {
+	root, err := os.OpenRoot(h.path(""))
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	return root.ReadFile(strings.TrimPrefix(name, "/"))
+}

@@ -156,7 +156,7 @@ func (h *Host) furnish(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("the kato double: %w", err)
 		}
-		node, err := json.Marshal(h.katoConfig())
+		node, err := json.Marshal(h.katoSite())
 		if err != nil {
 			return err
 		}
