@@ -69,6 +69,7 @@ func (s *site) refused(t *testing.T, code int, lines []string, args ...string) {
 var progress = regexp.MustCompile(`(?m)^[0-9:]+ .*$\n?`)
 
 func TestBadInput_Flags_OneLineEachAndNoNodeTouched(t *testing.T) {
+	onlySimulated(t, "bad input touches no node")
 	t.Parallel()
 	s := newSite(t, nil, nil)
 	s.worker("")
@@ -108,6 +109,7 @@ func TestBadInput_Flags_OneLineEachAndNoNodeTouched(t *testing.T) {
 }
 
 func TestBadInput_Inventory_FileLineFieldAndWhatWouldBeRight(t *testing.T) {
+	onlySimulated(t, "bad input touches no node")
 	t.Parallel()
 	s := newSite(t, nil, nil)
 	s.worker("")
@@ -161,6 +163,7 @@ func TestBadInput_Inventory_FileLineFieldAndWhatWouldBeRight(t *testing.T) {
 }
 
 func TestBadInput_FilesOfTheWorker_AreNamedBeforeAnyNodeIsReached(t *testing.T) {
+	onlySimulated(t, "bad input touches no node")
 	t.Parallel()
 	s := newSite(t, nil, nil, plain("a", "b", "c"))
 	s.worker("")
@@ -198,6 +201,7 @@ func TestBadInput_FilesOfTheWorker_AreNamedBeforeAnyNodeIsReached(t *testing.T) 
 }
 
 func TestBadInput_LocalInventoryDiffers_SaysSo(t *testing.T) {
+	onlySimulated(t, "bad input touches no node")
 	t.Parallel()
 	s := newSite(t, nil, nil, plain("a"))
 	s.worker("")
@@ -227,6 +231,7 @@ func TestBadInput_PreflightFailsOnThreeNodes_AllThreeAreListed(t *testing.T) {
 }
 
 func TestBadInput_OperationIDUsedTwice_IsRefusedWhetherItRunsOrHasEnded(t *testing.T) {
+	onlySimulated(t, "bad input touches no node")
 	t.Parallel()
 	s := newSite(t, nil, nil, plain("a"), slow(time.Second))
 	s.worker("")
@@ -240,6 +245,7 @@ func TestBadInput_OperationIDUsedTwice_IsRefusedWhetherItRunsOrHasEnded(t *testi
 }
 
 func TestBadInput_InventoryBreaksInMidRun_TheOperationAsksAndGoesOn(t *testing.T) {
+	onlySimulated(t, "bad input touches no node")
 	t.Parallel()
 	s := newSite(t, nil, nil, plain("a", "b"), slow(time.Second))
 	s.worker("")

@@ -11,12 +11,11 @@ import (
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/katoflow/katoflow/internal/operation"
-	"github.com/katoflow/katoflow/internal/simcluster"
 )
 
 // small is an ALS cluster of a Core and one DEA, which goes first and has nowhere to move its instances to.
-func small(c *simcluster.Config) {
-	c.Nodes = []simcluster.NodeConfig{{Name: "core", Roles: []string{"base", "primary", "controller", "router"}}, {Name: "dea-1", Roles: []string{"base", "dea"}}}
+func small(c *config) {
+	c.nodes = []nodeConfig{{name: "core", roles: []string{"base", "primary", "controller", "router"}}, {name: "dea-1", roles: []string{"base", "dea"}}}
 }
 
 // cancel ends the operation by the CLI and requires that it was cancelled as asked. It returns the report and how long it took.
@@ -63,10 +62,10 @@ func TestCancel_InEveryPhase_EndsInANamedSafeState(t *testing.T) {
 	type world struct {
 		*site
 		*op
-		dea *simcluster.Node
+		dea machine
 	}
 	for name, c := range map[string]struct {
-		fault func(n *simcluster.Node)
+		fault func(n machine)
 		args  []string
 		// reach waits until the operation is where it is to be cancelled.
 		reach func(t *testing.T, w world)
@@ -79,12 +78,12 @@ func TestCancel_InEveryPhase_EndsInANamedSafeState(t *testing.T) {
 		reboots int
 	}{
 		"waiting for apt": {
-			fault: func(n *simcluster.Node) { n.HoldAptLock(0) },
+			fault: func(n machine) { n.HoldAptLock(0) },
 			reach: func(t *testing.T, w world) { w.waits(dea, "waiting for apt") },
 			state: "not upgraded", quick: true,
 		},
 		"fetching package lists": {
-			fault: func(n *simcluster.Node) { n.HangCommand("apt-get update", 1) },
+			fault: func(n machine) { n.HangCommand("apt-get update", 1) },
 			reach: func(t *testing.T, w world) { w.runs(dea, "apt-get") },
 			state: "not upgraded", quick: true,
 		},
@@ -96,7 +95,7 @@ func TestCancel_InEveryPhase_EndsInANamedSafeState(t *testing.T) {
 			state: "upgraded, not rebooted",
 		},
 		"rebooting": {
-			fault: func(n *simcluster.Node) { n.NeverReturn(true) },
+			fault: func(n machine) { n.NeverReturn(true) },
 			reach: func(t *testing.T, w world) {
 				w.eventually(30*time.Second, "the node to be down", func() bool { return !w.dea.Running() })
 			},
@@ -107,7 +106,7 @@ func TestCancel_InEveryPhase_EndsInANamedSafeState(t *testing.T) {
 			state: "upgraded and rebooted, the reboot is not proved", reboots: 1,
 		},
 		"gates": {
-			fault: func(n *simcluster.Node) { n.RoleNeverStarts("dea") },
+			fault: func(n machine) { n.RoleNeverStarts("dea") },
 			reach: func(t *testing.T, w world) { w.waits(dea, "kato: not ready") },
 			state: "upgraded and rebooted, its gates were not awaited", quick: true, reboots: 1,
 		},
@@ -127,7 +126,7 @@ func TestCancel_InEveryPhase_EndsInANamedSafeState(t *testing.T) {
 			quick: true, reboots: 1,
 		},
 		"paused": {
-			fault: func(n *simcluster.Node) { n.HoldAptLock(0) },
+			fault: func(n machine) { n.HoldAptLock(0) },
 			reach: func(t *testing.T, w world) {
 				w.waits(dea, "waiting for apt")
 				w.cli(0, "op", "pause", w.id)
@@ -137,7 +136,7 @@ func TestCancel_InEveryPhase_EndsInANamedSafeState(t *testing.T) {
 			quick: true, reboots: 1,
 		},
 		"parked": {
-			fault: func(n *simcluster.Node) { n.FailCommand("unattended-upgrades", 1, 1, "") },
+			fault: func(n machine) { n.FailCommand("unattended-upgrades", 1, 1, "") },
 			reach: func(t *testing.T, w world) { w.op.question(30 * time.Second) },
 			quick: true,
 		},
@@ -306,6 +305,7 @@ func TestCancel_AgainWhilePackagesFinish_ChangesNothing(t *testing.T) {
 }
 
 func TestCancel_OfAnEndedOrUnknownOperation_SaysSo(t *testing.T) {
+	onlySimulated(t, "the answer does not depend on the nodes")
 	t.Parallel()
 	s := newSite(t, nil, nil, plain("a"))
 	s.worker("")

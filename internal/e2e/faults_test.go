@@ -15,7 +15,6 @@ import (
 	"go.temporal.io/sdk/converter"
 
 	"github.com/katoflow/katoflow/activities"
-	"github.com/katoflow/katoflow/internal/e2e/harness"
 	"github.com/katoflow/katoflow/internal/operation"
 	"github.com/katoflow/katoflow/internal/remote"
 	"github.com/katoflow/katoflow/internal/simcluster"
@@ -24,7 +23,7 @@ import (
 // eventually polls a condition that is read from outside of the operation.
 func (s *site) eventually(limit time.Duration, what string, condition func() bool) {
 	s.t.Helper()
-	require.NoError(s.t, harness.WaitFor(limit, what, func() (bool, error) { return condition(), nil }))
+	require.NoError(s.t, waitFor(limit, what, func() (bool, error) { return condition(), nil }))
 }
 
 // runs waits until a program runs on a node.
@@ -269,7 +268,7 @@ func TestFault_NodeNeverReturns_ParksAndDoesWhatIsDecided(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newSite(t, nil, nil, plain("a", "b", "c"))
-			s.limits("unreachable_after: 5s, boot: 4s, upgrade: 2m, apt_lock: 30s")
+			s.limits("unreachable_after: 5s, boot: " + bootLimit().String() + ", upgrade: 2m, apt_lock: 30s")
 			s.worker("")
 			s.cluster.Node("a").NeverReturn(true)
 			o := s.start("--batch", "1")
@@ -281,7 +280,7 @@ func TestFault_NodeNeverReturns_ParksAndDoesWhatIsDecided(t *testing.T) {
 			require.Equal(t, operation.PhaseBlocked, r.Phase)
 			show := s.cli(0, "op", "show", o.id).Stdout
 			require.Contains(t, show, "katoflow op decide "+o.id+" --node a --step reboot --try 1 retry")
-			require.Contains(t, show, "did not come back within 4s of its reboot")
+			require.Contains(t, show, "did not come back within "+bootLimit().String()+" of its reboot")
 			require.Empty(t, s.cluster.Node("b").Commands(), "the next node waits for the answer")
 
 			c.then(t, world{s, o, q})
@@ -494,7 +493,7 @@ func TestFault_RebootedBySomethingElseInMidUpgrade_RepairedUpgradedAgainAndReboo
 func TestFault_RebootDoesNothing_IsNotBelieved(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, nil, nil, plain("a", "b"))
-	s.limits("unreachable_after: 20s, boot: 4s, upgrade: 2m, apt_lock: 30s")
+	s.limits("unreachable_after: 20s, boot: " + bootLimit().String() + ", upgrade: 2m, apt_lock: 30s")
 	s.worker("")
 	n := s.cluster.Node("a")
 	n.RebootDoesNothing(true)
@@ -512,10 +511,11 @@ func TestFault_RebootDoesNothing_IsNotBelieved(t *testing.T) {
 }
 
 func TestFault_OldKernelAfterTheReboot_FailsTheBootProof(t *testing.T) {
+	onlySimulated(t, "a container has no kernel of its own")
 	t.Parallel()
 	s := newSite(t, nil, nil, plain("a", "b"))
 	s.worker("")
-	n := s.cluster.Node("a")
+	n := s.simulated("a")
 	n.KernelNotUpdated(true)
 	o := s.start()
 	q := o.question(30 * time.Second)

@@ -69,7 +69,7 @@ func TestFence_WorkerCutOffBeforeItStartsAJob_StartsNothingOnceSuperseded(t *tes
 	release()
 	first.Signal(syscall.SIGCONT)
 	// It tries, and is refused; or it has noticed first that Temporal does not hear it, and leaves the work.
-	require.NoError(t, harness.WaitFor(60*time.Second, "the first worker to give up", func() (bool, error) {
+	require.NoError(t, waitFor(60*time.Second, "the first worker to give up", func() (bool, error) {
 		return first.Contains("this one is superseded", 0) || first.Contains("activity left", 0), nil
 	}))
 
@@ -191,6 +191,6 @@ func TestFence_JobOfATerminatedOperationRunsOnAndOn_IsNamed(t *testing.T) {
 	require.NotZero(t, out.Code)
 	require.Contains(t, out.Stderr, "job upgrade of operation "+one.id+" still runs")
 	require.Zero(t, s.ran("b", "apt-get"), "nothing was touched")
-	require.NoError(t, harness.WaitFor(60*time.Second, "the job to end", func() (bool, error) { return s.ended("a", "unattended-upgrades"), nil }))
+	require.NoError(t, waitFor(60*time.Second, "the job to end", func() (bool, error) { return s.ended("a", "unattended-upgrades"), nil }))
 	require.Zero(t, s.ran("a", "reboot"))
 }

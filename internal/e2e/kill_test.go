@@ -16,7 +16,6 @@ import (
 
 	"github.com/katoflow/katoflow/internal/e2e/harness"
 	"github.com/katoflow/katoflow/internal/operation"
-	"github.com/katoflow/katoflow/internal/simcluster"
 )
 
 // killed counts over the whole matrix.
@@ -70,7 +69,7 @@ func (s *site) reached(ctx context.Context, workflowID string, p killPoint) erro
 				return nil
 			}
 		}
-		time.Sleep(2 * time.Millisecond)
+		time.Sleep(in(2*time.Millisecond, 20*time.Millisecond))
 	}
 	return fmt.Errorf("%s was not reached: %w", p.name, ctx.Err())
 }
@@ -95,7 +94,7 @@ func (s *site) commandRuns(ctx context.Context, node, program, argument string) 
 				return nil
 			}
 		}
-		time.Sleep(2 * time.Millisecond)
+		time.Sleep(in(2*time.Millisecond, 20*time.Millisecond))
 	}
 	return fmt.Errorf("%s did not run on %s: %w", program, node, ctx.Err())
 }
@@ -110,12 +109,12 @@ func (s *site) killAndRestart(w *harness.Worker) *harness.Worker {
 
 // deas makes a cluster of a Core and so many DEAs whose jobs take long enough to be killed in their middle.
 func deas(n int) siteOption {
-	return func(c *simcluster.Config) {
-		c.Nodes = []simcluster.NodeConfig{{Name: "core", Roles: []string{"primary", "controller", "router", "base"}}}
+	return func(c *config) {
+		c.nodes = []nodeConfig{{name: "core", roles: []string{"primary", "controller", "router", "base"}}}
 		for i := range n {
-			c.Nodes = append(c.Nodes, simcluster.NodeConfig{Name: fmt.Sprintf("dea-%02d", i+1), Roles: []string{"dea"}})
+			c.nodes = append(c.nodes, nodeConfig{name: fmt.Sprintf("dea-%02d", i+1), roles: []string{"dea"}})
 		}
-		c.UpgradeTime = 600 * time.Millisecond
+		c.slow = 600 * time.Millisecond
 	}
 }
 
@@ -169,7 +168,7 @@ func killSteps(t *testing.T, points []killPoint) {
 	o := s.startDirectly(operation.SecurityUpgradeInput{Roles: []string{"dea"}, Request: operation.Request{}, Maintenance: true})
 	for i, p := range points {
 		node := fmt.Sprintf("dea-%02d", i+1)
-		ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), stretched(90*time.Second))
 		var err error
 		switch {
 		case p.on != "":
@@ -211,7 +210,7 @@ func killOperation(t *testing.T, p killPoint) {
 	s := newSite(t, nil, nil, deas(1))
 	w := s.worker("")
 	o := s.startDirectly(operation.SecurityUpgradeInput{Maintenance: true})
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), stretched(60*time.Second))
 	defer cancel()
 	require.NoError(t, s.reached(ctx, o.workflow, p))
 	s.killAndRestart(w)
@@ -251,7 +250,7 @@ func TestWorkerKilled_InMidJob_GoesOnWithinTenSeconds(t *testing.T) {
 	s := newSite(t, nil, nil, plain("a"), slow(3*time.Second))
 	w := s.worker("")
 	o := s.startDirectly(operation.SecurityUpgradeInput{})
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), stretched(60*time.Second))
 	defer cancel()
 	require.NoError(t, s.commandRuns(ctx, "a", "unattended-upgrades", ""))
 	w.Kill()

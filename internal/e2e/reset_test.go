@@ -16,7 +16,6 @@ import (
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 
-	"github.com/katoflow/katoflow/internal/e2e/harness"
 	"github.com/katoflow/katoflow/internal/operation"
 )
 
@@ -156,7 +155,7 @@ func TestReset_LongAfterAReboot_StillProvesIt(t *testing.T) {
 	s.runs("b", "unattended-upgrades")
 	first := s.cluster.Node("a").Commands()
 	rebooted := first[len(first)-1].Start
-	require.NoError(t, harness.WaitFor(30*time.Second, "the first reboot to be 7 s ago", func() (bool, error) { return time.Since(rebooted) > 7*time.Second, nil }))
+	require.NoError(t, waitFor(30*time.Second, "the first reboot to be 7 s ago", func() (bool, error) { return time.Since(rebooted) > 7*time.Second, nil }))
 	o.reset(toTheBeginning)
 	o.done(60 * time.Second)
 	s.upgraded(1, "a", "b")

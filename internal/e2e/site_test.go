@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -18,15 +20,20 @@ import (
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/katoflow/katoflow/internal/e2e/harness"
+	"github.com/katoflow/katoflow/internal/lab"
 	"github.com/katoflow/katoflow/internal/operation"
-	"github.com/katoflow/katoflow/internal/simcluster"
 )
 
-// shared is the Temporal server of all tests that do not kill it.
+// shared is the Temporal server of all tests that do not kill it, and the lab when they run against real hosts.
 var shared struct {
 	temporal *harness.Temporal
 	client   client.Client
 	number   atomic.Int64
+	lab      *lab.Lab
+	places   places
+
+	mu     sync.Mutex
+	faults []string // the lines of the fault table
 }
 
 func TestMain(m *testing.M) {
@@ -49,7 +56,21 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		defer shared.client.Close()
-		return m.Run()
+		if os.Getenv("KATOFLOW_LAB") != "" {
+			if shared.lab, err = openLab(); err != nil {
+				fmt.Fprintln(os.Stderr, "the lab of real hosts:", err)
+				return 1
+			}
+			shared.places = places{free: hostsAtOnce, more: make(chan struct{})}
+			defer func() {
+				if err := shared.lab.Close(); err != nil {
+					fmt.Fprintln(os.Stderr, err)
+				}
+			}()
+		}
+		code := m.Run()
+		fmt.Print(faultTable())
+		return code
 	}())
 }
 
@@ -57,7 +78,7 @@ func TestMain(m *testing.M) {
 type site struct {
 	*harness.Site
 	t       *testing.T
-	cluster *simcluster.Cluster
+	cluster cluster
 	client  client.Client
 }
 
@@ -66,9 +87,7 @@ const quickGates = `    gates: {times: 1, interval: 100ms, timeout: 20s}
     timeouts: {unreachable_after: 20s, boot: 20s, upgrade: 2m, apt_lock: 30s}
 `
 
-type siteOption func(*simcluster.Config)
-
-// newSite starts a simulated cluster. Everything it starts ends with the test; on failure the workers' last lines are shown.
+// newSite starts a cluster, simulated or of real hosts. Everything it starts ends with the test; on failure the workers' last lines are shown.
 func newSite(t *testing.T, server *harness.Temporal, c client.Client, options ...siteOption) *site {
 	t.Helper()
 	if server == nil {
@@ -76,12 +95,16 @@ func newSite(t *testing.T, server *harness.Temporal, c client.Client, options ..
 	}
 	n := shared.number.Add(1)
 	dir := t.TempDir()
-	cfg := simcluster.Config{Dir: filepath.Join(dir, "cluster"), Name: fmt.Sprintf("c%d", n), BootTime: 100 * time.Millisecond}
+	cfg := config{name: fmt.Sprintf("c%d", n), platform: "als"}
 	for _, o := range options {
 		o(&cfg)
 	}
-	cluster, err := simcluster.Start(cfg)
-	require.NoError(t, err)
+	var cluster cluster
+	if onHosts() {
+		cluster = startHosts(t, cfg)
+	} else {
+		cluster = startSimulated(t, filepath.Join(dir, "cluster"), cfg)
+	}
 	t.Cleanup(func() { require.NoError(t, cluster.Close()) })
 	s := &site{t: t, cluster: cluster, client: c,
 		Site: &harness.Site{Dir: dir, Temporal: server, Queue: fmt.Sprintf("queue-%d", n), Inventory: filepath.Join(dir, "inventory.yaml")}}
@@ -100,9 +123,18 @@ func (s *site) inventory(extra string) {
 	s.t.Helper()
 	text := string(s.cluster.InventoryYAML())
 	key := "  " + s.cluster.Name() + ":\n"
+	if onHosts() {
+		extra = shortLimit.ReplaceAllString(extra, "$1: "+bootLimit().String())
+	}
 	require.Contains(s.t, text, key)
 	require.NoError(s.t, os.WriteFile(s.Inventory, []byte(strings.Replace(text, key, key+extra, 1)), 0o600))
 }
+
+// shortLimit is a limit that real hosts need more time for.
+var shortLimit = regexp.MustCompile(`\b(boot|timeout): [0-9]s`)
+
+// bootLimit is a short limit for a reboot: real hosts take 2 to 3 seconds when they have the machine to themselves.
+func bootLimit() time.Duration { return in(4*time.Second, 25*time.Second) }
 
 // show prints what is needed to understand a failure.
 func (s *site) show() {
@@ -183,7 +215,7 @@ func (o *op) report() (operation.Report, error) {
 func (o *op) until(limit time.Duration, what string, condition func(operation.Report) bool) operation.Report {
 	o.t.Helper()
 	var last operation.Report
-	err := harness.WaitFor(limit, what, func() (bool, error) {
+	err := waitFor(limit, what, func() (bool, error) {
 		r, err := o.report()
 		if err != nil {
 			return false, nil
@@ -212,6 +244,7 @@ func (o *op) decide(q operation.Question, d operation.Decision) {
 // end waits for the close and returns the report from its result or its error.
 func (o *op) end(limit time.Duration) (operation.Report, error) {
 	o.t.Helper()
+	limit = stretched(limit)
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	var report operation.Report
@@ -307,20 +340,4 @@ func (s *site) history(workflowID string) []*historypb.HistoryEvent {
 		out = append(out, e)
 	}
 	return out
-}
-
-// plain nodes for tests that need no kato.
-func plain(names ...string) siteOption {
-	return func(c *simcluster.Config) {
-		c.Platform = "plain"
-		c.Nodes = nil
-		for _, n := range names {
-			c.Nodes = append(c.Nodes, simcluster.NodeConfig{Name: n})
-		}
-	}
-}
-
-// slow makes the packages of a node take so long.
-func slow(d time.Duration) siteOption {
-	return func(c *simcluster.Config) { c.UpgradeTime = d }
 }

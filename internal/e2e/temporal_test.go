@@ -47,18 +47,18 @@ func TestTemporalKilled_InMidUpgradeDuringARebootAndWhileParked_GoesOn(t *testin
 	}
 	outage := func(meanwhile string, happened func() bool) {
 		server.Kill()
-		require.NoError(t, harness.WaitFor(30*time.Second, "the watch to say that the server is away", func() (bool, error) { return watch.Contains("retrying", told), nil }))
-		require.NoError(t, harness.WaitFor(30*time.Second, meanwhile, func() (bool, error) { return happened(), nil }))
+		require.NoError(t, waitFor(30*time.Second, "the watch to say that the server is away", func() (bool, error) { return watch.Contains("retrying", told), nil }))
+		require.NoError(t, waitFor(30*time.Second, meanwhile, func() (bool, error) { return happened(), nil }))
 		told = size()
 		require.NoError(t, server.Start())
-		require.NoError(t, harness.WaitFor(60*time.Second, "the watch to go on", func() (bool, error) { return watch.Contains("back again", told), nil }))
+		require.NoError(t, waitFor(60*time.Second, "the watch to go on", func() (bool, error) { return watch.Contains("back again", told), nil }))
 		told = size()
 	}
 
 	s.runs("a", "unattended-upgrades")
 	outage("the upgrade to end on the node", func() bool { return s.ended("a", "unattended-upgrades") })
 
-	require.NoError(t, harness.WaitFor(60*time.Second, "b to be down", func() (bool, error) { return !s.cluster.Node("b").Running(), nil }))
+	require.NoError(t, waitFor(60*time.Second, "b to be down", func() (bool, error) { return !s.cluster.Node("b").Running(), nil }))
 	outage("b to be back", func() bool { return s.cluster.Node("b").Running() })
 
 	q := o.question(60 * time.Second)

@@ -17,7 +17,6 @@ import (
 
 	"github.com/katoflow/katoflow/internal/e2e/harness"
 	"github.com/katoflow/katoflow/internal/operation"
-	"github.com/katoflow/katoflow/internal/simcluster"
 )
 
 // browser starts headless Chromium with a profile of its own; both are gone at the test's end. The test is skipped where there is none.
@@ -111,9 +110,10 @@ func screenshot(t *testing.T, ctx context.Context, name string) {
 }
 
 func TestWebUI_RunningOperation_ShowsTheProgressTable(t *testing.T) {
+	onlySimulated(t, "what the Web UI shows does not depend on the nodes")
 	t.Parallel()
 	ctx := browser(t)
-	s := newSite(t, nil, nil, func(c *simcluster.Config) { c.Name = "prod" }) // it may be seen in a picture
+	s := newSite(t, nil, nil, func(c *config) { c.name = "prod" }) // it may be seen in a picture
 	release := s.cluster.Node("dea-2").HoldAptLock(0)
 	s.worker("")
 	o := s.start()
@@ -133,6 +133,7 @@ func TestWebUI_RunningOperation_ShowsTheProgressTable(t *testing.T) {
 }
 
 func TestWebUI_ParkedOperation_ShowsTheDecisionAndTakesItsAnswer(t *testing.T) {
+	onlySimulated(t, "what the Web UI shows does not depend on the nodes")
 	t.Parallel()
 	ctx := browser(t)
 	s := newSite(t, nil, nil, plain("a", "b"))

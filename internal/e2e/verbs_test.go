@@ -125,6 +125,7 @@ func TestUpgrade_NoCanary_TheFirstBatchIsAWholeOne(t *testing.T) {
 }
 
 func TestUpgrade_Soak_TheOthersWaitForIt(t *testing.T) {
+	onlySimulated(t, "waiting does not depend on the nodes")
 	t.Parallel()
 	s := newSite(t, nil, nil, plain("a", "b", "c"))
 	s.worker("")
@@ -139,22 +140,23 @@ func TestUpgrade_Soak_TheOthersWaitForIt(t *testing.T) {
 }
 
 func TestUpgrade_PinAndAnotherCandidate_AsksBeforeAnythingIsInstalled(t *testing.T) {
+	onlySimulated(t, "all hosts of the lab have one archive, so that no candidate differs")
 	t.Parallel()
 	ssl := simcluster.Package{Name: "libssl3", Old: "3.0.13-1", New: "3.0.14-1"}
 	newer := ssl
 	newer.New = "3.0.15-1"
-	s := newSite(t, nil, nil, plain("a", "b", "c"), func(c *simcluster.Config) {
+	s := newSite(t, nil, nil, plain("a", "b", "c"), simulating(func(c *simcluster.Config) {
 		c.Nodes[0].Pending = []simcluster.Package{ssl}
 		c.Nodes[1].Pending = []simcluster.Package{newer}
 		c.Nodes[2].Pending = []simcluster.Package{ssl}
-	})
+	}))
 	s.worker("")
 	o := s.start("--pin")
 	q := o.question(30 * time.Second)
 	asks(t, q, "b", operation.StepUpgrade, 1, operation.ErrPin)
 	require.Contains(t, q.Cause.Message, "libssl3 would become 3.0.15-1, the canary has 3.0.14-1")
 	require.Zero(t, s.ran("b", "unattended-upgrades"))
-	s.cluster.Node("b").AddPending(ssl) // the mirror is put right
+	s.simulated("b").AddPending(ssl) // the mirror is put right
 	o.decide(q, operation.Retry)
 	r := o.done(60 * time.Second)
 	for _, n := range s.names() {
@@ -165,6 +167,7 @@ func TestUpgrade_PinAndAnotherCandidate_AsksBeforeAnythingIsInstalled(t *testing
 }
 
 func TestUpgrade_MaxFailures_SkipsSoManyAndAbortsAtOneMore(t *testing.T) {
+	onlySimulated(t, "who answers a question does not depend on the nodes")
 	for name, c := range map[string]struct {
 		max    string
 		fail   []string
@@ -204,6 +207,7 @@ func TestUpgrade_MaxFailures_SkipsSoManyAndAbortsAtOneMore(t *testing.T) {
 }
 
 func TestUpgrade_DeadlinePolicy_DecidesWhenNobodyAnswers(t *testing.T) {
+	onlySimulated(t, "who answers a question does not depend on the nodes")
 	for decision, code := range map[string]int{"skip": 3, "abort": 4} {
 		t.Run(decision, func(t *testing.T) {
 			t.Parallel()
@@ -221,6 +225,7 @@ func TestUpgrade_DeadlinePolicy_DecidesWhenNobodyAnswers(t *testing.T) {
 }
 
 func TestDryRun_Selections_PlanTheRightNodesInOrderAndTouchNone(t *testing.T) {
+	onlySimulated(t, "a plan does not depend on the nodes")
 	t.Parallel()
 	s := newSite(t, nil, nil)
 	s.worker("")
@@ -267,6 +272,7 @@ func TestDryRun_Selections_PlanTheRightNodesInOrderAndTouchNone(t *testing.T) {
 }
 
 func TestDryRun_ThenTheRealRun_ShowsEveryCommandThatRuns(t *testing.T) {
+	onlySimulated(t, "the hosts of the lab reach their archive without a proxy")
 	t.Parallel()
 	s := newSite(t, nil, nil)
 	s.inventory(quickGates + "    proxy: {http: \"http://proxy.example.org:3128\", https: \"http://proxy.example.org:3129\", no_proxy: \"localhost,.example.org\"}\n")
@@ -313,6 +319,7 @@ func TestDryRun_ThenTheRealRun_ShowsEveryCommandThatRuns(t *testing.T) {
 }
 
 func TestUpgrade_RolesAndRoleOrder_OnlyThoseNodesInThatOrder(t *testing.T) {
+	onlySimulated(t, "the order does not depend on the nodes")
 	t.Parallel()
 	s := newSite(t, nil, nil)
 	s.worker("")
@@ -338,9 +345,7 @@ func TestUpgrade_RebootPolicies_RebootAsTheySay(t *testing.T) {
 	for _, policy := range []string{"always", "if-required", "never"} {
 		t.Run(policy, func(t *testing.T) {
 			t.Parallel()
-			s := newSite(t, nil, nil, plain("needs", "not"), func(c *simcluster.Config) {
-				c.Nodes[1].Pending = []simcluster.Package{{Name: "libssl3", Old: "3.0.13-1", New: "3.0.14-1"}}
-			})
+			s := newSite(t, nil, nil, plain("needs", "not"), alike(func(n *nodeConfig) { n.calm = true }, "not"))
 			s.worker("")
 			r := s.start("--reboot", policy).done(60 * time.Second)
 			want := map[string][2]int{"always": {1, 1}, "if-required": {1, 0}, "never": {0, 0}}[policy]
@@ -402,6 +407,7 @@ func (s *site) secrets(m *mailbox) (told string, planted []string) {
 }
 
 func TestNotification_ParkedFailedAndDone_WebhookAndCommandAreToldAndNoSecretIsKept(t *testing.T) {
+	onlySimulated(t, "notifications do not depend on the nodes")
 	t.Parallel()
 	s := newSite(t, nil, nil, plain("a", "b"))
 	m := &mailbox{code: http.StatusNoContent}
