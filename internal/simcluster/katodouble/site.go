@@ -22,6 +22,7 @@ const (
 const AgentUnit = `[Unit]
 Description=kato double: state of this node
 After=network.target
+StartLimitIntervalSec=0
 
 [Service]
 Type=notify
@@ -29,7 +30,6 @@ ExecStart=` + BinaryPath + ` agent --config ` + SitePath + `
 StateDirectory=kato
 Restart=always
 RestartSec=500ms
-StartLimitIntervalSec=0
 TimeoutStopSec=5
 
 [Install]
