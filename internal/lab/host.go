@@ -281,7 +281,7 @@ func (h *Host) supervise(ended chan struct{}) {
 
 // spawn runs the host's systemd.
 func (h *Host) spawn() (*exec.Cmd, error) {
-	argv := []string{"-c", intoGroup, "sh", h.group("host"), "systemd-nspawn", "-q", "--register=no", "--keep-unit", "--link-journal=no", "--resolv-conf=off", "--timezone=off",
+	argv := []string{"-c", intoGroup, "sh", h.group("host"), "env", "SYSTEMD_SECCOMP=0", "systemd-nspawn", "-q", "--register=no", "--keep-unit", "--link-journal=no", "--resolv-conf=off", "--timezone=off",
 		"--network-namespace-path=/run/netns/" + h.netns(), "--hostname=" + h.Name(), "-D", filepath.Join(h.dir, "root"), "--capability=all",
 		"--bind=" + filepath.Join(h.dir, "srv") + ":/srv"}
 	if h.docker != nil {
@@ -293,7 +293,6 @@ func (h *Host) spawn() (*exec.Cmd, error) {
 	}
 	defer log.Close()
 	cmd := exec.Command("sh", append(argv, "--boot")...)
-	cmd.Env = append(os.Environ(), "SYSTEMD_SECCOMP=0")
 	cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = log, log, ownGroup()
 	return cmd, cmd.Start()
 }

@@ -248,9 +248,8 @@ func run(ctx context.Context, argv ...string) error {
 }
 
 func output(ctx context.Context, argv ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd := exec.CommandContext(ctx, "env", append([]string{"LC_ALL=C", "DEBIAN_FRONTEND=noninteractive"}, argv...)...)
 	cmd.WaitDelay = 5 * time.Second
-	cmd.Env = append(os.Environ(), "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		lines := strings.Split(strings.TrimSpace(string(out)), "\n")

@@ -1,8 +1,11 @@
 package lab
 
 import (
+	"bufio"
 	"context"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -181,4 +184,78 @@ func TestHost_Faults_AreRealAndCanBeUndone(t *testing.T) {
 	require.NoError(t, h.WaitUp(t.Context(), time.Minute))
 	require.Equal(t, 1, c.MaxAway())
 	require.Equal(t, 1, c.Host("b").Boots())
+}
+
+// TestMain lets the test binary be the process that holds a lab and is killed.
+func TestMain(m *testing.M) {
+	if name := os.Getenv("KATOFLOW_LAB_HELD"); name != "" {
+		l, err := Open(context.Background(), Config{Name: name})
+		if err == nil {
+			_, err = l.Start(context.Background(), ClusterConfig{Platform: "plain", Nodes: []NodeConfig{{Name: "a"}}})
+		}
+		os.Stdout.WriteString(fmt.Sprintln("made:", err))
+		select {}
+	}
+	os.Exit(m.Run())
+}
+
+func TestLab_ItsProcessIsKilled_NothingIsLeft(t *testing.T) {
+	if os.Getenv("KATOFLOW_LAB") == "" {
+		t.Skip("real hosts are made by `make lab-test` (root on Linux); KATOFLOW_LAB=1 runs this test alone")
+	}
+	self, err := os.Executable()
+	require.NoError(t, err)
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), "KATOFLOW_LAB_HELD=uc")
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	line, err := bufio.NewReader(out).ReadString('\n')
+	require.NoError(t, cmd.Process.Kill())
+	_ = cmd.Wait()
+	require.NoError(t, err)
+	require.Equal(t, "made: <nil>\n", line)
+	eventually(t, "the guard to remove the lab", func() bool {
+		_, err := os.Stat(defaultDir("uc"))
+		return os.IsNotExist(err)
+	})
+	gone(t, "uc")
+}
+
+func TestLab_WrongNames_AreRefusedAndNothingIsRemoved(t *testing.T) {
+	for _, name := range []string{"", "Lab", "toolong", "a/b", "..", "a b"} {
+		require.ErrorContains(t, Clean(t.Context(), name, t.TempDir()), "1 to 6 of a-z and 0-9")
+	}
+}
+
+func TestCluster_OfKato_KeepsItsStatesAndTellsThem(t *testing.T) {
+	l := open(t, "ud")
+	l.cfg.Kato = filepath.Join("..", "..", "bin", "kato")
+	c, err := l.Start(t.Context(), ClusterConfig{Nodes: DefaultNodes(2)})
+	require.NoError(t, err)
+	core, dea := c.Host("core"), c.Host("dea-1")
+	on, err := c.Maintenance()
+	require.NoError(t, err)
+	require.False(t, on)
+	_, err = asUser(t, dea, "kato config set cloud_controller_ng maintenance_mode true --json")
+	require.NoError(t, err)
+	on, err = c.Maintenance()
+	require.NoError(t, err)
+	require.True(t, on)
+	require.NoError(t, dea.Inject("stop-role", "dea"))
+	out, err := asUser(t, core, "kato status --json")
+	require.NoError(t, err)
+	require.Contains(t, out, "STOPPED")
+	require.ErrorContains(t, dea.Inject("stop-role", "nonsense"), "nonsense")
+	require.ErrorContains(t, dea.Inject("nonsense"), "no fault")
+	require.NoError(t, dea.RebootNow())
+	eventually(t, "the boot", func() bool { return dea.Boots() == 2 })
+	require.NoError(t, dea.WaitUp(t.Context(), time.Minute))
+	out, err = asUser(t, core, "kato status --json")
+	require.NoError(t, err)
+	require.NotContains(t, out, "STOPPED")
+	ran, err := dea.Commands()
+	require.NoError(t, err)
+	require.Len(t, ran, 1)
+	require.Equal(t, "kato config set cloud_controller_ng maintenance_mode true --json", ran[0].Command())
 }

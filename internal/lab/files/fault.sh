@@ -11,6 +11,8 @@ mode='' times=0 value=0 arguments='' text=''
 	read -r arguments
 	read -r text
 } 2>/dev/null <"$file"
+# The daemon of kato is no call of it.
+[ "$name $1" != 'kato agent' ] || times=0
 if [ -n "$arguments" ]; then
 	case " $* " in
 	*" $arguments "*) ;;
