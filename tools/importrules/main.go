@@ -9,8 +9,8 @@
 // The rules, on code that is not a test:
 //
 //   - workflows imports the operation and activities packages, Temporal's workflow API and pure standard packages only;
-//   - inventory, remote, kato, controller, archive, hypervisor and simcluster do not reach Temporal, not even through
-//     another package;
+//   - inventory, remote, kato, controller, archive, hypervisor, simcluster and lab do not reach Temporal, not even
+//     through another package;
 //   - only worker, starter, the end-to-end tests and the main packages of simcluster and deploy read flags or the
 //     environment;
 //   - go.mod does not require the Temporal server, its Web UI or the S3 server: those belong to deploy/devstack;

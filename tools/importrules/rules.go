@@ -40,7 +40,7 @@ var (
 	// temporalFree are the packages that must be usable without Temporal.
 	temporalFree = []string{
 		"internal/archive", "internal/controller", "internal/hypervisor", "internal/inventory", "internal/kato",
-		"internal/remote", "internal/simcluster",
+		"internal/remote", "internal/simcluster", "internal/lab",
 	}
 
 	// entryPoints may read flags and the environment (the end-to-end tests are one, their support code is no _test
