@@ -155,7 +155,7 @@ func TestPreflight_ManyFaults_AreAllTold(t *testing.T) {
 	b.node("b").FillDisk(true)
 	b.node("c").ChangeHostKey()
 	b.node("d").PowerOff()
-	b.node("e").SkewClock(2 * time.Hour)
+	b.node("e").SkewClock(10 * 24 * time.Hour)
 	defer b.node("e").HoldAptLock(0)()
 	out := must[PreflightResult](t)(run(t, b.nodes.Preflight, PreflightInput{Operation: b.op, Nodes: []string{"a", "b", "c", "d", "e"}, NeedReboot: true}, attemptOptions{}))
 	for name, want := range map[string]string{"a": "sudo does not let admin run without a password: apt-get update; unattended-upgrades -d; dpkg --configure -a; /sbin/reboot",
@@ -166,7 +166,7 @@ func TestPreflight_ManyFaults_AreAllTold(t *testing.T) {
 		}
 	}
 	e := preflightOf(t, out, "e")
-	if got := strings.Join(e.Warnings, "\n"); len(e.Problems) != 0 || !strings.Contains(got, "apt is in use by pid") || !strings.Contains(got, "ahead of the worker") {
+	if got := strings.Join(e.Warnings, "\n"); len(e.Problems) != 0 || !strings.Contains(got, "apt is in use by pid") || !strings.Contains(got, "ahead of the worker") || !strings.Contains(got, "package lists are 10 days old") {
 		t.Errorf("%+v", e)
 	}
 	if got := fmt.Sprint(preflightOf(t, out, "c").Broken, preflightOf(t, out, "d").Broken); got != "[c: ssh: host key not accepted] [d: ssh: unreachable]" {

@@ -19,6 +19,7 @@ const (
 	leastBoot   = 50 << 10  // KiB in /boot
 	scarceSpace = 1 << 20   // KiB below which a warning is due
 	mostSkew    = time.Minute
+	oldLists    = 7 * 24 * time.Hour
 	jobPoll     = 2 * time.Second
 )
 
@@ -107,7 +108,7 @@ func (n *Nodes) judge(s site, t target, read answer, err error, work bool, began
 		problem("the node lacks %s: install it", strings.Join(strings.Fields(missing), ", "))
 	}
 	if refused := read.value("refused"); refused != "" {
-		problem("sudo does not let %s run without a password: %s: add a NOPASSWD rule with SETENV", t.host.User, strings.Join(strings.Split(refused, ","), "; "))
+		problem("sudo does not let %s run without a password: %s: install deploy/sudoers/katoflow there", t.host.User, strings.Join(strings.Split(refused, ","), "; "))
 	}
 	for _, fs := range parseSpace(read.sections["space"]) {
 		least := int64(leastSpace)
@@ -131,10 +132,17 @@ func (n *Nodes) judge(s site, t target, read answer, err error, work bool, began
 	if trouble != "" {
 		warning("apt-get cannot plan an upgrade: %s", trouble)
 	}
+	now, clock := strconv.ParseInt(read.value("now"), 10, 64)
+	switch lists, err := strconv.ParseInt(read.value("lists"), 10, 64); {
+	case err != nil:
+		warning("no package lists were ever fetched: what is pending shows when the upgrade fetches them")
+	case clock == nil && now-lists > int64(oldLists/time.Second):
+		warning("its package lists are %d days old: more may be pending than they say", (now-lists)/(24*3600))
+	}
 	out.Pending = len(pending)
 	out.Kernel = oneLine(read.value("kernel"), 128)
 	out.RebootRequired = read.value("reboot-required") == "1"
-	if now, err := strconv.ParseInt(read.value("now"), 10, 64); err == nil {
+	if clock == nil {
 		// The node read its clock between the two times.
 		skew := time.Duration(0)
 		switch at := time.Unix(now, 0); {

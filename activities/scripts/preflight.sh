@@ -46,6 +46,8 @@ if [ "$work" = 1 ]; then
 	audit
 	locks
 	reboot_required
+	newest=$(ls -t /var/lib/apt/lists/*Packages* 2>/dev/null | head -n 1)
+	[ -z "$newest" ] || say lists "$(date -r "$newest" +%s)"
 	say section pending
 	LC_ALL=C apt-get -s -o Debug::NoLocking=true dist-upgrade 2>&1 | grep -E '^(Inst|E:) '
 	say section

@@ -77,10 +77,11 @@ func (n *Node) make() error {
 		"/var/lib/dpkg/lock":                        "",
 		"/var/lib/dpkg/lock-frontend":               "",
 		"/var/lib/apt/lists/lock":                   "",
-		"/var/cache/apt/archives/lock":              "",
-		"/root/.profile":                            "",
-		home + "/.profile":                          "",
-		home + "/.ssh/authorized_keys":              "",
+		"/var/lib/apt/lists/security.debian.org_debian-security_dists_bookworm-security_main_binary-amd64_Packages": "",
+		"/var/cache/apt/archives/lock": "",
+		"/root/.profile":               "",
+		home + "/.profile":             "",
+		home + "/.ssh/authorized_keys": "",
 	}
 	for name, content := range files {
 		if err := os.WriteFile(t.host(name), []byte(content), 0o644); err != nil {

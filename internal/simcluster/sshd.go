@@ -145,8 +145,9 @@ func (n *Node) serve(w *wire, boot *bootState) {
 			wg.Add(1)
 			go func() {
 				defer wg.Done()
-				defer func() { <-slots }()
-				n.session(channel, reqs, boot)
+				held := &heldChannel{Channel: channel, release: sync.OnceFunc(func() { <-slots })}
+				defer held.release()
+				n.session(held, reqs, boot)
 			}()
 		case "direct-tcpip":
 			wg.Add(1)
@@ -158,6 +159,17 @@ func (n *Node) serve(w *wire, boot *bootState) {
 			ch.Reject(ssh.UnknownChannelType, "unsupported channel type")
 		}
 	}
+}
+
+// heldChannel gives its place back before the client learns that it is closed, so that the client's next one finds it free.
+type heldChannel struct {
+	ssh.Channel
+	release func()
+}
+
+func (c *heldChannel) Close() error {
+	c.release()
+	return c.Channel.Close()
 }
 
 // forward makes the node usable as a jump host, to loopback addresses only.
