@@ -158,7 +158,10 @@ func TestPreflight_ManyFaults_AreAllTold(t *testing.T) {
 	b.node("c").ChangeHostKey()
 	b.node("d").PowerOff()
 	b.node("e").SkewClock(2 * time.Hour)
-	lists, err := filepath.Glob(filepath.Join(b.cluster.Dir(), "nodes", "e", "var/lib/apt/lists/*_Packages"))
+	if _, err := b.node("e").ReadFile("/etc/hostname"); err != nil { // makes its files
+		t.Fatal(err)
+	}
+	lists, err := filepath.Glob(filepath.Join(b.cluster.Dir(), "nodes", "e", "var", "lib", "apt", "lists", "*_Packages"))
 	if err != nil || len(lists) != 1 {
 		t.Fatal(lists, err)
 	}
