@@ -12,9 +12,22 @@ import (
 	"github.com/katoflow/katoflow/internal/remote"
 )
 
+// How a node that reboots is looked for. A look at one that is down costs a packet, so there are many of them, and each is short: what answers late,
+// or was cut off in mid-answer, must not keep the next look from finding the node up.
 const (
-	bootPoll    = 200 * time.Millisecond
-	bootConnect = time.Second
+	// lookPause is between two looks while the node answers with its old boot id, and the longest one.
+	lookPause = 200 * time.Millisecond
+	// shortestPause is between two looks at a node that does not answer; a long absence needs no such haste.
+	shortestPause = 50 * time.Millisecond
+	// lookDial grows with the absence up to lookDialThrough, for networks on which an answer takes that long.
+	lookDial = 300 * time.Millisecond
+	// lookDialThrough is for a bastion, where each dial stays behind until the bastion itself gives it up.
+	lookDialThrough = time.Second
+	// lookConnect includes a login on a machine that is busy with its boot.
+	lookConnect = 3 * time.Second
+	lookAnswer  = 3 * time.Second
+	// thoroughEvery is how often a look has all the time that the host's own settings give.
+	thoroughEvery = 30 * time.Second
 )
 
 // Reboot restarts the node as a job and waits until it answers with another boot id than the one the job stored when it started. A later attempt
@@ -66,7 +79,7 @@ func (n *Nodes) Reboot(ctx context.Context, in RebootInput) (RebootResult, error
 	earlier := !begun && status.State != remote.JobAbsent
 	began := a.since(key)
 	a.phase("waiting for the node to return")
-	last, note := "", ""
+	last, note, pause, thorough := "", "", lookPause, began
 	for tries := 0; !rebooted(status.BootID, status.CurrentBootID); tries++ {
 		if status.State == remote.JobExited && status.ExitCode != 0 {
 			return RebootResult{}, n.rebootRefused(a, job, status)
@@ -74,15 +87,17 @@ func (n *Nodes) Reboot(ctx context.Context, in RebootInput) (RebootResult, error
 		if time.Since(began) > in.Timeout.D() {
 			return RebootResult{}, notReturned(t, id, in.Timeout.D(), last)
 		}
-		if tries > 0 && !a.pause(bootPoll) {
+		if tries > 0 && !a.pause(pause) {
 			return RebootResult{}, ended(a.ctx)
 		}
-		// Mostly short tries, so that the node is met as soon as it answers; now and then one with all the time that a slow handshake may need.
-		h := t.host
-		if tries%4 != 0 {
-			h.ConnectTimeout = bootConnect
+		pause = lookPause
+		h, within := t.host, max(t.host.ConnectTimeout, 10*time.Second)+20*time.Second
+		if status.State != remote.JobAbsent && time.Since(thorough) < thoroughEvery {
+			h, within = hurried(h, time.Since(began)), lookConnect+lookAnswer
+		} else {
+			thorough = time.Now()
 		}
-		ctx, cancel := context.WithTimeout(a.ctx, max(t.host.ConnectTimeout, 10*time.Second)+20*time.Second)
+		ctx, cancel := context.WithTimeout(a.ctx, within)
 		var now remote.JobStatus
 		if status.State == remote.JobAbsent {
 			// Also when a start was cut off: it starts at most once.
@@ -103,6 +118,7 @@ func (n *Nodes) Reboot(ctx context.Context, in RebootInput) (RebootResult, error
 		case comesBack(err):
 			n.Connections.Forget(t.host)
 			last = withoutNode(failureOf(err).Message, t.host.Name)
+			pause = pauseBeforeLook(t.host, time.Since(began))
 		default:
 			return RebootResult{}, withJob(nodeError(err), id.Dir())
 		}
@@ -110,6 +126,26 @@ func (n *Nodes) Reboot(ctx context.Context, in RebootInput) (RebootResult, error
 	before := status.BootID
 	log.Info("back after the reboot", zap.String("bootId", remote.Escape(status.CurrentBootID)))
 	return RebootResult{JobResult: JobResult{Started: true, Notes: notes(note)}, Earlier: earlier, BootIDBefore: before, BootIDAfter: status.CurrentBootID}, nil
+}
+
+// hurried is the host with the times of a short look.
+func hurried(h remote.Host, away time.Duration) remote.Host {
+	h.DialTimeout = min(max(away/10, lookDial), lookDialThrough)
+	if h.Bastion != nil {
+		h.DialTimeout = lookDialThrough
+	}
+	if h.ConnectTimeout <= 0 || h.ConnectTimeout > lookConnect {
+		h.ConnectTimeout = lookConnect
+	}
+	return h
+}
+
+// pauseBeforeLook is a hundredth of the time that the node is away, within bounds. A bastion logs every dial that fails, so it gets fewer.
+func pauseBeforeLook(h remote.Host, away time.Duration) time.Duration {
+	if h.Bastion != nil {
+		return lookPause
+	}
+	return min(max(away/100, shortestPause), lookPause)
 }
 
 // comesBack tells whether an error is one that a reboot explains: lost connections, and a refused login, because pam_nologin lets only root in while a

@@ -9,6 +9,7 @@ import (
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/katoflow/katoflow/internal/operation"
+	"github.com/katoflow/katoflow/internal/remote"
 	"github.com/katoflow/katoflow/internal/simcluster"
 )
 
@@ -49,9 +50,35 @@ func TestReboot_NodeAnswers_IsSeenWithin300Milliseconds(t *testing.T) {
 			up = e.Time
 		}
 	}
-	// Generous for a loaded machine; the poll itself is every 200 ms.
+	// Generous for a loaded machine; a look is due every 50 ms.
 	if d := seen.Sub(up); d > 3*time.Second {
 		t.Errorf("seen %s after it was up", d)
+	}
+}
+
+func TestLook_NodeThatIsAway_IsFrequentAtFirstAndGentleToABastion(t *testing.T) {
+	direct, behind := remote.Host{ConnectTimeout: 10 * time.Second}, remote.Host{ConnectTimeout: time.Second, Bastion: &remote.Host{}}
+	for _, c := range []struct {
+		host remote.Host
+		away time.Duration
+		want time.Duration
+	}{
+		{direct, time.Second, 50 * time.Millisecond},
+		{direct, 10 * time.Second, 100 * time.Millisecond},
+		{direct, time.Hour, 200 * time.Millisecond},
+		{behind, time.Second, 200 * time.Millisecond},
+	} {
+		if got := pauseBeforeLook(c.host, c.away); got != c.want {
+			t.Errorf("%+v: %s", c, got)
+		}
+	}
+	for away, want := range map[time.Duration]time.Duration{0: lookDial, 5 * time.Second: 500 * time.Millisecond, time.Minute: time.Second} {
+		if h := hurried(direct, away); h.DialTimeout != want || h.ConnectTimeout != lookConnect {
+			t.Errorf("away for %s: %+v", away, h)
+		}
+	}
+	if h := hurried(behind, 0); h.DialTimeout != lookDialThrough || h.ConnectTimeout != time.Second {
+		t.Errorf("a host's own shorter time is overridden: %+v", h)
 	}
 }
 

@@ -38,7 +38,7 @@ func (p *Pool) open(ctx context.Context, h Host) (*connection, error) {
 	}
 
 	timeout := h.timeout()
-	raw, via, err := p.reach(ctx, h, timeout)
+	raw, via, err := p.reach(ctx, h, h.dialTimeout())
 	if err != nil {
 		return nil, err
 	}
@@ -58,6 +58,13 @@ func (h Host) timeout() time.Duration {
 		return h.ConnectTimeout
 	}
 	return defaultConnectTimeout
+}
+
+func (h Host) dialTimeout() time.Duration {
+	if h.DialTimeout > 0 {
+		return min(h.DialTimeout, h.timeout())
+	}
+	return h.timeout()
 }
 
 type reached struct {

@@ -331,6 +331,15 @@ func TestDial_NodeThatDoesNotAnswer_IsTransportWithReason(t *testing.T) {
 	_, err = hang.Run(testContext(t), h, Command{Argv: []string{"true"}})
 	wantError(t, err, KindTransport, "no answer from 127.0.0.1:", "within 300ms")
 
+	short := h
+	short.ConnectTimeout, short.DialTimeout = time.Minute, 100*time.Millisecond
+	began = time.Now()
+	_, err = hang.Run(testContext(t), short, Command{Argv: []string{"true"}})
+	wantError(t, err, KindTransport, "no answer from 127.0.0.1:", "within 100ms")
+	if took := time.Since(began); took > 3*time.Second {
+		t.Errorf("took %s", took)
+	}
+
 	for _, greeting := range []string{"HTTP/1.1 400 Bad Request\r\n\r\n", "SSH-2.0-x\r\n", ""} {
 		odd := newTestPool(t, Options{DialContext: func(context.Context, string, string) (net.Conn, error) {
 			a, b := net.Pipe()
@@ -434,6 +443,31 @@ func TestDial_SilentNodeBehindBastion_EndsAtTheTimeout(t *testing.T) {
 	if took := time.Since(began); took > 3*time.Second {
 		t.Errorf("took %s", took)
 	}
+}
+
+func TestDial_HandshakeSlowerThanTheDial_IsWaitedFor(t *testing.T) {
+	s := newSSHServer(t)
+	h := s.hostEntry()
+	h.DialTimeout = 200 * time.Millisecond
+	p := newTestPool(t, Options{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+		return &slowConn{Conn: conn, after: 400 * time.Millisecond}, err
+	}})
+	if _, err := p.Run(testContext(t), h, Command{Argv: []string{"true"}}); err != nil {
+		t.Error(err)
+	}
+}
+
+// slowConn hands over nothing for a while.
+type slowConn struct {
+	net.Conn
+	after time.Duration
+	once  sync.Once
+}
+
+func (s *slowConn) Read(b []byte) (int, error) {
+	s.once.Do(func() { <-time.After(s.after) })
+	return s.Conn.Read(b)
 }
 
 func TestDial_LongAddressFromInventory_StaysOneCleanLine(t *testing.T) {

@@ -26,6 +26,9 @@ type Host struct {
 	Bastion *Host
 	// ConnectTimeout of dial and handshake together; 0 = 10 s.
 	ConnectTimeout time.Duration
+	// DialTimeout of the TCP connection alone, within ConnectTimeout; 0 = ConnectTimeout. To a node that is down the kernel repeats its question after 1 s, then
+	// 3 s: several short dials meet a node that comes up sooner than a long one.
+	DialTimeout time.Duration
 	// MaxSessions at once on the node's connection; 0 = 8.
 	MaxSessions int
 }
