@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -260,6 +261,13 @@ func (h host) HoldAptLock(d time.Duration) (release func()) {
 	h.must(err)
 	h.c.t.Cleanup(release)
 	return release
+}
+
+// Connections counts the logins in the host's journal.
+func (h host) Connections() int {
+	n, err := strconv.Atoi(strings.TrimSpace(h.run("journalctl -q --no-pager -t sshd | grep -c '^.*Accepted publickey' || true")))
+	h.must(err)
+	return n
 }
 
 // SlowBoot holds the boot's own end back, so that sshd answers later.

@@ -193,9 +193,18 @@ func (h *Host) jobs() ([]job, error) {
 			if len(words) < 2 {
 				continue
 			}
+			// The host's clock gives whole seconds, the file's time the fractions; the former is the one that sudo's log follows when the clock is wrong.
 			seconds, _ := strconv.ParseInt(words[1], 10, 64)
+			st, err := os.Stat(f)
+			if err != nil {
+				return nil, err
+			}
+			started := st.ModTime()
+			if off := time.Unix(seconds, 0).Sub(started.Truncate(time.Second)); off.Abs() > 5*time.Second {
+				started = started.Add(off)
+			}
 			script, _ := os.ReadFile(filepath.Join(filepath.Dir(f), "script"))
-			out = append(out, job{name: filepath.Base(filepath.Dir(f)), script: string(script), started: time.Unix(seconds, 0)})
+			out = append(out, job{name: filepath.Base(filepath.Dir(f)), script: string(script), started: started})
 		}
 	}
 	slices.SortFunc(out, func(a, b job) int { return a.started.Compare(b.started) })
