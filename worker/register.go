@@ -14,10 +14,12 @@ import (
 type hands struct {
 	// inventory is the path of the worker's file.
 	inventory string
-	env       func(string) (string, bool)
-	pool      *remote.Pool
-	client    client.Client
-	log       *zap.Logger
+	// env looks up what the inventory refers to, which are secrets; environment is the worker's own, as programs get it.
+	env         func(string) (string, bool)
+	environment func(string) (string, bool)
+	pool        *remote.Pool
+	client      client.Client
+	log         *zap.Logger
 }
 
 // register makes every workflow and activity known to w. Activities are registered under their methods' names.
@@ -29,7 +31,7 @@ func register(w worker.Registry, h hands) {
 	w.RegisterActivity(&activities.Locks{Client: h.client})
 	w.RegisterActivity(&activities.Nodes{Source: source, Connections: h.pool, Jobs: jobs, Logger: h.log})
 	w.RegisterActivity(&activities.Kato{Source: source, Connections: h.pool, Jobs: jobs, Logger: h.log})
-	w.RegisterActivity(&activities.Notifier{Source: source, Logger: h.log, Environment: commandEnvironment(h.env)})
+	w.RegisterActivity(&activities.Notifier{Source: source, Logger: h.log, Environment: commandEnvironment(h.environment)})
 }
 
 // commandEnvironment is what notification commands get of the worker's environment: enough to run a program, and none of the variables that the

@@ -51,7 +51,7 @@ func TestRegister_Everything_HasAUniqueNameAndItsDependencies(t *testing.T) {
 	}
 	defer lazy.Close()
 	r := &recorder{}
-	register(r, hands{inventory: "x", env: noEnv, pool: pool, client: lazy, log: zap.NewNop()})
+	register(r, hands{inventory: "x", env: noEnv, environment: noEnv, pool: pool, client: lazy, log: zap.NewNop()})
 
 	want := []string{operation.WorkflowClusterCheck, operation.WorkflowClusterLock, operation.WorkflowClusterTrust, operation.WorkflowSecurityUpgrade, operation.WorkflowSecurityUpgradeNode}
 	slices.Sort(r.workflows)

@@ -75,7 +75,7 @@ func (c *config) run(ctx context.Context, env func(string) (string, bool), stdou
 	converter, _ := temporalkit.Converters(scrubber)
 	c.settings.Interceptor = temporalkit.NewInterceptor(temporalkit.InterceptorOptions{Converter: converter})
 	w := worker.New(temporal, c.taskQueue, temporalkit.WorkerOptions(c.settings))
-	register(w, hands{inventory: c.inventory, env: file.lookup, pool: pool, client: temporal, log: log})
+	register(w, hands{inventory: c.inventory, env: file.lookup, environment: env, pool: pool, client: temporal, log: log})
 	if err := w.Start(); err != nil {
 		return exit(exitFailed, fmt.Errorf("the worker cannot start: %w", err))
 	}
