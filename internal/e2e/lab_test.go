@@ -256,6 +256,8 @@ func (h host) RestoreHostKey()     { h.must(h.Host.RestoreHostKey()) }
 
 func (h host) SkewClock(d time.Duration) { h.must(h.Host.SkewClock(d)) }
 
+func (h host) MendPackage(string) { h.must(h.Host.Mend()) }
+
 func (h host) HoldAptLock(d time.Duration) (release func()) {
 	release, err := h.Host.HoldAptLock(d)
 	h.must(err)

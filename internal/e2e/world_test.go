@@ -67,6 +67,8 @@ type machine interface {
 	ChangeHostKey()
 	RestoreHostKey()
 	SkewClock(d time.Duration)
+	// MendPackage lets the package that breaks be configured.
+	MendPackage(name string)
 	FailCommand(name string, times, exit int, stderr string)
 	HangCommand(name string, times int)
 	SlowCommand(name string, times int, d time.Duration)
@@ -192,7 +194,7 @@ func startSimulated(t *testing.T, dir string, cfg config) cluster {
 			node.Pending = []simcluster.Package{{Name: "libssl3", Old: "3.0.13-1", New: "3.0.14-1"}}
 		}
 		if n.breaks {
-			node.Pending = append(node.Pending, simcluster.Package{Name: brokenPackage, Old: "1.0", New: "2.0", PostinstFails: -1})
+			node.Pending = append(node.Pending, simcluster.Package{Name: brokenPackage, Old: "1.0", New: "2.0", PostinstFails: 1000})
 		}
 		sc.Nodes = append(sc.Nodes, node)
 	}
@@ -257,9 +259,9 @@ const (
 func parkedFor(step, then string) string { return "parked at " + step + ", " + then }
 
 // end writes the fault's line and requires that no command was repeated.
-func (f *fault) end(format string, args ...any) {
+func (f *fault) end(what string) {
 	f.s.t.Helper()
-	f.row(fmt.Sprintf(format, args...))
+	f.row(what)
 	require.Empty(f.s.t, f.s.repeated())
 }
 

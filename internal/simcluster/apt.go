@@ -406,6 +406,16 @@ func (n *Node) AddPending(p Package) {
 	s.pending = append(s.pending, p)
 }
 
+// MendPackage lets a package's configuration succeed from now on, whatever PostinstFails said.
+func (n *Node) MendPackage(name string) {
+	n.fault("%s mended", name)
+	n.packages.mu.Lock()
+	defer n.packages.mu.Unlock()
+	if e := n.packages.pkgs[name]; e != nil {
+		e.fails = 0
+	}
+}
+
 func aptPrograms() map[string]program {
 	bin := func(f func(*invocation) int) program { return program{"/usr/bin", f} }
 	return map[string]program{

@@ -210,6 +210,8 @@ type Site struct {
 	Temporal  *Temporal
 	Queue     string
 	Inventory string
+	// Env is added to the workers' environment.
+	Env []string
 
 	mu      sync.Mutex
 	workers []*Worker
@@ -233,7 +235,7 @@ func (s *Site) StartWorker(address string, extra ...string) (*Worker, error) {
 	log := filepath.Join(s.Dir, fmt.Sprintf("worker-%d.log", s.count))
 	s.mu.Unlock()
 	args := append([]string{"--inventory", s.Inventory, "--task-queue", s.Queue, "--address", address, "--log-format", "json", "--log-level", "info"}, extra...)
-	p, err := StartProcess("katoflow-worker", log, nil, binary, args...)
+	p, err := StartProcess("katoflow-worker", log, s.Env, binary, args...)
 	if err != nil {
 		return nil, err
 	}
