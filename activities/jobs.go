@@ -239,8 +239,8 @@ func (r jobRun) exited(end jobEnd) error {
 	}
 	tail := remote.Tail(end.tail, maxTail)
 	said := ""
-	if line := lastLineOf(tail); line != "" {
-		said = ": " + operation.Shorten(line, 300)
+	if line := tellingLine(string(end.tail)); line != "" {
+		said = ": " + operation.Shorten(remote.Escape(line), 300)
 	}
 	return failJob(operation.ErrRemoteExit, r.host.Name, r.spec.ID.Dir(), tail, "%s ended with exit code %d%s", remote.Quote(r.spec.Argv), end.ExitCode, said)
 }
@@ -294,6 +294,22 @@ func withJob(err error, job string) error {
 // withoutNode takes a leading "node: " away where the message is put after the same.
 func withoutNode(message, node string) string {
 	return strings.TrimPrefix(message, remote.Escape(node)+": ")
+}
+
+// tellingLine is what a program's output says of its failure: the last line that dpkg or apt marks as an error, with what explains it in the next one, or the
+// last line of all. unattended-upgrades goes on to talk after an error.
+func tellingLine(s string) string {
+	lines := strings.Split(s, "\n")
+	for i := len(lines) - 1; i >= 0; i-- {
+		line := strings.TrimSpace(lines[i])
+		if strings.HasPrefix(line, "dpkg: error") && i+1 < len(lines) {
+			return line + " " + strings.TrimSpace(lines[i+1])
+		}
+		if strings.HasPrefix(line, "dpkg: error") || strings.HasPrefix(line, "E: ") || strings.HasPrefix(line, "Err:") {
+			return line
+		}
+	}
+	return lastLineOf(s)
 }
 
 func lastLineOf(s string) string {
