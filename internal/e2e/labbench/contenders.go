@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	_ "embed"
 	"errors"
@@ -153,7 +152,6 @@ func (s *site) command(ctx context.Context, argv ...string) (took time.Duration,
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	var out bytes.Buffer
 	log, err := os.Create(filepath.Join(s.dir, "output"))
 	if err != nil {
 		return 0, err
@@ -175,7 +173,6 @@ func (s *site) command(ctx context.Context, argv ...string) (took time.Duration,
 	}
 	masters, _ := filepath.Glob(filepath.Join(s.sockets(), "*"))
 	for _, m := range masters {
-		out.Reset()
 		// One that is gone with its node needs no end.
 		_ = exec.Command("ssh", "-F", "/dev/null", "-o", "ControlPath="+m, "-O", "exit", "node").Run()
 	}

@@ -128,6 +128,7 @@ func (b *bench) measure(ctx context.Context) (out figures, err error) {
 	out.Nodes = b.nodes
 	contenders := []contender{{"katoflow", b.katoflow, &out.Katoflow}, {"ansible", b.ansible, &out.Ansible}, {"floor", b.floor, &out.Floor}}
 	for round := range b.rounds {
+		// Rotated, so that each is first, second and last.
 		for i := range contenders {
 			if err := b.once(ctx, round, contenders[(round+i)%len(contenders)]); err != nil {
 				return out, err
@@ -186,9 +187,6 @@ func (b *bench) once(ctx context.Context, round int, c contender) (err error) {
 		if err := check(ctx, h, "2.0", 2); err != nil {
 			return fmt.Errorf("%s has ended well, but %w", c.name, err)
 		}
-	}
-	if n := s.cluster.MaxAway(); n > 1 && b.nodes == 1 {
-		return fmt.Errorf("%s: %d nodes were away at once", c.name, n)
 	}
 	c.into.Seconds = append(c.into.Seconds, seconds(took))
 	b.progress("round %d: %s: %.3f s", round+1, c.name, seconds(took))

@@ -14,10 +14,10 @@ import (
 
 // span is an activity in a history.
 type span struct {
-	name              string
-	scheduled, begun  time.Time
-	ended             time.Time
-	workflow, attempt string
+	name             string
+	scheduled, begun time.Time
+	ended            time.Time
+	workflow         string
 }
 
 // tell writes the activities of an operation and of its nodes in the order of time: when each was scheduled, how long it waited for a worker, and how
