@@ -80,13 +80,18 @@ func NodeWorkflowID(operationWorkflowID, node string) string {
 // LockWorkflowID of a cluster's exclusive lock.
 func LockWorkflowID(cluster string) string { return "lock/cluster/" + cluster }
 
-// ParseWorkflowID takes an operation's workflow id apart. A schedule appends a time stamp to the id, which then belongs to the operation id.
+// ParseWorkflowID takes an operation's workflow id apart. A schedule appends a time stamp to the id (nightly-2026-11-22T03:00:00Z), which belongs to
+// the operation id and is written there as nightly-20261122t030000z. A child's id may go on behind the operation's with more parts.
 func ParseWorkflowID(workflowID string) (cluster, kind, id string, err error) {
 	parts := strings.SplitN(workflowID, "/", 4)
 	if len(parts) != 4 || parts[0] != "op" || parts[1] == "" || parts[2] == "" || parts[3] == "" {
 		return "", "", "", fmt.Errorf("%q is not an operation: expected op/CLUSTER/KIND/ID", workflowID)
 	}
-	return parts[1], parts[2], parts[3], nil
+	last, child, isChild := strings.Cut(parts[3], "/")
+	if id = operationID(last); isChild {
+		id += "/" + child
+	}
+	return parts[1], parts[2], id, nil
 }
 
 var idForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)

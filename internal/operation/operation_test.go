@@ -88,7 +88,19 @@ func TestIDs_FormsAndFallback(t *testing.T) {
 	}
 	require.Equal(t, "x-1", IDFromWorkflow("op/prod/upgrade-security/x-1"))
 	scheduled := IDFromWorkflow("op/prod/upgrade-security/nightly-2026-11-22T03:00:00Z")
+	require.Equal(t, "nightly-20261122t030000z", scheduled)
 	require.NoError(t, CheckID(scheduled))
+	require.True(t, ReservedID(scheduled), "no person may choose the id of a scheduled run")
+	require.False(t, ReservedID("20261122-030000-k3f9qa"))
+	_, _, id, err = ParseWorkflowID(NodeWorkflowID("op/prod/upgrade-security/nightly-2026-11-22T03:00:00Z", "dea-1"))
+	require.NoError(t, err)
+	require.Equal(t, "nightly-20261122t030000z/node/dea-1", id)
+	longest := strings.Repeat("a", 40)
+	require.NoError(t, CheckScheduleName(longest))
+	require.NoError(t, CheckID(IDFromWorkflow("op/prod/upgrade-security/"+longest+"-2026-11-22T03:00:00Z")))
+	for _, bad := range []string{"", "-a", "a-", "A", "a/b", "a b", "a;reboot", "a\x1b[2J", "é", longest + "a"} {
+		require.Error(t, CheckScheduleName(bad), bad)
+	}
 	require.NotEqual(t, scheduled, IDFromWorkflow("op/prod/upgrade-security/nightly-2026-11-23T03:00:00Z"), "every night has its own")
 }
 
