@@ -121,7 +121,7 @@ func TestNetwork_CutInTheMiddleOfAStep_GoesOnOrAsks(t *testing.T) {
 				o := s.start()
 				switch where {
 				case operation.StepUpgrade:
-					s.runs("a", "unattended-upgrades")
+					s.unpacking("a") // what it needs of the network it has by now
 				case operation.StepReboot:
 					s.eventually(30*time.Second, "the reboot of a", func() bool { return s.ran("a", "reboot") == 1 })
 				case operation.StepGates:
@@ -152,6 +152,30 @@ func TestNetwork_CutInTheMiddleOfAStep_GoesOnOrAsks(t *testing.T) {
 			})
 		}
 	}
+}
+
+func TestNetwork_CutWhilePackagesAreFetched_AsksAndGoesOn(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, nil, nil, plain("a"), slow(9*time.Second))
+	s.inventory(strings.Replace(quickGates, "unreachable_after: 20s", "unreachable_after: 90s", 1))
+	s.connectWithin("2s")
+	s.worker("")
+	o := s.start()
+	s.runs("a", "unattended-upgrades")
+	n := s.cluster.Node("a")
+	n.Silence(true)
+	f := s.fault("network cut while unattended-upgrades fetches its packages")
+	require.Empty(t, n.HalfConfigured(), "too late for this case")
+	s.eventually(90*time.Second, "unattended-upgrades to give up", func() bool { return s.ended("a", "unattended-upgrades") })
+	n.Silence(false)
+	q := o.question(60 * time.Second)
+	asks(t, q, "a", operation.StepUpgrade, 1, operation.ErrRemoteExit)
+	require.Contains(t, q.Cause.Message, "unattended-upgrades -d ended with exit code 1")
+	t.Log(q.Cause.Message)
+	o.decide(q, operation.Retry)
+	o.done(60 * time.Second)
+	s.upgraded(1, "a")
+	f.end(parkedFor("upgrade ("+q.Cause.Type+")", "retried with the network back"))
 }
 
 func TestPower_CutInMidUpgrade_RepairedAndTold(t *testing.T) {
@@ -201,21 +225,36 @@ func TestDisk_FullInMidUpgrade_AsksAndGoesOnWithSpace(t *testing.T) {
 	f.end(parkedFor(q.Step+" ("+q.Cause.Type+")", "retried with space"))
 }
 
-func TestClock_WrongByADay_WarnsAndGoesOn(t *testing.T) {
-	for name, off := range map[string]time.Duration{"ahead": 24 * time.Hour, "behind": -24 * time.Hour} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s := newSite(t, nil, nil, plain("a"), slow(500*time.Millisecond))
-			s.cluster.Node("a").SkewClock(off)
-			s.worker("")
-			f := s.fault("clock wrong by a day, %s", name)
-			r := s.start().done(60 * time.Second)
-			require.Regexp(t, `a: its clock is (24h0m|23h59m)[0-9]+s `+name+` (of )?the worker's`, strings.Join(r.Warnings, "\n"))
-			s.upgraded(1, "a")
-			require.NotNil(t, nodeOf(t, r, "a").Proof)
-			f.end(wentOn + ", with a warning")
-		})
-	}
+func TestClock_AheadByADay_WarnsAndGoesOn(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, nil, nil, plain("a"), slow(500*time.Millisecond))
+	s.cluster.Node("a").SkewClock(24 * time.Hour)
+	s.worker("")
+	f := s.fault("clock ahead by a day")
+	r := s.start().done(60 * time.Second)
+	require.Regexp(t, `a: its clock is (24h0m|23h59m)[0-9]+s ahead of the worker's`, strings.Join(r.Warnings, "\n"))
+	s.upgraded(1, "a")
+	require.NotNil(t, nodeOf(t, r, "a").Proof)
+	f.end(wentOn + ", with a warning")
+}
+
+func TestClock_BehindByADay_AptSaysSoAndTheRetryGoesOn(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, nil, nil, plain("a"), slow(500*time.Millisecond))
+	n := s.cluster.Node("a")
+	n.SkewClock(-24 * time.Hour)
+	s.worker("")
+	f := s.fault("clock behind by a day")
+	o := s.start()
+	q := o.question(60 * time.Second)
+	asks(t, q, "a", operation.StepUpgrade, 1, operation.ErrRemoteExit)
+	require.Regexp(t, `apt-get update ended with exit code 100: E: Release file for .* is not valid yet`, q.Cause.Message)
+	n.SkewClock(0)
+	o.decide(q, operation.Retry)
+	r := o.done(60 * time.Second)
+	require.Regexp(t, `a: its clock is (24h0m|23h59m)[0-9]+s behind the worker's`, strings.Join(r.Warnings, "\n"))
+	s.upgraded(1, "a")
+	f.end(parkedFor("upgrade (apt takes no list from its future)", "retried with the clock put right"))
 }
 
 func TestApt_LockedByAnotherProcessForAWhile_IsWaitedFor(t *testing.T) {

@@ -268,9 +268,32 @@ func (o *op) end(limit time.Duration) (operation.Report, error) {
 	return report, err
 }
 
-// done requires that the operation ends well.
+// done requires that the operation ends well, and that nobody is asked meanwhile.
 func (o *op) done(limit time.Duration) operation.Report {
 	o.t.Helper()
+	asked := ""
+	err := waitFor(limit, "the operation to end", func() (bool, error) {
+		if d := o.describe(o.workflow); d != nil && d.Status != enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING && d.Status != enumspb.WORKFLOW_EXECUTION_STATUS_CONTINUED_AS_NEW {
+			return true, nil
+		}
+		polled := time.NewTimer(200 * time.Millisecond) // of the server, which others use too
+		defer polled.Stop()
+		r, err := o.report()
+		<-polled.C
+		switch {
+		case err != nil || len(r.Questions) == 0:
+			asked = ""
+		case asked == r.Questions[0].Key():
+			return false, fmt.Errorf("it waits for an answer: %s: %s", asked, r.Questions[0].Cause.Message)
+		default:
+			asked = r.Questions[0].Key() // an answer may be on its way
+		}
+		return false, nil
+	})
+	if err != nil {
+		r, _ := o.report()
+		require.NoError(o.t, err, "%s %s %+v %+v", r.Phase, r.Message, r.Questions, r.Nodes)
+	}
 	r, err := o.end(limit)
 	require.NoError(o.t, err)
 	require.Equal(o.t, operation.PhaseDone, r.Phase)

@@ -189,22 +189,15 @@ func (h *Host) jobs() ([]job, error) {
 			if err != nil {
 				return nil, err
 			}
-			words := strings.Fields(string(b))
-			if len(words) < 2 {
+			if len(strings.Fields(string(b))) < 2 {
 				continue
 			}
-			// The host's clock gives whole seconds, the file's time the fractions; the former is the one that sudo's log follows when the clock is wrong.
-			seconds, _ := strconv.ParseInt(words[1], 10, 64)
-			st, err := os.Stat(f)
+			st, err := os.Stat(f) // its text gives whole seconds of a clock that may be wrong
 			if err != nil {
 				return nil, err
 			}
-			started := st.ModTime()
-			if off := time.Unix(seconds, 0).Sub(started.Truncate(time.Second)); off.Abs() > 5*time.Second {
-				started = started.Add(off)
-			}
 			script, _ := os.ReadFile(filepath.Join(filepath.Dir(f), "script"))
-			out = append(out, job{name: filepath.Base(filepath.Dir(f)), script: string(script), started: started})
+			out = append(out, job{name: filepath.Base(filepath.Dir(f)), script: string(script), started: st.ModTime()})
 		}
 	}
 	slices.SortFunc(out, func(a, b job) int { return a.started.Compare(b.started) })

@@ -186,24 +186,28 @@ func (h *Host) restartSSH() error {
 	return h.do("systemctl restart ssh.service")
 }
 
-// SkewClock makes every process that starts from now on see a clock that is off by d; 0 ends it. Hosts share this machine's clock, so that it is done
-// with libfaketime.
+// SkewClock makes everything that a login, or its sudo, starts from now on see a clock that is off by d; 0 ends it. Hosts share this machine's clock, so that
+// it is done with libfaketime, which neither systemd nor sshd survives.
 func (h *Host) SkewClock(d time.Duration) error {
+	const environment, sudo = "etc/environment", "etc/pam.d/sudo"
 	if d == 0 {
-		if err := os.Remove(h.path("etc/ld.so.preload")); err != nil {
-			return err
-		}
-		return os.Remove(h.path("etc/faketimerc"))
+		return os.Remove(h.path(environment))
 	}
 	libs, _ := filepath.Glob(h.path("usr/lib/*/faketime/libfaketimeMT.so.1"))
 	if len(libs) == 0 {
 		return fmt.Errorf("%s has no libfaketime", h.Name())
 	}
-	lib := strings.TrimPrefix(libs[0], h.path(""))
-	if err := h.install("etc/faketimerc", fmt.Sprintf("%+d\n", int64(d.Seconds())), 0o644); err != nil {
+	pam, err := os.ReadFile(h.path(sudo))
+	if err != nil {
 		return err
 	}
-	return h.install("etc/ld.so.preload", "/"+strings.TrimPrefix(lib, "/")+"\n", 0o644)
+	if !strings.Contains(string(pam), "pam_env.so") {
+		if err := h.install(sudo, string(pam)+"session required pam_env.so readenv=1\n", 0o644); err != nil {
+			return err
+		}
+	}
+	lib := strings.TrimPrefix(strings.TrimPrefix(libs[0], h.path("")), "/")
+	return h.install(environment, fmt.Sprintf("LD_PRELOAD=/%s\nFAKETIME=%+d\nFAKETIME_DONT_FAKE_MONOTONIC=1\n", lib, int64(d.Seconds())), 0o644)
 }
 
 // Release takes PackageBroken from hold, so that the next upgrade installs it and fails; Mend lets its configuration succeed.

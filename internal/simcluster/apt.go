@@ -314,8 +314,12 @@ func (s *packageState) install(c *invocation, list []Package) int {
 	}()
 	steps := time.Duration(2*len(list) + 1)
 	pause := s.node.cluster.cfg.UpgradeTime / max(1, steps)
-	if !c.p.sleep(pause) {
+	if !c.p.sleep(pause) { // they are fetched
 		return 128 + sigKILL
+	}
+	if s.node.silenced() {
+		c.printf("E: Failed to fetch http://security.debian.org/debian-security/pool/%s_%s_amd64.deb  Could not connect to security.debian.org:80, connection timed out\n", list[0].Name, list[0].New)
+		return 100
 	}
 	for _, p := range list {
 		c.printf("Preparing to unpack .../%s_%s_amd64.deb ...\n", p.Name, strings.ReplaceAll(p.New, ":", "%3a"))
@@ -406,6 +410,19 @@ func (n *Node) AddPending(p Package) {
 	s.pending = append(s.pending, p)
 }
 
+// aptDuration is a duration as apt writes it.
+func aptDuration(d time.Duration) string {
+	seconds := int(d.Seconds())
+	return fmt.Sprintf("%dh %dmin %ds", seconds/3600, seconds/60%60, seconds%60)
+}
+
+// silenced reports whether the node's network is cut, which cuts it off from its archives too.
+func (n *Node) silenced() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.silent != nil
+}
+
 // MendPackage lets a package's configuration succeed from now on, whatever PostinstFails said.
 func (n *Node) MendPackage(name string) {
 	n.fault("%s mended", name)
@@ -482,6 +499,14 @@ func aptGet(c *invocation) int {
 		if c.tree().full.Load() {
 			c.errorf("Err:1 http://security.debian.org/debian-security bookworm-security InRelease\n  Error writing to file - write (28: No space left on device)\nE: Failed to fetch http://security.debian.org/debian-security/dists/bookworm-security/InRelease  Error writing to file - write (28: No space left on device)\nE: Some index files failed to download. They have been ignored, or old ones used instead.")
 			return 100
+		}
+		if behind := -c.node.skew(); behind > time.Minute { // apt takes no list that is signed in its future
+			c.errorf("E: Release file for http://security.debian.org/debian-security/dists/bookworm-security/InRelease is not valid yet (invalid for another %s). Updates for this repository will not be applied.", aptDuration(behind))
+			return 100
+		}
+		if c.node.silenced() {
+			c.errorf("W: Failed to fetch http://security.debian.org/debian-security/dists/bookworm-security/InRelease  Could not connect to security.debian.org:80, connection timed out\nW: Some index files failed to download. They have been ignored, or old ones used instead.")
+			return 0
 		}
 		c.printf("Hit:1 http://deb.debian.org/debian bookworm InRelease\nGet:2 http://security.debian.org/debian-security bookworm-security InRelease [48.0 kB]\nGet:3 http://security.debian.org/debian-security bookworm-security/main amd64 Packages [204 kB]\nFetched 252 kB in 0s (1,012 kB/s)\nReading package lists...\n")
 		return 0
