@@ -5,6 +5,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"net"
 	"net/http"
 	"net/netip"
@@ -190,8 +191,11 @@ func (l *Lab) makeBridge(ctx context.Context) error {
 			taken[p.Masked().String()] = true
 		}
 	}
-	for third := range 250 {
-		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 213, byte(third), 1}), 24)
+	// Labs that are made at the same moment begin at different places.
+	sum := fnv.New32a()
+	_, _ = sum.Write([]byte(l.cfg.Name))
+	for i := range uint32(256) {
+		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 213, byte(sum.Sum32() + i), 1}), 24)
 		if taken[p.Masked().String()] {
 			continue
 		}
