@@ -1,0 +1,127 @@
+package archive
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Policy says how many archives are kept, of each cluster and of each sort of export (mode, selectors, and the node of an export of one node):
+// a partial export never takes the place of a whole one.
+type Policy struct {
+	// Last archives are kept.
+	Last int `json:"last,omitempty"`
+	// Daily, Weekly and Monthly keep the newest archive of each of so many days, ISO weeks and months that have one.
+	Daily   int `json:"daily,omitempty"`
+	Weekly  int `json:"weekly,omitempty"`
+	Monthly int `json:"monthly,omitempty"`
+	// Zone is in which days begin (default UTC).
+	Zone *time.Location `json:"-"`
+}
+
+// Plan is what a policy makes of archives, the newest first.
+type Plan struct {
+	Keep   []Kept         `json:"keep"`
+	Delete []Entry        `json:"delete"`
+	Failed []PruneFailure `json:"failed,omitempty"`
+}
+
+// Kept is an archive that stays, with all reasons: "last", "daily 2026-11-22", "weekly 2026-W47", "monthly 2026-11", "last verified".
+type Kept struct {
+	Entry
+	Reasons []string `json:"reasons"`
+}
+
+// PruneFailure is an archive that should have been deleted and is still there.
+type PruneFailure struct {
+	Ref
+	Kind  Kind   `json:"kind"`
+	Error string `json:"error"`
+}
+
+// PlanPrune says which archives the policy keeps and which it does not. The last one that was verified well is always kept. Entries that are not complete are
+// left out: they are no archives. A policy that keeps nothing is refused with KindBadInput.
+func PlanPrune(archives []Entry, policy Policy) (Plan, error) {
+	if policy.Last < 0 || policy.Daily < 0 || policy.Weekly < 0 || policy.Monthly < 0 {
+		return Plan{}, badInput("retention: a number is negative")
+	}
+	if policy.Last+policy.Daily+policy.Weekly+policy.Monthly == 0 {
+		return Plan{}, badInput("retention: nothing would be kept: say how many last, daily, weekly or monthly archives stay")
+	}
+	zone := policy.Zone
+	if zone == nil {
+		zone = time.UTC
+	}
+	var complete []Entry
+	for _, entry := range archives {
+		if entry.Complete && entry.Manifest != nil {
+			complete = append(complete, entry)
+		}
+	}
+	slices.SortFunc(complete, newestFirst)
+	type counts struct {
+		last     int
+		periods  [3]map[string]bool
+		verified string
+	}
+	groups := map[string]*counts{}
+	// The last verified one is the one that was exported last, not the one that was looked at last.
+	verified := map[string]Ref{}
+	for _, entry := range complete {
+		group := sortOf(*entry.Manifest)
+		if _, ok := verified[group]; !ok && entry.Verified != nil && entry.Verified.OK {
+			verified[group] = entry.Ref
+		}
+	}
+	var plan Plan
+	for _, entry := range complete {
+		name := sortOf(*entry.Manifest)
+		group := groups[name]
+		if group == nil {
+			group = &counts{}
+			for i := range group.periods {
+				group.periods[i] = map[string]bool{}
+			}
+			groups[name] = group
+		}
+		var reasons []string
+		if group.last++; group.last <= policy.Last {
+			reasons = append(reasons, "last")
+		}
+		at := entry.Manifest.Started.In(zone)
+		year, week := at.ISOWeek()
+		for i, period := range []struct {
+			keep       int
+			name, when string
+		}{
+			{policy.Daily, "daily", at.Format("2006-01-02")},
+			{policy.Weekly, "weekly", fmt.Sprintf("%d-W%02d", year, week)},
+			{policy.Monthly, "monthly", at.Format("2006-01")},
+		} {
+			if seen := group.periods[i]; len(seen) < period.keep && !seen[period.when] {
+				seen[period.when] = true
+				reasons = append(reasons, period.name+" "+period.when)
+			}
+		}
+		if verified[name] == entry.Ref {
+			reasons = append(reasons, "last verified")
+		}
+		if len(reasons) > 0 {
+			plan.Keep = append(plan.Keep, Kept{entry, reasons})
+		} else {
+			plan.Delete = append(plan.Delete, entry)
+		}
+	}
+	return plan, nil
+}
+
+// sortOf names the archives that replace each other.
+func sortOf(m Manifest) string {
+	include, exclude := slices.Sorted(slices.Values(m.Include)), slices.Sorted(slices.Values(m.Exclude))
+	node := ""
+	if m.Mode == "only-this-node" {
+		node = m.Node
+	}
+	return strings.Join([]string{m.Cluster, m.Mode, node, strings.Join(include, ","), strings.Join(exclude, ",")}, "\x00")
+}
