@@ -28,6 +28,7 @@ const (
 	exitPreflight   = 7
 	exitNoWorker    = 8
 	exitNoServer    = 9
+	exitTooOld      = 10
 	exitInterrupted = 130
 )
 
@@ -50,6 +51,7 @@ func exitCodes() []struct {
 		{exitPreflight, "the preflight found problems: all are listed, nothing was changed"},
 		{exitNoWorker, "no worker polls the task queue, or none answers"},
 		{exitNoServer, "no Temporal server answers, or it refuses us"},
+		{exitTooOld, "schedule list --max-age: the last success of a schedule is too old, or none is known"},
 		{exitInterrupted, "interrupted: watching has stopped, the operation goes on"},
 	}
 }

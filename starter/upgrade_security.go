@@ -65,6 +65,12 @@ The operation goes on whatever becomes of this command; Ctrl-C ends the watching
 		ValidArgsFunction: c.completeClusters(&f.inventory),
 		RunE:              func(cmd *cobra.Command, args []string) error { return c.upgradeSecurity(cmd.Context(), args[0], &f) },
 	}
+	f.register(c, cmd)
+	return cmd
+}
+
+// register adds the flags to the command that takes them.
+func (f *securityFlags) register(c *cli, cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.BoolVar(&f.dryRun, "dry-run", false, "plan only: print the commands of every node, change nothing")
 	flags.StringSliceVar(&f.nodes, "nodes", nil, "only these nodes, separated by commas")
@@ -98,7 +104,6 @@ The operation goes on whatever becomes of this command; Ctrl-C ends the watching
 	for _, name := range []string{"batch", "soak", "max-failures", "wait", "id", "answer-within", "task-queue"} {
 		must(cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions))
 	}
-	return cmd
 }
 
 // input checks all flags and gives every problem at once.
@@ -119,6 +124,9 @@ func (f *securityFlags) input(c *cli, cluster string) (operation.SecurityUpgrade
 		in.OperationID = newID(c.now())
 	} else {
 		note(operation.CheckID(in.OperationID))
+		if operation.ReservedID(in.OperationID) {
+			problems = append(problems, fmt.Sprintf("operation id %q: this form belongs to the runs of schedules, choose another", in.OperationID))
+		}
 	}
 	problems = append(problems, checkNodes(f.nodes)...)
 	problems = append(problems, checkRoles("roles", f.roles)...)
