@@ -105,6 +105,10 @@ func (n *Nodes) Probe(ctx context.Context, in NodeInput) (ProbeResult, error) {
 		return ProbeResult{}, err
 	}
 	packages, dirty := unfinished(read)
+	if len(parseLocks(read.values["lock"])) > 0 {
+		// Somebody's run of apt is in the middle of its work: the upgrade waits for its end, and then judges what it has left.
+		packages, dirty = nil, false
+	}
 	if dirty && len(packages) == 0 {
 		packages = []string{"dpkg"}
 	}

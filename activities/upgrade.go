@@ -243,8 +243,8 @@ func (n *Nodes) output(a *attempt, t target, in NodeInput, id remote.JobID) (str
 	return string(out), err
 }
 
-// Repair finishes what an interrupted dpkg has left (job `repair`: dpkg --configure -a). It is never stopped once it runs, and started at most once a
-// try.
+// Repair finishes what an interrupted dpkg has left (job `repair`: dpkg --configure -a), once nobody else holds the apt locks: Debian's own daily run
+// may begin right after a boot. It is never stopped once it runs, and started at most once a try. Errors: as those of Upgrade.
 func (n *Nodes) Repair(ctx context.Context, in NodeInput) (JobResult, error) {
 	a := begin(ctx, "repair")
 	defer a.finish()
@@ -253,11 +253,27 @@ func (n *Nodes) Repair(ctx context.Context, in NodeInput) (JobResult, error) {
 		return JobResult{}, err
 	}
 	job := n.job(in, t, s.repairJob(in.Operation, t, in.JobTry), s.cluster.Timeouts.Upgrade.Std())
+	waited := ""
+	if !in.Settle {
+		var begun remote.JobStatus
+		err = a.persist(t.host.Name, in.UnreachableAfter.D(), job.spec.ID.Dir(), func(ctx context.Context) (err error) {
+			begun, err = n.Jobs.Status(ctx, t.host, job.spec.ID)
+			return err
+		})
+		if err == nil && begun.State == remote.JobAbsent { // later the lock is its own
+			waited, err = n.waitForApt(a, t, UpgradeInput{NodeInput: in, AptLockTimeout: operation.Duration(s.cluster.Timeouts.AptLock.Std())})
+		}
+		if err != nil {
+			return JobResult{}, err
+		}
+	}
 	end, err := job.run(a)
 	if err != nil {
 		return JobResult{}, err
 	}
-	return job.result(end)
+	out, err := job.result(end)
+	out.Notes = append(notes(waited), out.Notes...)
+	return out, err
 }
 
 // Record reads what the operation has changed on the node, from the list that was kept before the upgrade, and what is still pending. It only reads.

@@ -415,3 +415,37 @@ func TestRepair_RebootedInTheMiddle_IsInterrupted(t *testing.T) {
 		t.Errorf("%+v %v", out, err)
 	}
 }
+
+func TestProbe_AnotherRunOfAptInTheMiddleOfItsWork_IsNothingToRepair(t *testing.T) {
+	b := start(t, simcluster.Config{UpgradeTime: 10 * time.Second}, "")
+	first := inBackground(t, b.nodes.Upgrade, b.upgradeInput("plain-1"), attemptOptions{})
+	until(t, "packages are half done", func() bool { return len(b.node("plain-1").HalfConfigured()) > 0 })
+	if out := must[ProbeResult](t)(run(t, b.nodes.Probe, b.input("plain-1"), attemptOptions{})); len(out.HalfConfigured) > 0 {
+		t.Errorf("%+v", out)
+	}
+	b.node("plain-1").PowerOff() // now it is
+	b.node("plain-1").PowerOn()
+	if out := must[ProbeResult](t)(run(t, b.nodes.Probe, b.input("plain-1"), attemptOptions{})); len(out.HalfConfigured) == 0 {
+		t.Errorf("%+v", out)
+	}
+	if out, err := first.wait(t); err != nil || !out.NeedsRepair {
+		t.Errorf("%+v %v", out, err)
+	}
+}
+
+func TestRepair_AptLocksHeld_WaitsAndSaysSo(t *testing.T) {
+	b := start(t, simcluster.Config{}, "")
+	release := b.node("plain-1").HoldAptLock(0)
+	defer release()
+	asked := &counted{Connections: b.pool}
+	b.nodes.Connections = asked
+	repair := inBackground(t, b.nodes.Repair, b.input("plain-1"), attemptOptions{})
+	until(t, "it has asked who holds the locks twice", func() bool { return asked.n.Load() >= 2 })
+	b.wantRuns("plain-1", "dpkg --configure -a", 0)
+	release()
+	out, err := repair.wait(t)
+	if err != nil || !out.Started || !strings.Contains(strings.Join(out.Notes, " "), "for apt: held by") {
+		t.Errorf("%+v %v", out, err)
+	}
+	b.wantRuns("plain-1", "dpkg --configure -a", 1)
+}

@@ -1,4 +1,5 @@
-# What dpkg has left unfinished, before the first change.
+# What dpkg has left unfinished, before the first change, and who may be in the middle of it.
 
 audit
+locks
 say end
