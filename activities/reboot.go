@@ -26,6 +26,10 @@ const (
 	// lookConnect includes a login on a machine that is busy with its boot.
 	lookConnect = 3 * time.Second
 	lookAnswer  = 3 * time.Second
+	// refusedPause is the first pause after an sshd has ended a connection, which doubles up to refusedMost: pam_nologin lets nobody in while the system starts, and
+	// an sshd counts refused logins and shuts out who has many (PerSourcePenalties).
+	refusedPause = 250 * time.Millisecond
+	refusedMost  = 2 * time.Second
 	// thoroughEvery is how often a look has all the time that the host's own settings give.
 	thoroughEvery = 30 * time.Second
 )
@@ -79,7 +83,7 @@ func (n *Nodes) Reboot(ctx context.Context, in RebootInput) (RebootResult, error
 	earlier := !begun && status.State != remote.JobAbsent
 	began := a.since(key)
 	a.phase("waiting for the node to return")
-	last, note, pause, thorough := "", "", lookPause, began
+	last, note, pause, thorough, refused := "", "", lookPause, began, 0
 	for tries := 0; !rebooted(status.BootID, status.CurrentBootID); tries++ {
 		if status.State == remote.JobExited && status.ExitCode != 0 {
 			return RebootResult{}, n.rebootRefused(a, job, status)
@@ -112,13 +116,17 @@ func (n *Nodes) Reboot(ctx context.Context, in RebootInput) (RebootResult, error
 		case a.ctx.Err() != nil:
 			return RebootResult{}, ended(a.ctx)
 		case err == nil:
+			refused = 0
 			if status = now; status.State != remote.JobAbsent {
 				last = "the reboot was accepted but the boot id is still the same"
 			}
 		case comesBack(err):
 			n.Connections.Forget(t.host)
 			last = withoutNode(failureOf(err).Message, t.host.Name)
-			pause = pauseBeforeLook(t.host, time.Since(began))
+			if refused++; remote.IsSilence(err) {
+				refused = 0
+			}
+			pause = pauseBeforeLook(t.host, time.Since(began), refused)
 		default:
 			return RebootResult{}, withJob(nodeError(err), id.Dir())
 		}
@@ -140,9 +148,13 @@ func hurried(h remote.Host, away time.Duration) remote.Host {
 	return h
 }
 
-// pauseBeforeLook is a hundredth of the time that the node is away, within bounds. A bastion logs every dial that fails, so it gets fewer.
-func pauseBeforeLook(h remote.Host, away time.Duration) time.Duration {
-	if h.Bastion != nil {
+// pauseBeforeLook is a hundredth of the time that a silent node is away, within bounds. A bastion logs every dial that fails, so it gets fewer. refused is how often
+// in a row the node's sshd ended the connection.
+func pauseBeforeLook(h remote.Host, away time.Duration, refused int) time.Duration {
+	switch {
+	case refused > 0:
+		return min(refusedPause<<min(refused-1, 8), refusedMost)
+	case h.Bastion != nil:
 		return lookPause
 	}
 	return min(max(away/100, shortestPause), lookPause)

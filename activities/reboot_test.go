@@ -56,19 +56,23 @@ func TestReboot_NodeAnswers_IsSeenWithin300Milliseconds(t *testing.T) {
 	}
 }
 
-func TestLook_NodeThatIsAway_IsFrequentAtFirstAndGentleToABastion(t *testing.T) {
+func TestLook_NodeThatIsAway_IsFrequentAtFirstAndGentleToBastionAndSshd(t *testing.T) {
 	direct, behind := remote.Host{ConnectTimeout: 10 * time.Second}, remote.Host{ConnectTimeout: time.Second, Bastion: &remote.Host{}}
 	for _, c := range []struct {
-		host remote.Host
-		away time.Duration
-		want time.Duration
+		host    remote.Host
+		away    time.Duration
+		refused int
+		want    time.Duration
 	}{
-		{direct, time.Second, 50 * time.Millisecond},
-		{direct, 10 * time.Second, 100 * time.Millisecond},
-		{direct, time.Hour, 200 * time.Millisecond},
-		{behind, time.Second, 200 * time.Millisecond},
+		{direct, time.Second, 0, 50 * time.Millisecond},
+		{direct, 10 * time.Second, 0, 100 * time.Millisecond},
+		{direct, time.Hour, 0, 200 * time.Millisecond},
+		{behind, time.Second, 0, 200 * time.Millisecond},
+		{direct, time.Second, 1, 250 * time.Millisecond},
+		{direct, time.Second, 3, time.Second},
+		{direct, time.Second, 1000, 2 * time.Second},
 	} {
-		if got := pauseBeforeLook(c.host, c.away); got != c.want {
+		if got := pauseBeforeLook(c.host, c.away, c.refused); got != c.want {
 			t.Errorf("%+v: %s", c, got)
 		}
 	}

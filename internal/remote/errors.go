@@ -1,8 +1,12 @@
 package remote
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
+
+	"golang.org/x/crypto/ssh"
 )
 
 // Error is one line: the node, what failed and what to do.
@@ -36,6 +40,14 @@ func KindOf(err error) Kind {
 // IsKind says whether the first *Error in err's chain is of kind k.
 func IsKind(err error, k Kind) bool {
 	return err != nil && k != "" && KindOf(err) == k
+}
+
+// IsSilence says whether nothing of the node answered: no route, a port that is closed, or no word in time. Anything else that failed was an sshd that takes
+// connections and ended this one.
+func IsSilence(err error) bool {
+	var dial *net.OpError
+	var through *ssh.OpenChannelError
+	return errors.As(err, &dial) && dial.Op == "dial" || errors.As(err, &through) || errors.Is(err, context.DeadlineExceeded)
 }
 
 // atNode returns err as seen from the node of the given name: connections are shared by hosts of one identity, names are not.

@@ -317,12 +317,14 @@ func TestDial_NodeThatDoesNotAnswer_IsTransportWithReason(t *testing.T) {
 	p := newTestPool(t, Options{})
 	_, err = p.Run(testContext(t), closed, Command{Argv: []string{"true"}})
 	wantError(t, err, KindTransport, "dea-1: ssh: connection refused by 127.0.0.1:", "is sshd running?")
+	wantSilence(t, err, true)
 
 	s.silent.Store(true)
 	h.ConnectTimeout = 300 * time.Millisecond
 	began := time.Now()
 	_, err = p.Run(testContext(t), h, Command{Argv: []string{"true"}})
 	wantError(t, err, KindTransport, "did not finish the SSH handshake within 300ms")
+	wantSilence(t, err, true)
 	if took := time.Since(began); took > 3*time.Second {
 		t.Errorf("took %s", took)
 	}
@@ -330,6 +332,7 @@ func TestDial_NodeThatDoesNotAnswer_IsTransportWithReason(t *testing.T) {
 	hang := newTestPool(t, Options{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { <-ctx.Done(); return nil, ctx.Err() }})
 	_, err = hang.Run(testContext(t), h, Command{Argv: []string{"true"}})
 	wantError(t, err, KindTransport, "no answer from 127.0.0.1:", "within 300ms")
+	wantSilence(t, err, true)
 
 	short := h
 	short.ConnectTimeout, short.DialTimeout = time.Minute, 100*time.Millisecond
@@ -349,6 +352,7 @@ func TestDial_NodeThatDoesNotAnswer_IsTransportWithReason(t *testing.T) {
 		}})
 		_, err = odd.Run(testContext(t), h, Command{Argv: []string{"true"}})
 		wantError(t, err, KindTransport, "broke off the handshake")
+		wantSilence(t, err, false)
 	}
 }
 
@@ -442,6 +446,13 @@ func TestDial_SilentNodeBehindBastion_EndsAtTheTimeout(t *testing.T) {
 	wantError(t, err, KindTransport, "did not finish the SSH handshake")
 	if took := time.Since(began); took > 3*time.Second {
 		t.Errorf("took %s", took)
+	}
+}
+
+func wantSilence(t *testing.T, err error, want bool) {
+	t.Helper()
+	if got := IsSilence(err); got != want {
+		t.Errorf("silence %v: %v", got, err)
 	}
 }
 
