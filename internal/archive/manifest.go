@@ -18,7 +18,8 @@ const (
 	// maxManifest bounds what is read as a manifest: 10,000 encrypted parts take 2.6 MiB, the rest is the inventory of content.
 	maxManifest = 32 << 20
 	maxParts    = 10_000
-	maxSize     = 50 << 40
+	// maxSize is S3's own limit of an object: 10,000 parts of 5 GiB.
+	maxSize = maxParts * maxPartSize
 )
 
 // Part is a range of the export and, when the archive is encrypted, the age file that holds it. Parts follow each other without a gap.
