@@ -147,6 +147,7 @@ func TestFault_ConnectionDroppedAgainAndAgain_EveryCommandRunsOnce(t *testing.T)
 	s := newSite(t, nil, nil, plain("a", "b"), slow(1500*time.Millisecond))
 	s.worker("")
 	o := s.start()
+	f := s.fault("SSH connections dropped again and again in the middle of apt")
 	for _, node := range []string{"a", "b"} {
 		n := s.cluster.Node(node)
 		s.runs(node, "unattended-upgrades")
@@ -159,6 +160,7 @@ func TestFault_ConnectionDroppedAgainAndAgain_EveryCommandRunsOnce(t *testing.T)
 	o.done(60 * time.Second)
 	s.upgraded(1, "a", "b")
 	require.Empty(t, s.repeated())
+	f.end(wentOn)
 }
 
 func TestFault_NetworkSilentForLongerThanTheKeepalive_GoesOn(t *testing.T) {
@@ -171,6 +173,7 @@ func TestFault_NetworkSilentForLongerThanTheKeepalive_GoesOn(t *testing.T) {
 			s.worker("")
 			o := s.start()
 			silent := s.cluster.Node("a")
+			f := s.fault("%s", "network silent for longer than the keepalive, in "+where)
 			switch where {
 			case "upgrade":
 				s.unpacking("a")
@@ -192,6 +195,7 @@ func TestFault_NetworkSilentForLongerThanTheKeepalive_GoesOn(t *testing.T) {
 			require.Empty(t, r.Answers, "nobody was asked")
 			s.upgraded(1, "a", "b")
 			require.Empty(t, s.repeated())
+			f.end(wentOn)
 		})
 	}
 }
@@ -271,6 +275,7 @@ func TestFault_NodeNeverReturns_ParksAndDoesWhatIsDecided(t *testing.T) {
 			s.limits("unreachable_after: 5s, boot: " + bootLimit().String() + ", upgrade: 2m, apt_lock: 30s")
 			s.worker("")
 			s.cluster.Node("a").NeverReturn(true)
+			f := s.fault("%s", "node does not return from its reboot; "+name)
 			o := s.start("--batch", "1")
 			q := o.question(30 * time.Second)
 			asks(t, q, "a", operation.StepReboot, 1, operation.ErrNotReturned)
@@ -287,6 +292,7 @@ func TestFault_NodeNeverReturns_ParksAndDoesWhatIsDecided(t *testing.T) {
 			s.cli(c.code, "op", "watch", o.id)
 			require.Equal(t, 1, s.ran("a", "reboot"), "a retry waits again, it does not reboot again")
 			require.Empty(t, s.repeated())
+			f.end(parkedFor("reboot (NotReturned)", name))
 		})
 	}
 }
@@ -319,6 +325,7 @@ func TestFault_HostKeyChangedBeforeItsTurn_AsksAndRunsNothing(t *testing.T) {
 	release := n.HoldAptLock(0) // the node's turn has come and nothing has run yet
 	o := s.start()
 	o.waits("a", "waiting for apt")
+	f := s.fault("host key changed before the first command")
 	n.ChangeHostKey()
 	n.DropConnections()
 	q := o.question(20 * time.Second)
@@ -331,6 +338,7 @@ func TestFault_HostKeyChangedBeforeItsTurn_AsksAndRunsNothing(t *testing.T) {
 	o.done(30 * time.Second)
 	s.upgraded(1, "a")
 	require.Empty(t, s.repeated())
+	f.end(parkedFor("upgrade (SSHHostKey), nothing run", "retried"))
 }
 
 func TestFault_HostKeyOfALaterNodeChanged_TheGatesSaySoBeforeItIsTouched(t *testing.T) {
@@ -341,6 +349,7 @@ func TestFault_HostKeyOfALaterNodeChanged_TheGatesSaySoBeforeItIsTouched(t *test
 	o := s.start()
 	s.unpacking("a")
 	b := s.cluster.Node("b")
+	f := s.fault("host key of a later node changed")
 	b.ChangeHostKey()
 	b.DropConnections()
 	q := o.question(30 * time.Second)
@@ -351,6 +360,7 @@ func TestFault_HostKeyOfALaterNodeChanged_TheGatesSaySoBeforeItIsTouched(t *test
 	o.decide(q, operation.Retry)
 	o.done(30 * time.Second)
 	s.upgraded(1, "a", "b")
+	f.end(parkedFor("the gates of the cluster, that node untouched", "retried"))
 }
 
 func TestFault_HostKeyChangedByTheReboot_Asks(t *testing.T) {
@@ -360,6 +370,7 @@ func TestFault_HostKeyChangedByTheReboot_Asks(t *testing.T) {
 	s.worker("")
 	o := s.start()
 	s.unpacking("a")
+	f := s.fault("host key changed while the node reboots")
 	s.cluster.Node("a").ChangeHostKey() // the open connection lives on until the reboot
 	q := o.question(30 * time.Second)
 	asks(t, q, "a", operation.StepReboot, 1, operation.ErrSSHHostKey)
@@ -368,6 +379,7 @@ func TestFault_HostKeyChangedByTheReboot_Asks(t *testing.T) {
 	o.done(30 * time.Second)
 	s.upgraded(1, "a")
 	require.Empty(t, s.repeated())
+	f.end(parkedFor("reboot (SSHHostKey)", "retried"))
 }
 
 func TestFault_AptLockHeld_IsWaitedForAndSaid(t *testing.T) {
@@ -393,6 +405,7 @@ func TestFault_AptLockHeldTooLong_AsksNamingTheHolder(t *testing.T) {
 	s.worker("")
 	n := s.cluster.Node("a")
 	release := n.HoldAptLock(0)
+	f := s.fault("apt locked by another process for longer than apt_lock")
 	o := s.start()
 	q := o.question(30 * time.Second)
 	asks(t, q, "a", operation.StepUpgrade, 1, operation.ErrAptLocked)
@@ -403,6 +416,7 @@ func TestFault_AptLockHeldTooLong_AsksNamingTheHolder(t *testing.T) {
 	o.done(30 * time.Second)
 	s.upgraded(1, "a")
 	require.Equal(t, 1, s.ran("a", "unattended-upgrades"))
+	f.end(parkedFor("upgrade (AptLocked), naming the holder", "retried"))
 }
 
 func TestFault_DiskFullBeforeTheJob_AsksWithNothingStarted(t *testing.T) {
@@ -413,6 +427,7 @@ func TestFault_DiskFullBeforeTheJob_AsksWithNothingStarted(t *testing.T) {
 	release := n.HoldAptLock(0)
 	o := s.start()
 	o.waits("a", "waiting for apt")
+	f := s.fault("/ full before the job")
 	n.FillDisk(true)
 	release()
 	q := o.question(30 * time.Second)
@@ -423,16 +438,19 @@ func TestFault_DiskFullBeforeTheJob_AsksWithNothingStarted(t *testing.T) {
 	o.done(30 * time.Second)
 	s.upgraded(1, "a")
 	require.Empty(t, s.repeated())
+	f.end(parkedFor("upgrade (DiskFull), nothing started", "retried with space"))
 }
 
 func TestFault_DiskFullInThePreflight_IsAProblemAndNothingIsTouched(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, nil, nil, plain("a", "b"))
 	s.worker("")
+	f := s.fault("/ full in the preflight")
 	s.cluster.Node("b").FillDisk(true)
 	out := s.cli(7, "upgrade", "security", s.cluster.Name())
 	require.Contains(t, out.Stderr, "b: 0 MB free in /, at least 500 MB are needed: free some space")
 	require.Empty(t, s.cluster.Commands())
+	f.end(refused)
 }
 
 func TestFault_UpgradeCommandFails_RetryStartsExactlyOneMore(t *testing.T) {
@@ -440,6 +458,7 @@ func TestFault_UpgradeCommandFails_RetryStartsExactlyOneMore(t *testing.T) {
 	s := newSite(t, nil, nil, plain("a"))
 	s.worker("")
 	s.cluster.Node("a").FailCommand("unattended-upgrades", 1, 7, "E: the archive is on fire")
+	f := s.fault("unattended-upgrades ends with an error")
 	o := s.start()
 	q := o.question(30 * time.Second)
 	asks(t, q, "a", operation.StepUpgrade, 1, operation.ErrRemoteExit)
@@ -451,6 +470,7 @@ func TestFault_UpgradeCommandFails_RetryStartsExactlyOneMore(t *testing.T) {
 	require.Equal(t, 2, s.ran("a", "unattended-upgrades"))
 	s.upgraded(1, "a")
 	require.Empty(t, s.repeated())
+	f.end(parkedFor("upgrade (RemoteExit)", "the retry ran it once more"))
 }
 
 func TestFault_UpgradeEndsWellAndDidNothing_IsNotBelieved(t *testing.T) {
@@ -458,6 +478,7 @@ func TestFault_UpgradeEndsWellAndDidNothing_IsNotBelieved(t *testing.T) {
 	s := newSite(t, nil, nil, plain("a"))
 	s.worker("")
 	s.cluster.Node("a").FailCommand("unattended-upgrades", 1, 0, "")
+	f := s.fault("unattended-upgrades ends well and did nothing")
 	o := s.start()
 	q := o.question(30 * time.Second)
 	asks(t, q, "a", operation.StepRecord, 1, operation.ErrVerify)
@@ -467,6 +488,7 @@ func TestFault_UpgradeEndsWellAndDidNothing_IsNotBelieved(t *testing.T) {
 	require.Equal(t, 2, s.ran("a", "unattended-upgrades"), "the retry upgrades again")
 	s.upgraded(2, "a")
 	require.Empty(t, s.repeated())
+	f.end(parkedFor("record (Verify)", "the retry upgraded and rebooted"))
 }
 
 func TestFault_RebootedBySomethingElseInMidUpgrade_RepairedUpgradedAgainAndRebootedByUs(t *testing.T) {
@@ -476,6 +498,7 @@ func TestFault_RebootedBySomethingElseInMidUpgrade_RepairedUpgradedAgainAndReboo
 	o := s.start()
 	s.unpacking("a")
 	n := s.cluster.Node("a")
+	f := s.fault("node reset by something else in the middle of apt")
 	n.RebootNow()
 	r := o.done(60 * time.Second)
 	s.upgraded(2, "a")
@@ -488,6 +511,7 @@ func TestFault_RebootedBySomethingElseInMidUpgrade_RepairedUpgradedAgainAndReboo
 	require.Contains(t, strings.Join(report.Notes, "\n"), "the upgrade was interrupted: repaired with dpkg --configure -a")
 	require.Equal(t, n.BootID(), report.Proof.BootIDAfter)
 	require.Empty(t, s.repeated())
+	f.end(wentOn + ": repaired, upgraded again, rebooted by us")
 }
 
 func TestFault_RebootDoesNothing_IsNotBelieved(t *testing.T) {
@@ -497,6 +521,7 @@ func TestFault_RebootDoesNothing_IsNotBelieved(t *testing.T) {
 	s.worker("")
 	n := s.cluster.Node("a")
 	n.RebootDoesNothing(true)
+	f := s.fault("reboot says it is done and does nothing")
 	o := s.start()
 	q := o.question(30 * time.Second)
 	asks(t, q, "a", operation.StepReboot, 1, operation.ErrNotReturned)
@@ -508,6 +533,7 @@ func TestFault_RebootDoesNothing_IsNotBelieved(t *testing.T) {
 	o.done(30 * time.Second)
 	s.upgraded(1, "a", "b")
 	require.Equal(t, 1, s.ran("a", "reboot"))
+	f.end(parkedFor("reboot (NotReturned)", "retried after a reboot by hand"))
 }
 
 func TestFault_OldKernelAfterTheReboot_FailsTheBootProof(t *testing.T) {

@@ -153,7 +153,7 @@ func TestKillMatrix(t *testing.T) {
 			killAtRandom(t)
 		})
 	})
-	fmt.Printf("kill matrix: %d kills tried, %d commands repeated\n", killed.Load(), repeatedInAll.Load())
+	fmt.Printf("kill matrix (%s): %d kills tried, %d commands repeated\n", world(), killed.Load(), repeatedInAll.Load())
 	require.Zero(t, repeatedInAll.Load())
 }
 
@@ -253,6 +253,7 @@ func TestWorkerKilled_InMidJob_GoesOnWithinTenSeconds(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), stretched(60*time.Second))
 	defer cancel()
 	require.NoError(t, s.commandRuns(ctx, "a", "unattended-upgrades", ""))
+	f := s.fault("worker killed in the middle of apt")
 	w.Kill()
 	restarted := time.Now()
 	s.worker("")
@@ -263,4 +264,5 @@ func TestWorkerKilled_InMidJob_GoesOnWithinTenSeconds(t *testing.T) {
 	o.done(time.Minute)
 	require.Empty(t, s.repeated())
 	require.Less(t, took, 30*time.Second, "bounded; the figure is in make bench")
+	f.end(wentOn)
 }

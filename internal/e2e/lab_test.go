@@ -77,6 +77,8 @@ func (p *places) give(n int) {
 type hosts struct {
 	*lab.Cluster
 	t *testing.T
+	// held are the releases of apt locks, by host.
+	held map[string][]func()
 }
 
 func startHosts(t *testing.T, cfg config) cluster {
@@ -109,7 +111,7 @@ func startHosts(t *testing.T, cfg config) cluster {
 			}
 		}
 	}
-	return &hosts{c, t}
+	return &hosts{Cluster: c, t: t, held: map[string][]func(){}}
 }
 
 func (c *hosts) LoginUser() string { return lab.LoginUser }
@@ -210,6 +212,12 @@ func (h host) must(err error) {
 
 func (h host) Port() int { return 22 }
 
+// Running tells that the host has booted: its sshd has answered since it was last down.
+func (h host) Running() bool {
+	all := h.Outages()
+	return h.Host.Running() && len(all) > 0 && !all[len(all)-1].Up.IsZero()
+}
+
 func (h host) Commands() []execution {
 	h.c.t.Helper()
 	ran, err := h.Host.Commands()
@@ -259,9 +267,11 @@ func (h host) SkewClock(d time.Duration) { h.must(h.Host.SkewClock(d)) }
 func (h host) MendPackage(string) { h.must(h.Host.Mend()) }
 
 func (h host) HoldAptLock(d time.Duration) (release func()) {
-	release, err := h.Host.HoldAptLock(d)
+	end, err := h.Host.HoldAptLock(d)
 	h.must(err)
+	release = sync.OnceFunc(end)
 	h.c.t.Cleanup(release)
+	h.c.held[h.Name()] = append(h.c.held[h.Name()], release)
 	return release
 }
 
@@ -287,6 +297,21 @@ ExecStart=/bin/sleep "$1"
 WantedBy=multi-user.target
 END
 systemctl enable -q katoflow-lab-slow-boot.service`, fmt.Sprintf("%.3f", d.Seconds()))
+}
+
+// patched requires that dpkg itself says that every package of the lab is installed in the archive's version, but those on hold, and that a package which
+// restarts sshd did so.
+func (h host) patched() {
+	h.c.t.Helper()
+	held := strings.Fields(h.run("apt-mark showhold"))
+	for line := range strings.Lines(h.run("dpkg-query -W -f '${Package} ${Version} ${db:Status-Status}\n' 'katoflow-lab-*'")) {
+		name, state, _ := strings.Cut(strings.TrimSpace(line), " ")
+		want := "2.0 installed"
+		if slices.Contains(held, name) {
+			want = "1.0 installed"
+		}
+		require.Equal(h.c.t, want, state, "%s on %s", name, h.Name())
+	}
 }
 
 // run runs a script as root on the host, past sshd and network.
@@ -338,6 +363,9 @@ func (h host) patch(p katodouble.StatePatch) {
 
 // Heal ends what can be ended on any host at any time; the faults of its network, clock and keys are ended by those who made them.
 func (h host) Heal() {
+	for _, release := range h.c.held[h.Name()] {
+		release()
+	}
 	h.must(h.HealCommands())
 	h.NeverReturn(false)
 	h.PowerOn()

@@ -337,6 +337,9 @@ func (s *site) upgraded(reboots int, nodes ...string) {
 		require.Zero(s.t, n.PendingCount(), "%s has pending packages", name)
 		require.Empty(s.t, n.HalfConfigured(), name)
 		require.Equal(s.t, reboots, n.Boots()-1, "reboots of %s", name)
+		if h, real := n.(host); real {
+			h.patched()
+		}
 	}
 }
 
