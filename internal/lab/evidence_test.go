@@ -41,6 +41,9 @@ func TestCommands_OfSudosLog_BelongToTheJobThatRanThem(t *testing.T) {
 		jobs + "u3/script":   "exec sudo -n unattended-upgrades -d\n", // never started
 		jobs + "odd/started": "\n",
 	})
+	for name, at := range map[string]int64{"r": 99, "u1": 111, "u2": 140} {
+		require.NoError(t, os.Chtimes(h.path(jobs+name+"/started"), time.Unix(at, 0), time.Unix(at, 0)))
+	}
 	ran, err := h.Commands()
 	require.NoError(t, err)
 	require.Equal(t, []Execution{
