@@ -82,6 +82,9 @@ func want(d operation.ScheduleDefinition, jitter, catchUp string, paused bool, o
 	if d.Cluster == "" {
 		note(schedulePart{}, errors.New("the cluster is missing"))
 	}
+	if options == nil && d.Cluster != "" {
+		note(schedulePart{field: "cluster"}, checkCluster(d.Cluster))
+	}
 	if options != nil && d.Cluster != "" {
 		w.of, w.Operation, w.Options = options.schedulable, options.command, options.given()
 		w.operation, err = options.build(d.Cluster)

@@ -32,14 +32,14 @@ func Age(seconds int64) string {
 
 // Schedules is a table of schedules, ending with a line feed.
 func Schedules(rows []ScheduleRow, s Style) string {
-	w := newTable(s, "SCHEDULE", "CLUSTER", "OPERATION", "WHEN", "ZONE", "STATE", "NEXT", "LAST SUCCESS", "AGE", "LAST FAILURE", "MISSED")
+	w := newTable(s, "SCHEDULE", "CLUSTER", "OPERATION", "STATE", "NEXT", "LAST SUCCESS", "AGE", "LAST FAILURE", "MISSED", "WHEN", "ZONE")
 	for _, r := range rows {
 		next := minute(r.Next)
 		if r.Paused {
 			next = "-"
 		}
-		w.AppendRow(table.Row{clean(r.Name), clean(r.Cluster), clean(r.Operation), clean(r.When), clean(r.TimeZone), r.state(s), next,
-			orNone(minute(r.LastSuccess)), r.age(s), orNone(minute(r.LastFailure)), itoa(r.SkippedOverlap + r.MissedCatchUp)})
+		w.AppendRow(table.Row{clean(r.Name), clean(r.Cluster), clean(r.Operation), r.state(s), next,
+			orNone(minute(r.LastSuccess)), r.age(s), orNone(minute(r.LastFailure)), itoa(r.SkippedOverlap + r.MissedCatchUp), clean(r.When), clean(r.TimeZone)})
 	}
 	return renderFit(w, s)
 }
@@ -156,11 +156,11 @@ func Schedule(d ScheduleDetails, s Style) string {
 	for _, t := range d.Next {
 		line("  %s", precise(t))
 	}
+	b.WriteString("\n")
 	if len(d.Runs) == 0 {
 		line("no run is known")
 		return b.String()
 	}
-	b.WriteString("\n")
 	w := newTable(s, "OPERATION", "RESULT", "STARTED", "TIME", "")
 	for _, r := range d.Runs {
 		w.AppendRow(table.Row{clean(r.ID), s.paint(statusColor(phaseColor(r.Result)), clean(r.Result)), stamp(r.StartedAt), short(time.Duration(r.Seconds) * time.Second), clean(r.Message)})
