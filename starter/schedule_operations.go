@@ -29,7 +29,9 @@ type schedulable struct {
 // prepared is an operation that could be started.
 type prepared struct {
 	// input of the workflow, a pointer.
-	input interface{ Schedule(name string) }
+	input interface {
+		Schedule(operation.ScheduleDefinition)
+	}
 	queue string
 	// details are what was asked for, for the Web UI; called once the input is as it will be.
 	details func() string

@@ -201,11 +201,11 @@ func TestSchedulables_EveryOperation_CanBeScheduledByItsCommand(t *testing.T) {
 		}
 		p, err := options.build("prod")
 		require.NoError(t, err)
-		p.input.Schedule("nightly")
+		p.input.Schedule(operation.ScheduleDefinition{Name: "nightly", CatchUp: operation.DefaultCatchUp})
 		b, err := json.Marshal(p.input)
 		require.NoError(t, err)
 		var in operation.Request
 		require.NoError(t, json.Unmarshal(b, &in))
-		require.Equal(t, operation.Request{Cluster: "prod", RequestedBy: "schedule nightly", AnswerWithin: operation.DefaultScheduledAnswerWithin}, in, s.command)
+		require.Equal(t, operation.Request{Cluster: "prod", RequestedBy: "schedule nightly", AnswerWithin: operation.DefaultScheduledAnswerWithin, StartWithin: operation.DefaultCatchUp}, in, s.command)
 	}
 }

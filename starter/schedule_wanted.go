@@ -98,7 +98,7 @@ func want(d operation.ScheduleDefinition, jitter, catchUp string, paused bool, o
 	if bad || options == nil {
 		return nil
 	}
-	w.operation.input.Schedule(d.Name)
+	w.operation.input.Schedule(w.ScheduleDefinition)
 	return w
 }
 

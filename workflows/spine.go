@@ -124,6 +124,10 @@ func (r *run) prepare(ctx workflow.Context, batch string) *operation.Failure {
 	if err := workflow.ExecuteActivity(quick(ctx, "inventory"), inventory.Resolve, r.procedure.selection()).Get(ctx, &r.plan); err != nil {
 		return operation.FailureOf(err)
 	}
+	if late := workflow.Now(ctx).Sub(workflow.GetInfo(ctx).WorkflowStartTime); r.req.StartWithin > 0 && late > r.req.StartWithin.D() {
+		return &operation.Failure{Type: operation.ErrTooLate, Message: fmt.Sprintf(
+			"no worker took the operation up within %s of its time: nothing was touched, start it again (katoflow schedule trigger)", r.req.StartWithin)}
+	}
 	for i, n := range r.plan.Nodes {
 		r.index[n.Name] = i
 		r.report.Nodes = append(r.report.Nodes, operation.NodeReport{Name: n.Name, Roles: n.Roles, Status: operation.NodePending})

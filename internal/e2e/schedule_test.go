@@ -375,3 +375,27 @@ func TestSchedule_BadInput_OneLineEachAndNothingIsWritten(t *testing.T) {
 	require.Contains(t, s.cli(8, "schedule", "trigger", sc.name).Stderr, `no worker polls the task queue "nobody-is-here"`)
 	require.Empty(t, s.cluster.Commands())
 }
+
+func TestSchedule_NoWorkerForLongerThanTheCatchUpWindow_TheRunFailsAndTouchesNothing(t *testing.T) {
+	onlySimulated(t, "schedules do not depend on the nodes")
+	t.Parallel()
+	s := newSite(t, nil, nil, plain("a"))
+	m := &mailbox{code: http.StatusNoContent}
+	s.secrets(m)
+	sc := s.schedule()
+	sc.apply(0, []string{"--cron", never, "--catch-up", "10s"})
+	// As a time that comes while no worker is there; the CLI would refuse to trigger it.
+	require.NoError(t, s.client.ScheduleClient().GetHandle(context.Background(), operation.ScheduleID(sc.name)).Trigger(context.Background(), client.ScheduleTriggerOptions{}))
+	late := sc.until(20*time.Second, "the run", func(r scheduleShown) bool { return r.Running != nil })
+	s.eventually(20*time.Second, "the catch-up window to pass", func() bool { return sc.shown().Running.Seconds > 10 })
+	s.worker("")
+	r, err := sc.run(*late.Running).end(30 * time.Second)
+	require.Error(t, err)
+	require.Equal(t, operation.ErrTooLate, r.Failure.Type)
+	require.Contains(t, r.Message, "no worker took the operation up within 10s")
+	require.Empty(t, s.cluster.Commands())
+	s.eventually(20*time.Second, "the notification", func() bool { return len(m.events()) == 1 && m.events()[0] == operation.EventFailed })
+	// A run in time is one like any other.
+	sc.trigger().done(60 * time.Second)
+	s.upgraded(1, "a")
+}

@@ -10,6 +10,7 @@ import (
 const (
 	ErrBadInput      = "BadInput"      // the request cannot be carried out as it is written
 	ErrClusterBusy   = "ClusterBusy"   // another operation holds the cluster's lock
+	ErrTooLate       = "TooLate"       // no worker took a scheduled operation up in time; nothing was touched
 	ErrPreflight     = "Preflight"     // at least one node is not ready; all problems are listed
 	ErrUnreachable   = "Unreachable"   // a node could not be reached for unreachable-after
 	ErrSSHTransport  = "SSHTransport"  // one try to reach a node failed; retried

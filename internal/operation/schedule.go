@@ -58,9 +58,10 @@ type ScheduleDefinition struct {
 }
 
 // Schedule makes a request one for every run of a schedule: it has no operation id, because every run takes its own from its workflow id, and no
-// digest, because the inventory may change between the nights.
-func (r *Request) Schedule(name string) {
-	r.OperationID, r.InventoryDigest, r.RequestedBy = "", "", "schedule "+name
+// digest, because the inventory may change between the nights. Its time may have passed by as much as the schedule says, whether it was Temporal that
+// was down or all workers.
+func (r *Request) Schedule(d ScheduleDefinition) {
+	r.OperationID, r.InventoryDigest, r.RequestedBy, r.StartWithin = "", "", "schedule "+d.Name, d.CatchUp
 	if r.AnswerWithin == 0 {
 		r.AnswerWithin = DefaultScheduledAnswerWithin
 	}

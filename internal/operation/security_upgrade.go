@@ -52,6 +52,8 @@ type Request struct {
 	DryRun bool `json:"dryRun,omitempty"`
 	// LockWait is how long to queue for the cluster's lock; 0 fails at once naming the holder.
 	LockWait Duration `json:"lockWait,omitempty"`
+	// StartWithin is how long after its start a worker must have taken the operation up (0 = no limit): the scheduled work of the night never begins at noon.
+	StartWithin Duration `json:"startWithin,omitempty"`
 	// AnswerWithin bounds every park (0 = 72h); OnDeadline is decided then (default abort; skip where the question takes it).
 	AnswerWithin Duration `json:"answerWithin,omitempty"`
 	OnDeadline   Decision `json:"onDeadline,omitempty"`

@@ -108,6 +108,7 @@ func cases() []scenario {
 		{name: "dry-run", als: true, args: []string{"--dry-run"}, phase: operation.PhaseDone},
 		{name: "preflight-failed", faults: func(c *simcluster.Cluster) { c.Node("b").FillDisk(true) }, phase: operation.PhaseFailed},
 		{name: "bad-input", input: &operation.SecurityUpgradeInput{Nodes: []string{"nobody"}}, phase: operation.PhaseFailed},
+		{name: "too-late", input: &operation.SecurityUpgradeInput{Request: operation.Request{StartWithin: operation.Duration(time.Nanosecond)}}, phase: operation.PhaseFailed},
 		{name: "lock-queued", upgradeTime: 500 * time.Millisecond, phase: operation.PhaseDone,
 			script: func(r *recording) {
 				r.working("a", "unattended-upgrades")
