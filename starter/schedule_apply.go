@@ -217,8 +217,10 @@ func (c *cli) applySchedules(ctx context.Context, wanted []*wantedSchedule, dryR
 	for _, w := range wanted {
 		r, err := c.applySchedule(ctx, s, w, dryRun)
 		if err != nil {
-			if perr := c.printApplied(results); perr != nil {
-				return perr
+			if len(results) > 0 {
+				if perr := c.printApplied(results); perr != nil {
+					return perr
+				}
 			}
 			f := asFailure(err)
 			return &failure{code: f.code, lines: []string{fmt.Sprintf("schedule %s was not applied: %s", w.Name, strings.Join(f.lines, "; "))}}

@@ -58,7 +58,7 @@ type scheduleState struct {
 	AppliedBy string `json:"appliedBy,omitempty"`
 }
 
-// runsRead is how many of the newest runs are read at once to find the last success and failure; where they are not among them they are asked for.
+// runsRead is how many of the newest runs are read at once.
 const runsRead = 50
 
 // Parts of a visibility query.
@@ -92,20 +92,21 @@ func (s *server) scheduleState(ctx context.Context, name string, is *client.Sche
 	if !is.Info.LastUpdateAt.IsZero() && is.Info.LastUpdateAt.Unix() > 0 {
 		out.UpdatedAt = is.Info.LastUpdateAt.UTC().Format(time.RFC3339)
 	}
-	if err := s.addRuns(ctx, out, now); err != nil {
+	if err := s.addRuns(ctx, out, now, runsRead); err != nil {
 		return nil, err
 	}
 	return out, nil
 }
 
-// addRuns finds the runs through visibility: the schedule itself remembers only its last few, and not how they ended.
-func (s *server) addRuns(ctx context.Context, out *scheduleState, now time.Time) error {
+// addRuns finds the runs through visibility: the schedule itself remembers only its last few, and not how they ended. The newest, as many as read, are
+// looked at all; where the last success or failure is not among them it is asked for.
+func (s *server) addRuns(ctx context.Context, out *scheduleState, now time.Time, read int) error {
 	mine := fmt.Sprintf("TemporalScheduledById = %q", operation.ScheduleID(out.Name))
-	found, err := s.list(ctx, mine, runsRead, nil)
+	found, err := s.list(ctx, mine, read, nil)
 	if err != nil {
 		return err
 	}
-	all := len(found) < runsRead
+	all := len(found) < read
 	slices.SortStableFunc(found, func(a, b listed) int { return strings.Compare(b.StartedAt, a.StartedAt) })
 	last := func(of []listed, which func(listed) bool) *scheduleRun {
 		var newest *scheduleRun
