@@ -23,6 +23,7 @@ import (
 const (
 	maxScheduleFile = 1 << 20
 	maxSchedules    = 1000
+	maxTimes        = 100 // cron lines, or calendars, of one schedule
 )
 
 // scheduleFile reads a file of schedules, noting every problem with its place.
@@ -132,6 +133,9 @@ func (f *scheduleFile) read(data []byte) []*wantedSchedule {
 	var out []*wantedSchedule
 	lines := map[string]int{}
 	for i, item := range root.Content {
+		if len(f.problems) >= mostFileProblems {
+			break
+		}
 		w, name := f.schedule(item, fmt.Sprintf("[%d]", i))
 		if name != nil {
 			if line := lines[name.Value]; line > 0 {
@@ -221,6 +225,10 @@ func (f *scheduleFile) list(n *yaml.Node, path string) (texts []string, at []*ya
 		items = n.Content
 		if len(items) == 0 {
 			f.problem(n, path, "the list is empty: write a value or leave the field out")
+			return nil, nil, false
+		}
+		if strings.HasSuffix(path, ".cron") && len(items) > maxTimes {
+			f.problem(n, path, "has more than %d lines", maxTimes)
 			return nil, nil, false
 		}
 	}
@@ -314,6 +322,10 @@ func (f *scheduleFile) calendars(n *yaml.Node, path string, places map[scheduleP
 	items := []*yaml.Node{n}
 	if n.Kind == yaml.SequenceNode {
 		items = n.Content
+	}
+	if len(items) == 0 || len(items) > maxTimes {
+		f.problem(n, path, "write 1 to %d calendars", maxTimes)
+		return nil
 	}
 	var known []string
 	for _, field := range scheduleFields() {
