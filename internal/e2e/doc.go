@@ -1,3 +1,6 @@
-// Package e2e holds the end-to-end tests: Temporal, workers and the CLI are processes of their own, the nodes are a simulated cluster behind real
-// SSH servers. Tests look at effects from outside: which commands ran on a node and how often, what the operator sees, how the CLI exits.
+// Package e2e holds the end-to-end tests: the binaries of bin/ against a cluster that lives in the test process, so that whatever is killed,
+// the cluster lives on. `make build` makes the binaries.
+//
+// One suite runs in two worlds: on the simulated cluster, and with KATOFLOW_LAB=1, as root on Linux, on real Debian hosts (package lab). A case
+// that has sense in one of them only says why it is skipped in the other. A run on real hosts ends with a table of what went wrong and what came of it.
 package e2e

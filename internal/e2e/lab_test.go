@@ -26,8 +26,8 @@ import (
 // brokenPackage cannot be configured until it is mended.
 const brokenPackage = lab.PackageBroken
 
-// hostsAtOnce bounds how many real hosts run at the same time, whatever -parallel says: each takes 100 MB, and two dozen at once boot slowly.
-const hostsAtOnce = 14
+// hostsAtOnce bounds how many real hosts run at the same time, whatever -parallel says: each takes 100 MB, and more at once only boot more slowly.
+const hostsAtOnce = 24
 
 // openLab makes the lab of the whole run.
 func openLab() (*lab.Lab, error) {
