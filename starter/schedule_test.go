@@ -209,3 +209,17 @@ func TestSchedulables_EveryOperation_CanBeScheduledByItsCommand(t *testing.T) {
 		require.Equal(t, operation.Request{Cluster: "prod", RequestedBy: "schedule nightly", AnswerWithin: operation.DefaultScheduledAnswerWithin, StartWithin: operation.DefaultCatchUp}, in, s.command)
 	}
 }
+
+func TestScheduleDocs_ExampleFile_CanBeApplied(t *testing.T) {
+	text, err := os.ReadFile("../docs/schedules.md")
+	require.NoError(t, err)
+	_, example, found := strings.Cut(string(text), "```yaml\n")
+	require.True(t, found)
+	example, _, _ = strings.Cut(example, "```")
+	wanted, err := offline().parseSchedules("schedules.md", []byte(example), "")
+	require.NoError(t, err)
+	require.Len(t, wanted, 2)
+	for _, w := range wanted {
+		require.Contains(t, string(text), w.Name)
+	}
+}
