@@ -96,7 +96,7 @@ func codeOfType(errorType string) int {
 		return exitBadInput
 	case operation.ErrClusterBusy:
 		return exitBusy
-	case operation.ErrPreflight:
+	case operation.ErrPreflight, operation.ErrTooLate:
 		return exitPreflight
 	case operation.ErrNodesFailed:
 		return exitNodesFailed

@@ -277,7 +277,7 @@ func (c *cli) applySchedule(ctx context.Context, s *server, w *wantedSchedule, d
 			return out, nil
 		}
 		out.Changes = w.changes(is)
-		out.Paused, out.Note = is.Schedule.State.Paused, stateNote(is)
+		out.Paused, out.Note = isPaused(is), stateNote(is)
 		if len(out.Changes) == 0 {
 			out.Result = scheduleUnchanged
 			return out, nil
@@ -341,6 +341,10 @@ func (w *wantedSchedule) warnings() []string {
 		}
 	}
 	return out
+}
+
+func isPaused(is *client.ScheduleDescription) bool {
+	return is.Schedule.State != nil && is.Schedule.State.Paused
 }
 
 // stateNote is the note that came with the last pause or resume.

@@ -119,4 +119,11 @@ func TestScheduleVerbs_OtherSchedulesInTheNamespace_AreLeftAlone(t *testing.T) {
 	s.run(exitBadInput, "schedule", "delete", "theirs", "--confirm", "theirs")
 	s.run(0, "schedule", "apply", "odd", "--cron", "0 3 * * *", "--", "upgrade", "security", "prod").says("updated").says("not as katoflow left it")
 	s.run(0, "schedule", "apply", "odd", "--cron", "0 3 * * *", "--", "upgrade", "security", "prod").says("unchanged")
+	// One that is made paused stays so, and one that is there does not become it.
+	paused := []string{"schedule", "apply", "calm", "--cron", "0 3 * * *", "--paused", "--", "upgrade", "security", "prod"}
+	s.run(0, paused...).says("created, paused")
+	s.run(0, paused...).says("unchanged, paused (made paused by ")
+	s.run(0, "schedule", "resume", "calm")
+	s.run(0, paused...).says("unchanged\n")
+	s.run(0, "schedule", "list", "calm").says("on ")
 }

@@ -81,7 +81,7 @@ func (s *server) scheduleState(ctx context.Context, name string, is *client.Sche
 	if err != nil {
 		zone = time.UTC
 	}
-	out.Paused, out.Note = is.Schedule.State != nil && is.Schedule.State.Paused, stateNote(is)
+	out.Paused, out.Note = isPaused(is), stateNote(is)
 	for _, t := range is.Info.NextActionTimes {
 		if len(out.Next) < nextShown {
 			out.Next = append(out.Next, t.In(zone).Format(time.RFC3339))

@@ -210,6 +210,13 @@ func TestSchedulables_EveryOperation_CanBeScheduledByItsCommand(t *testing.T) {
 	}
 }
 
+func TestUpgradeSecurity_IDOfAScheduledRun_IsRefused(t *testing.T) {
+	var out bytes.Buffer
+	code := run([]string{"upgrade", "security", "prod", "--id", "nightly-20261122t030000z"}, surroundings{out: &out, err: &out, getenv: func(string) string { return "" }, now: time.Now})
+	require.Equal(t, exitBadInput, code)
+	require.Contains(t, out.String(), "this form belongs to the runs of schedules")
+}
+
 func TestScheduleDocs_ExampleFile_CanBeApplied(t *testing.T) {
 	text, err := os.ReadFile("../docs/schedules.md")
 	require.NoError(t, err)

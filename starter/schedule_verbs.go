@@ -42,7 +42,7 @@ func (c *cli) schedulePauseCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, name := cmd.Context(), args[0]
 			return c.withSchedule(ctx, name, func(s *server, h client.ScheduleHandle, is *client.ScheduleDescription) error {
-				paused := is.Schedule.State != nil && is.Schedule.State.Paused
+				paused := isPaused(is)
 				if paused && reason == "" {
 					return c.printScheduleVerb(scheduleResult{Name: name, Result: strings.TrimSuffix("is paused already: "+stateNote(is), ": ")})
 				}
@@ -76,7 +76,7 @@ func (c *cli) scheduleResumeCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, name := cmd.Context(), args[0]
 			return c.withSchedule(ctx, name, func(s *server, h client.ScheduleHandle, is *client.ScheduleDescription) error {
-				if is.Schedule.State == nil || !is.Schedule.State.Paused {
+				if !isPaused(is) {
 					return c.printScheduleVerb(scheduleResult{Name: name, Result: "is not paused"})
 				}
 				if err := h.Unpause(ctx, client.ScheduleUnpauseOptions{Note: "resumed by " + c.who()}); err != nil {

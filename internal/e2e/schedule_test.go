@@ -183,6 +183,7 @@ func TestSchedule_TriggeredTwice_UpgradesTwiceWithJobsOfItsOwn(t *testing.T) {
 	report := first.done(60 * time.Second)
 	require.Equal(t, []string{first.id, "schedule " + sc.name}, []string{report.OperationID, report.RequestedBy})
 	require.Equal(t, operation.IDFromWorkflow(first.workflow), first.id)
+	require.Contains(t, s.cli(0, "op", "show", first.id).Stdout, "2 of 2 nodes done")
 	s.upgraded(1, "a", "b")
 
 	sc.until(20*time.Second, "the first run to be over", func(r scheduleShown) bool { return r.Running == nil && r.LastSuccess != nil })
