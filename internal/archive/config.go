@@ -170,9 +170,17 @@ func (c Config) transport() (*http.Transport, error) {
 		}
 	}
 	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
+	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dialer.DialContext(ctx, network, address)
+		if tcp, ok := conn.(*net.TCPConn); ok {
+			// What the kernel holds for a slow link would look like a stall after the last byte was handed to it.
+			_ = tcp.SetWriteBuffer(1 << 20)
+		}
+		return conn, err
+	}
 	return &http.Transport{
 		Proxy:                 c.Proxy,
-		DialContext:           dialer.DialContext,
+		DialContext:           dial,
 		TLSClientConfig:       tlsConfig,
 		TLSHandshakeTimeout:   10 * time.Second,
 		ExpectContinueTimeout: time.Second,

@@ -198,7 +198,7 @@ func (s *Store) classify(ctx context.Context, err error) (kind Kind, passing boo
 			}
 		}
 		return KindWrongRegion, false, text, advice
-	case "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "InvalidSecurity", "UnrecognizedClientException":
+	case "InvalidAccessKeyId", "XAdminUserNotFound", "SignatureDoesNotMatch", "InvalidToken", "InvalidSecurity", "UnrecognizedClientException":
 		return KindCredentials, false, text, "check access key and secret key"
 	case "ExpiredToken", "TokenRefreshRequired", "ExpiredTokenException", "RequestExpired":
 		return KindCredentials, false, text, "the credentials have expired, renew them"
@@ -214,9 +214,14 @@ func (s *Store) classify(ctx context.Context, err error) (kind Kind, passing boo
 		return KindServer, true, text, "the service fails, see its log"
 	case "PreconditionFailed", "ConditionalRequestConflict", "InvalidPart", "InvalidPartOrder":
 		return KindConflict, code == "ConditionalRequestConflict", text, "something else writes here at the same time"
-	case "NotImplemented", "MissingObjectLockConfiguration", "ObjectLockConfigurationNotFoundError", "InvalidStorageClass", "KMS.NotFoundException",
+	case "MissingObjectLockConfiguration", "ObjectLockConfigurationNotFoundError":
+		return KindUnsupported, false, text, "switch on object lock when the bucket is made, or leave it out of the configuration"
+	case "NotImplemented", "InvalidStorageClass", "KMS.NotFoundException",
 		"KMS.DisabledException", "InvalidBucketState":
 		return KindUnsupported, false, text, "the bucket or the service lacks what the configuration asks for"
+	}
+	if code == "InvalidRequest" && strings.Contains(text, "ObjectLock") {
+		return KindUnsupported, false, text, "switch on object lock when the bucket is made, or leave it out of the configuration"
 	}
 	switch {
 	case status == 301 || status == 307 || status == 308:

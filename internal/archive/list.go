@@ -57,7 +57,7 @@ func (s *Store) Finish(ctx context.Context, m Manifest) (Manifest, error) {
 		if !entry.Complete || had.SHA256 != m.SHA256 || had.Checksum != m.Checksum {
 			return Manifest{}, failure(KindConflict, "archive %s has a manifest of another object already: delete it first", m.Ref)
 		}
-		return *had, s.dropState(ctx, m.Ref)
+		return *had, s.tidy(ctx, m.Ref)
 	}
 	object, err := s.head(ctx, s.key(m.Ref, exportName))
 	if IsKind(err, KindNotFound) {
@@ -79,7 +79,16 @@ func (s *Store) Finish(ctx context.Context, m Manifest) (Manifest, error) {
 	if err := s.put(ctx, s.key(m.Ref, manifestName), data, true); err != nil {
 		return Manifest{}, err
 	}
-	return m, s.dropState(ctx, m.Ref)
+	return m, s.tidy(ctx, m.Ref)
+}
+
+// tidy removes what the making of an archive left: its state, and uploads whose begin was answered and not heard. Without the rights to that it stays, and
+// harms nothing.
+func (s *Store) tidy(ctx context.Context, ref Ref) error {
+	if err := s.Abort(ctx, ref); err != nil && !IsKind(err, KindAccessDenied) {
+		return err
+	}
+	return nil
 }
 
 // dropState removes the state of an upload that has ended. Without the right to delete it stays, which harms nothing.

@@ -87,9 +87,20 @@ func (s *Store) put(ctx context.Context, key string, data []byte, locked bool) e
 			in.ObjectLockMode = types.ObjectLockMode(s.cfg.LockMode)
 			in.ObjectLockRetainUntilDate = aws.Time(s.now().Add(s.cfg.LockFor))
 		}
-		_, err := s.client.PutObject(ctx, in)
-		return err
+		out, err := s.client.PutObject(ctx, in)
+		if err != nil {
+			return err
+		}
+		return s.encrypts(out.ServerSideEncryption)
 	})
+}
+
+// encrypts says whether the service answered that it does the encryption that is asked for: some take the header and store in the clear.
+func (s *Store) encrypts(answered types.ServerSideEncryption) error {
+	if s.cfg.Encryption == "" || string(answered) == s.cfg.Encryption {
+		return nil
+	}
+	return failure(KindUnsupported, "s3 bucket %s: the service does not answer that it encrypts with %s: leave server-side encryption out, or encrypt to a recipient", s.cfg.Bucket, s.cfg.Encryption)
 }
 
 // remove deletes an object; one that is not there is no error.
@@ -146,10 +157,13 @@ func (b beating) Read(p []byte) (int, error) {
 func (s *Store) Check(ctx context.Context) error {
 	key := fmt.Sprintf("%s%s-%d", s.folder(""), probeName, s.now().UnixNano())
 	content := []byte("{}\n")
-	if err := s.put(ctx, key, content, false); err != nil {
-		return err
-	}
+	written := false
 	steps := func() error {
+		err := s.put(ctx, key, content, false)
+		written = err == nil || IsKind(err, KindUnsupported)
+		if err != nil {
+			return err
+		}
 		got, err := s.get(ctx, key, 1024)
 		if err != nil {
 			return err
@@ -164,10 +178,18 @@ func (s *Store) Check(ctx context.Context) error {
 		if !found {
 			return failure(KindUnsupported, "s3 bucket %s: a probe object that was written is not listed: the service must list what it has stored", s.cfg.Bucket)
 		}
-		_, err = s.uploads(ctx, key)
-		return err
+		if _, err = s.uploads(ctx, key); err != nil || s.cfg.LockMode == "" {
+			return err
+		}
+		return s.do(ctx, "look whether object lock is on", 0, func(ctx context.Context, _ func()) error {
+			_, err := s.client.GetObjectLockConfiguration(ctx, &s3.GetObjectLockConfigurationInput{Bucket: &s.cfg.Bucket})
+			return err
+		})
 	}
 	err := steps()
+	if !written {
+		return err
+	}
 	// Also when the caller gave up: nothing may be left.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()

@@ -156,6 +156,7 @@ type proxy struct {
 	seen   map[string]int
 	sent   map[int]int // requests by part number
 	after  func(operation string, part int)
+	hung   []net.Conn
 }
 
 type fault struct {
@@ -178,6 +179,11 @@ func newProxy(t *testing.T) *proxy {
 	}}
 	p.server = httptest.NewServer(p)
 	t.Cleanup(func() {
+		p.mu.Lock()
+		for _, conn := range p.hung {
+			_ = conn.Close()
+		}
+		p.mu.Unlock()
 		p.server.CloseClientConnections()
 		p.server.Close()
 		transport.CloseIdleConnections()
@@ -269,6 +275,8 @@ func (p *proxy) forget() {
 // answer is an answer of S3 with an error code.
 func answer(status int, code, message string) func(http.ResponseWriter, *http.Request, http.Handler) {
 	return func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+		// An answer before the body is read may be lost to the reset that follows, and the number of attempts would be chance.
+		_, _ = io.Copy(io.Discard, r.Body)
 		w.Header().Set("Content-Type", "application/xml")
 		w.Header().Set("Connection", "close")
 		w.WriteHeader(status)
@@ -323,21 +331,15 @@ func lose(w http.ResponseWriter, r *http.Request, forward http.Handler) {
 	panic(http.ErrAbortHandler)
 }
 
-// hang reads nothing and says nothing until the client gives up.
-func hang(_ http.ResponseWriter, r *http.Request, _ http.Handler) {
-	// With a body that is not read the server does not notice that the client went.
-	_, _ = io.CopyN(io.Discard, r.Body, 1<<10)
-	done := make(chan struct{})
-	go func() { _, _ = io.Copy(io.Discard, neverRead{r.Context()}); close(done) }()
-	<-done
-	panic(http.ErrAbortHandler)
-}
-
-type neverRead struct{ ctx context.Context }
-
-func (n neverRead) Read([]byte) (int, error) {
-	<-n.ctx.Done()
-	return 0, io.EOF
+// hang reads nothing more and says nothing, until the test ends.
+func (p *proxy) hang(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
+	conn, _, err := w.(http.Hijacker).Hijack()
+	if err != nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.hung = append(p.hung, conn)
 }
 
 // flip changes one byte of the answer's body.

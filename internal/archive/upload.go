@@ -306,12 +306,16 @@ func (t *Transfer) create(ctx context.Context) error {
 			in.ObjectLockRetainUntilDate = aws.Time(s.now().Add(s.cfg.LockFor))
 		}
 		out, err := s.client.CreateMultipartUpload(ctx, in)
-		if err == nil {
-			t.uploadID = aws.ToString(out.UploadId)
+		if err != nil {
+			return err
 		}
-		return err
+		t.uploadID = aws.ToString(out.UploadId)
+		return s.encrypts(out.ServerSideEncryption)
 	})
 	if err != nil {
+		if t.uploadID != "" {
+			t.discard(ctx)
+		}
 		return err
 	}
 	if err := t.writeState(ctx, nil); err != nil {
@@ -703,12 +707,12 @@ func (t *Transfer) changed(ctx context.Context, why string) error {
 	return failure(KindSourceChanged, "archive %s: the source was changed: %s", t.up.Ref, why)
 }
 
-// discard removes what an upload of a changed source left: nobody can go on with it.
+// discard removes what an upload left that nobody can go on with: its source was changed.
 func (t *Transfer) discard(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	if err := t.store.Abort(ctx, t.up.Ref); err != nil {
-		t.store.log.Warn("parts of a changed source stay in the bucket until leftovers are removed", zap.Stringer("archive", t.up.Ref), zap.Error(err))
+		t.store.log.Warn("parts of no use stay in the bucket until leftovers are removed", zap.Stringer("archive", t.up.Ref), zap.Error(err))
 	}
 }
 

@@ -291,7 +291,9 @@ func TestUpload_OfASourceThatCannotBeRead_SaysSoWithoutItsSecrets(t *testing.T) 
 	s := b.open(t)
 	source := newMemory(7, mib)
 	source.onRead = func(offset int64) {
-		source.change(func() { source.broken[offset] = fmt.Errorf("curl https://s3/x?X-Amz-Signature=abc: \x1b[31m%s", testSecretKey) })
+		source.change(func() {
+			source.broken[offset] = fmt.Errorf("curl https://s3/x?X-Amz-Signature=abc: \x1b[31m%s", testSecretKey)
+		})
 	}
 	_, err := s.Upload(t.Context(), Upload{Ref: Ref{"prod", "1"}, Source: source})
 	require.True(t, IsKind(err, KindSource), "%v", err)
@@ -345,7 +347,9 @@ func TestPresignedParts_UploadedByAnybody_AreCountedAndChecked(t *testing.T) {
 			change(request)
 		}
 		response, err := http.DefaultClient.Do(request)
-		require.NoError(t, err)
+		if err != nil {
+			return 0 // refused before the body was read
+		}
 		_, _ = io.Copy(io.Discard, response.Body)
 		require.NoError(t, response.Body.Close())
 		return response.StatusCode
