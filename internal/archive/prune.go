@@ -61,9 +61,8 @@ func PlanPrune(archives []Entry, policy Policy) (Plan, error) {
 	}
 	slices.SortFunc(complete, newestFirst)
 	type counts struct {
-		last     int
-		periods  [3]map[string]bool
-		verified string
+		last    int
+		periods [3]map[string]bool
 	}
 	groups := map[string]*counts{}
 	// The last verified one is the one that was exported last, not the one that was looked at last.

@@ -39,46 +39,57 @@ const (
 	testAccessKey = "test-access-key"
 )
 
-// The address of the S3 server of all tests, set once by TestMain.
-var serverURL string
-
-func TestMain(m *testing.M) {
-	os.Exit(func() int {
-		dir, err := os.MkdirTemp("", "archive-test-")
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		defer func() { _ = os.RemoveAll(dir) }()
-		stop, err := startServer(dir)
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		defer stop()
-		code := m.Run()
-		if code == 0 {
-			http.DefaultClient.CloseIdleConnections()
-			if err := goleak.Find(goleak.IgnoreTopFunction("os/exec.(*Cmd).Wait"), goleak.IgnoreAnyFunction("github.com/katoflow/katoflow/internal/e2e/harness.StartProcess.func1")); err != nil {
-				fmt.Fprintln(os.Stderr, err)
-				return 1
-			}
-		}
-		return code
-	}())
+// server is the S3 server of all tests. The first that needs it starts it: fuzzing does not, in any of its processes.
+var server struct {
+	sync.Mutex
+	url  string
+	stop func()
 }
 
-func startServer(dir string) (stop func(), err error) {
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if server.stop != nil {
+		server.stop()
+	}
+	if code == 0 {
+		http.DefaultClient.CloseIdleConnections()
+		if err := goleak.Find(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// serverURL returns the address of the S3 server.
+func serverURL(t *testing.T) string {
+	t.Helper()
+	server.Lock()
+	defer server.Unlock()
+	if server.url == "" {
+		dir, err := os.MkdirTemp("", "archive-test-")
+		require.NoError(t, err)
+		url, stop, err := startServer(dir)
+		if err != nil {
+			_ = os.RemoveAll(dir)
+			t.Fatal(err)
+		}
+		server.url, server.stop = url, func() { stop(); _ = os.RemoveAll(dir) }
+	}
+	return server.url
+}
+
+func startServer(dir string) (address string, stop func(), err error) {
 	binary, err := harness.Binary("devstack")
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
 	ports := filepath.Join(dir, "ports.json")
 	process, err := harness.StartProcess("devstack", filepath.Join(dir, "devstack.log"), nil, binary,
 		"server", "start-dev", "--headless", "--port", "0", "--s3-port", "0", "--data", filepath.Join(dir, "data"), "--ports-file", ports,
 		"--s3-access-key", testAccessKey, "--s3-secret-key", testSecretKey)
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
 	var addresses struct {
 		S3 struct{ Endpoint string }
@@ -94,10 +105,9 @@ func startServer(dir string) (stop func(), err error) {
 	})
 	if err != nil {
 		process.Kill()
-		return nil, err
+		return "", nil, err
 	}
-	serverURL = addresses.S3.Endpoint
-	return func() {
+	return addresses.S3.Endpoint, func() {
 		if err := process.Stop(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 		}
@@ -110,7 +120,7 @@ var bucketNumber atomic.Int64
 func newBucket(t *testing.T, lock bool) *bucket {
 	t.Helper()
 	b := &bucket{name: fmt.Sprintf("archives-%d", bucketNumber.Add(1)), proxy: newProxy(t)}
-	client := s3.New(s3.Options{BaseEndpoint: aws.String(serverURL), Region: "us-east-1", UsePathStyle: true,
+	client := s3.New(s3.Options{BaseEndpoint: aws.String(serverURL(t)), Region: "us-east-1", UsePathStyle: true,
 		Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
 			return aws.Credentials{AccessKeyID: testAccessKey, SecretAccessKey: testSecretKey}, nil
 		})})
@@ -166,7 +176,7 @@ type fault struct {
 }
 
 func newProxy(t *testing.T) *proxy {
-	target, err := url.Parse(serverURL)
+	target, err := url.Parse(serverURL(t))
 	require.NoError(t, err)
 	transport := &http.Transport{MaxIdleConnsPerHost: 16}
 	p := &proxy{seen: map[string]int{}, sent: map[int]int{}, forward: &httputil.ReverseProxy{
