@@ -58,6 +58,7 @@ func (s *site) locked() bool {
 }
 
 func TestCancel_InEveryPhase_EndsInANamedSafeState(t *testing.T) {
+	t.Parallel()
 	const dea = "dea-1"
 	type world struct {
 		*site
@@ -227,6 +228,7 @@ func TestCancel_QueuedForTheLock_LeavesTheHolderAlone(t *testing.T) {
 }
 
 func TestCancel_NodeUnreachable_AsksWaitOrLeave(t *testing.T) {
+	t.Parallel()
 	for _, decision := range []operation.Decision{operation.Wait, operation.Leave} {
 		t.Run(string(decision), func(t *testing.T) {
 			t.Parallel()

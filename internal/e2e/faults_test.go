@@ -164,6 +164,7 @@ func TestFault_ConnectionDroppedAgainAndAgain_EveryCommandRunsOnce(t *testing.T)
 }
 
 func TestFault_NetworkSilentForLongerThanTheKeepalive_GoesOn(t *testing.T) {
+	t.Parallel()
 	for _, where := range []string{"upgrade", "gates", "cluster gates"} {
 		t.Run(where, func(t *testing.T) {
 			t.Parallel()
@@ -201,6 +202,7 @@ func TestFault_NetworkSilentForLongerThanTheKeepalive_GoesOn(t *testing.T) {
 }
 
 func TestFault_NodeNeverReturns_ParksAndDoesWhatIsDecided(t *testing.T) {
+	t.Parallel()
 	type world struct {
 		*site
 		*op

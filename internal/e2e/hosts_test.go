@@ -101,6 +101,7 @@ func TestLogin_KeyInAnAgent_EveryNodeIsDone(t *testing.T) {
 }
 
 func TestNetwork_CutInTheMiddleOfAStep_GoesOnOrAsks(t *testing.T) {
+	t.Parallel()
 	for _, where := range []string{operation.StepUpgrade, operation.StepReboot, operation.StepGates} {
 		for _, long := range []time.Duration{5 * time.Second, in(8*time.Second, time.Minute), 0} {
 			name := fmt.Sprintf("in the middle of %s for %s", where, long)
@@ -110,11 +111,12 @@ func TestNetwork_CutInTheMiddleOfAStep_GoesOnOrAsks(t *testing.T) {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
 				s := newSite(t, nil, nil, plain("a"), slow(2*time.Second))
-				limit := "90s"
+				limits := map[string]string{operation.StepUpgrade: "90s", operation.StepReboot: "90s", operation.StepGates: "90s"}
 				if long == 0 {
-					limit = "10s"
+					limits[where] = map[string]string{operation.StepUpgrade: "10s", operation.StepReboot: in("10s", "25s"), operation.StepGates: in("10s", "25s")}[where]
 				}
-				s.inventory(fmt.Sprintf("    gates: {times: 3, interval: 1s, timeout: %[1]s}\n    timeouts: {unreachable_after: %[1]s, boot: %[1]s, upgrade: 3m, apt_lock: 30s}\n", limit))
+				s.inventory(fmt.Sprintf("    gates: {times: 3, interval: 1s, timeout: %s}\n    timeouts: {unreachable_after: %s, boot: %s, upgrade: 3m, apt_lock: 30s}\n",
+					limits[operation.StepGates], limits[operation.StepUpgrade], limits[operation.StepReboot]))
 				s.connectWithin("2s")
 				s.worker("")
 				n := s.cluster.Node("a")

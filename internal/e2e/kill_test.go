@@ -121,6 +121,7 @@ func deas(n int) siteOption {
 // TestKillMatrix kills the worker at every boundary of every step and in the middle of every job, one point a node, and requires that every
 // command ran exactly once, every node was rebooted exactly once, and maintenance mode was put back. KATOFLOW_KILL_SEED changes the random part.
 func TestKillMatrix(t *testing.T) {
+	t.Parallel()
 	points := stepKills()
 	const lanes = 4
 	t.Run("points", func(t *testing.T) {

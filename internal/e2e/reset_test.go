@@ -96,6 +96,7 @@ func (s *site) leaseToken(node string) int64 {
 }
 
 func TestReset_AtSeveralMomentsToSeveralPoints_RepeatsNoCommand(t *testing.T) {
+	t.Parallel()
 	moments := map[string]func(*op){
 		"during an upgrade job": func(o *op) { o.runs("b", "unattended-upgrades") },
 		"after a node is done": func(o *op) {
@@ -163,6 +164,7 @@ func TestReset_LongAfterAReboot_StillProvesIt(t *testing.T) {
 }
 
 func TestReset_CancelledAfterwards_EndsSafelyAndFreesTheCluster(t *testing.T) {
+	t.Parallel()
 	for point, to := range map[string]resetPoint{"to the beginning": toTheBeginning, "to the first node": toTheFirstNode, "to the last task": toTheLastTask} {
 		t.Run(point, func(t *testing.T) {
 			t.Parallel()

@@ -167,6 +167,7 @@ func TestUpgrade_PinAndAnotherCandidate_AsksBeforeAnythingIsInstalled(t *testing
 }
 
 func TestUpgrade_MaxFailures_SkipsSoManyAndAbortsAtOneMore(t *testing.T) {
+	t.Parallel()
 	onlySimulated(t, "who answers a question does not depend on the nodes")
 	for name, c := range map[string]struct {
 		max    string
@@ -207,6 +208,7 @@ func TestUpgrade_MaxFailures_SkipsSoManyAndAbortsAtOneMore(t *testing.T) {
 }
 
 func TestUpgrade_DeadlinePolicy_DecidesWhenNobodyAnswers(t *testing.T) {
+	t.Parallel()
 	onlySimulated(t, "who answers a question does not depend on the nodes")
 	for decision, code := range map[string]int{"skip": 3, "abort": 4} {
 		t.Run(decision, func(t *testing.T) {
@@ -342,6 +344,7 @@ func (s *site) notUpgraded(nodes ...string) {
 }
 
 func TestUpgrade_RebootPolicies_RebootAsTheySay(t *testing.T) {
+	t.Parallel()
 	for _, policy := range []string{"always", "if-required", "never"} {
 		t.Run(policy, func(t *testing.T) {
 			t.Parallel()
