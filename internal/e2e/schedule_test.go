@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/sdk/client"
 
+	"github.com/katoflow/katoflow/internal/e2e/harness"
 	"github.com/katoflow/katoflow/internal/operation"
 )
 
@@ -28,16 +29,16 @@ type scheduleRun struct {
 
 type scheduleShown struct {
 	operation.ScheduleDefinition
-	Paused                   bool
-	Note                     string
-	Next                     []string
-	Running                  *scheduleRun
-	LastSuccess, LastFailure *scheduleRun
-	LastSuccessAgeSeconds    *int64
-	TooOld                   bool
-	Started, SkippedOverlap  int
-	Runs                     []scheduleRun
-	DaylightSaving           []string
+	Paused                                 bool
+	Note                                   string
+	Next                                   []string
+	Running                                *scheduleRun
+	LastSuccess, LastFailure               *scheduleRun
+	LastSuccessAgeSeconds                  *int64
+	TooOld                                 bool
+	Started, SkippedOverlap, MissedCatchUp int
+	Runs                                   []scheduleRun
+	DaylightSaving                         []string
 }
 
 type scheduleApplied struct {
@@ -399,4 +400,36 @@ func TestSchedule_NoWorkerForLongerThanTheCatchUpWindow_TheRunFailsAndTouchesNot
 	// A run in time is one like any other.
 	sc.trigger().done(60 * time.Second)
 	s.upgraded(1, "a")
+}
+
+func TestSchedule_TemporalIsDownForLongerThanTheCatchUpWindow_RunsAreMissedAndTheScheduleGoesOn(t *testing.T) {
+	onlySimulated(t, "schedules do not depend on the nodes")
+	t.Parallel()
+	server, err := harness.StartTemporal(t.TempDir())
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = server.Stop() })
+	c, err := server.Client()
+	require.NoError(t, err)
+	t.Cleanup(c.Close)
+	s := newSite(t, server, c, plain("a"))
+	s.worker("")
+	sc := s.schedule()
+	sc.apply(0, []string{"--cron", never, "--catch-up", "10s"})
+	sc.spec(func(spec *client.ScheduleSpec) {
+		spec.Calendars, spec.Intervals = nil, []client.ScheduleIntervalSpec{{Every: 3 * time.Second}}
+	})
+	before := sc.until(60*time.Second, "a success", func(r scheduleShown) bool { return r.LastSuccess != nil })
+	require.Zero(t, before.MissedCatchUp)
+	server.Kill()
+	down := time.Now()
+	require.Contains(t, s.cli(9, "schedule", "list", sc.name, "--max-age", "1h").Stderr, server.Address)
+	s.eventually(60*time.Second, "the window to pass", func() bool { return time.Since(down) > 20*time.Second })
+	require.NoError(t, server.Start())
+	after := sc.until(90*time.Second, "a run after the outage", func(r scheduleShown) bool {
+		return r.LastSuccess != nil && r.LastSuccess.OperationID > before.LastSuccess.OperationID && r.MissedCatchUp > 0
+	})
+	require.False(t, after.Paused)
+	s.cli(0, "schedule", "pause", sc.name)
+	sc.until(60*time.Second, "the end of the last run", func(r scheduleShown) bool { return r.Running == nil })
+	require.Empty(t, s.repeated())
 }
