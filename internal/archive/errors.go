@@ -220,6 +220,9 @@ func (s *Store) classify(ctx context.Context, err error) (kind Kind, passing boo
 		"KMS.DisabledException", "InvalidBucketState":
 		return KindUnsupported, false, text, "the bucket or the service lacks what the configuration asks for"
 	}
+	if code == "AccessDenied" && strings.Contains(strings.ToLower(text), "object lock") {
+		return KindLocked, false, text, "wait until the lock ends"
+	}
 	if code == "InvalidRequest" && strings.Contains(text, "ObjectLock") {
 		return KindUnsupported, false, text, "switch on object lock when the bucket is made, or leave it out of the configuration"
 	}
@@ -240,6 +243,9 @@ func (s *Store) classify(ctx context.Context, err error) (kind Kind, passing boo
 		return KindUnsupported, false, orStatus(text, status), "the service lacks what is asked for"
 	case status >= 500 || status == 408:
 		return KindServer, true, orStatus(text, status), "the service fails, see its log"
+	case status == 400 && (code == "" || code == "BadRequest"):
+		// The answer to HEAD has no body; Amazon answers so to an expired token.
+		return KindCredentials, false, orStatus(text, status), "the credentials may have expired, or are of another region"
 	case status >= 400:
 		return KindBadInput, false, orStatus(text, status), "the service refuses the request"
 	}

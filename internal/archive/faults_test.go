@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/pem"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -232,8 +233,9 @@ func TestVerify_OfBytesThatChanged_SaysWhichPartAndRemembersIt(t *testing.T) {
 
 func TestCheck_OfABucketThatCannotBeUsed_NamesWhatToCorrect(t *testing.T) {
 	b := newBucket(t, false)
-	certificate := httptest.NewTLSServer(http.NotFoundHandler())
-	certificate.Config.ErrorLog = nil
+	certificate := httptest.NewUnstartedServer(http.NotFoundHandler())
+	certificate.Config.ErrorLog = log.New(io.Discard, "", 0) // it complains about the client that does not trust it
+	certificate.StartTLS()
 	defer certificate.Close()
 	gone, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)

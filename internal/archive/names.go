@@ -29,9 +29,9 @@ func (r Ref) check() error {
 		if part.value == "" {
 			return badInput("archive: %s is missing", part.name)
 		}
-		// An encoded byte takes up to three, and S3's keys end at 1,024 bytes.
-		if len(part.value) > 90 {
-			return badInput("archive: %s is %d bytes long; at most 90 are possible", part.name, len(part.value))
+		// S3's keys end at 1,024 bytes, and 400 may be the prefix.
+		if n := len(remote.EncodeID(part.value)); n > 300 {
+			return badInput("archive: %s is %d bytes long when encoded as a key; at most 300 are possible", part.name, n)
 		}
 	}
 	return nil

@@ -102,6 +102,17 @@ type state struct {
 // Errors: KindSourceChanged when the source is not what it was; nothing of it is listed then, and its parts are removed. KindSource when it cannot be
 // read. KindConflict when another archive has the name. Else those of Check. When ctx ends, what S3 has stays for the next try.
 func (s *Store) Upload(ctx context.Context, up Upload) (Stored, error) {
+	for try := 1; ; try++ {
+		stored, err := s.upload(ctx, up)
+		// Another process that was given up and lives on has completed the same upload: what it made is found by beginning again.
+		if IsKind(err, KindNoUpload) && try < 3 {
+			continue
+		}
+		return stored, err
+	}
+}
+
+func (s *Store) upload(ctx context.Context, up Upload) (Stored, error) {
 	t, err := s.Begin(ctx, up)
 	if err != nil {
 		return Stored{}, err
@@ -779,6 +790,7 @@ func (t *Transfer) Missing() []int {
 }
 
 // Complete puts the object together after the source was found unchanged, size, time and whole SHA-256, and compares what S3 then has. It can be repeated.
+// KindNoUpload says that another process has completed or aborted the upload: Begin again finds which.
 func (t *Transfer) Complete(ctx context.Context) (Stored, error) {
 	if t.finished != nil {
 		return *t.finished, nil
