@@ -72,6 +72,8 @@ type Store struct {
 	log     *zap.Logger
 	close   func()
 	now     func() time.Time
+	// page is how many entries S3 is asked for at once, nil for its own limit of 1,000. Tests ask for few.
+	page *int32
 }
 
 // Open returns the store of a configuration, or an error of KindBadInput that names the field. It asks nothing of the network:

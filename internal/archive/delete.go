@@ -117,10 +117,15 @@ func (s *Store) uploads(ctx context.Context, prefix string) ([]Leftover, error) 
 		var out *s3.ListMultipartUploadsOutput
 		err := s.do(ctx, "list uploads under "+s.clean(prefix), 0, func(ctx context.Context, _ func()) (err error) {
 			out, err = s.client.ListMultipartUploads(ctx, &s3.ListMultipartUploadsInput{
-				Bucket: &s.cfg.Bucket, Prefix: &prefix, KeyMarker: keyMarker, UploadIdMarker: idMarker,
+				Bucket: &s.cfg.Bucket, Prefix: &prefix, KeyMarker: keyMarker, UploadIdMarker: idMarker, MaxUploads: s.page,
 			})
 			return err
 		})
+		if IsKind(err, KindBadInput) && idMarker != nil {
+			// versitygw refuses the marker that it gave; by the key alone it goes on, past what is left of that key.
+			idMarker = nil
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -42,6 +42,8 @@
 //     first and so behaves the same on both. In a bucket with versions Delete sets markers; the bucket's life cycle removes older versions.
 //   - A bucket without object lock answers InvalidRequest to a lock header; an unknown access key is 404 XAdminUserNotFound instead of 403 InvalidAccessKeyId; a full
 //     disk is QuotaExceeded with 403, or 507 InsufficientStorage. All are told apart by their codes.
+//   - Of more than 1,000 multipart uploads it refuses the upload id marker that it gave itself (InvalidArgument). The listing then goes on by the key alone and may
+//     miss further uploads of one key, which the next listing finds.
 //   - Aborting an upload that is gone is no error there and NoSuchUpload at Amazon; both are taken as done.
 //
 // MinIO lists multipart uploads only for a whole key as prefix: Abort finds an operation's uploads there, Leftovers does not find those of dead ones; a life cycle

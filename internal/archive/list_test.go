@@ -247,6 +247,43 @@ func TestAbortLeftovers_OfDeadOperations_LeavesTheLivingAndTheYoung(t *testing.T
 	require.Zero(t, b.proxy.count("UploadPart"))
 }
 
+func TestStore_WithMoreThanOnePage_SeesAllOfThem(t *testing.T) {
+	b := newBucket(t, false)
+	s := b.open(t)
+	s.page = aws.Int32(2)
+	const uploads = 5
+	for i := range uploads {
+		// Two of the same key too: another process's begin whose state was overwritten.
+		for range 1 + i%2 {
+			_, err := b.client.CreateMultipartUpload(t.Context(), &s3.CreateMultipartUploadInput{Bucket: &b.name, Key: aws.String(s.key(Ref{"prod", fmt.Sprint(i)}, exportName))})
+			require.NoError(t, err)
+		}
+	}
+	left, err := s.Leftovers(t.Context())
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, len(left), uploads, "each key at least")
+	aborted := 0
+	for try := 0; try < 3; try++ {
+		some, err := s.AbortLeftovers(t.Context(), 0, func(Ref) bool { return false })
+		require.NoError(t, err)
+		aborted += len(some)
+	}
+	require.Equal(t, uploads+uploads/2, aborted)
+
+	source := newMemory(1, 26*mib)
+	up := Upload{Ref: Ref{"prod", "parts"}, Source: source, PartSize: 5 * mib, Parallel: 1}
+	killAfter(t, s, up, 5)
+	keep(t, s, up)
+	require.Zero(t, b.proxy.sentAgain())
+	for i := range uploads {
+		keep(t, s, Upload{Ref: Ref{"prod", fmt.Sprint(i)}, Source: newMemory(1, 10)})
+	}
+	archives, incomplete, err := s.List(t.Context(), "")
+	require.NoError(t, err)
+	require.Len(t, archives, uploads+1)
+	require.Empty(t, incomplete)
+}
+
 func TestPrune_OfAStore_DeletesWhatThePlanSays(t *testing.T) {
 	b := newBucket(t, false)
 	s := b.open(t)

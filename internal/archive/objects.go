@@ -121,7 +121,7 @@ func (s *Store) keys(ctx context.Context, prefix string, each func(key string, s
 	for {
 		var out *s3.ListObjectsV2Output
 		err := s.do(ctx, "list "+s.clean(prefix), 0, func(ctx context.Context, _ func()) (err error) {
-			out, err = s.client.ListObjectsV2(ctx, &s3.ListObjectsV2Input{Bucket: &s.cfg.Bucket, Prefix: &prefix, ContinuationToken: token})
+			out, err = s.client.ListObjectsV2(ctx, &s3.ListObjectsV2Input{Bucket: &s.cfg.Bucket, Prefix: &prefix, ContinuationToken: token, MaxKeys: s.page})
 			return err
 		})
 		if err != nil {

@@ -369,7 +369,7 @@ func (t *Transfer) list(ctx context.Context) error {
 	for {
 		var out *s3.ListPartsOutput
 		err := s.do(ctx, "list the parts of "+s.clean(key), 0, func(ctx context.Context, _ func()) (err error) {
-			out, err = s.client.ListParts(ctx, &s3.ListPartsInput{Bucket: &s.cfg.Bucket, Key: &key, UploadId: &t.uploadID, PartNumberMarker: marker})
+			out, err = s.client.ListParts(ctx, &s3.ListPartsInput{Bucket: &s.cfg.Bucket, Key: &key, UploadId: &t.uploadID, PartNumberMarker: marker, MaxParts: s.page})
 			return err
 		})
 		if err != nil {
