@@ -69,7 +69,7 @@ func TestMain(m *testing.M) {
 }
 
 // serverURL returns the address of the S3 server.
-func serverURL(t *testing.T) string {
+func serverURL(t testing.TB) string {
 	t.Helper()
 	server.Lock()
 	defer server.Unlock()
@@ -124,7 +124,7 @@ func startServer(dir string) (address string, stop func(), err error) {
 var bucketNumber atomic.Int64
 
 // newBucket makes a bucket of its own for a test, seen through a proxy of its own.
-func newBucket(t *testing.T, lock bool) *bucket {
+func newBucket(t testing.TB, lock bool) *bucket {
 	t.Helper()
 	b := &bucket{name: fmt.Sprintf("archives-%d", bucketNumber.Add(1)), proxy: newProxy(t)}
 	client := s3.New(s3.Options{BaseEndpoint: aws.String(serverURL(t)), Region: "us-east-1", UsePathStyle: true,
@@ -151,7 +151,7 @@ func (b *bucket) config() Config {
 }
 
 // open opens a new store, as another process would.
-func (b *bucket) open(t *testing.T, change ...func(*Config)) *Store {
+func (b *bucket) open(t testing.TB, change ...func(*Config)) *Store {
 	t.Helper()
 	cfg := b.config()
 	for _, f := range change {
@@ -182,7 +182,7 @@ type fault struct {
 	act       func(w http.ResponseWriter, r *http.Request, forward http.Handler)
 }
 
-func newProxy(t *testing.T) *proxy {
+func newProxy(t testing.TB) *proxy {
 	target, err := url.Parse(serverURL(t))
 	require.NoError(t, err)
 	transport := &http.Transport{MaxIdleConnsPerHost: 16}
