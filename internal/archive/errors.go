@@ -250,7 +250,7 @@ func (s *Store) classify(ctx context.Context, err error) (kind Kind, passing boo
 		return KindBadInput, false, orStatus(text, status), "the service refuses the request"
 	}
 	if errors.Is(context.Cause(ctx), errStalled) {
-		return KindUnreachable, true, "no byte moved for " + s.cfg.StallTimeout.String(), "check the network to the endpoint"
+		return KindUnreachable, true, "no byte moved for " + s.cfg.StallTimeout.String(), "check the network to the endpoint, and to the source"
 	}
 	var (
 		unknownCA x509.UnknownAuthorityError
