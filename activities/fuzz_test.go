@@ -48,8 +48,8 @@ func FuzzParsePending(f *testing.F) {
 }
 
 func FuzzParseAudit(f *testing.F) {
-	f.Add(audit)
-	f.Fuzz(func(t *testing.T, text string) { words(t, parseAudit(text)...) })
+	f.Add(unfinishedPackages)
+	f.Fuzz(func(t *testing.T, text string) { words(t, parseUnfinished(text)...) })
 }
 
 func FuzzParsePolicy(f *testing.F) {

@@ -60,24 +60,26 @@ func securityNames(pending []pendingPackage) []string {
 	return slices.Compact(names)
 }
 
-// parseAudit reads `dpkg --audit`: under each heading, one line a package, indented by one space, its name first. The packages, sorted.
-func parseAudit(text string) []string {
+// parseUnfinished reads the lines "ERROR STATE NAME" of unfinished() in answer.sh. The packages, sorted.
+func parseUnfinished(text string) []string {
 	var names []string
 	for line := range strings.Lines(text) {
-		if !strings.HasPrefix(line, " ") || strings.HasPrefix(line, "  ") {
+		words := strings.Fields(line)
+		if len(words) != 3 || !packageName.MatchString(words[2]) {
 			continue
 		}
-		if words := strings.Fields(line); len(words) > 0 && packageName.MatchString(words[0]) {
-			names = append(names, words[0])
+		if words[0] == "ok" && (words[1] == "installed" || words[1] == "config-files" || words[1] == "not-installed") {
+			continue
 		}
+		names = append(names, words[2])
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
 }
 
-// unfinished is what audit() of a script told: the packages, and whether dpkg's journal was left behind.
+// unfinished is what unfinished() of a script told: the packages, and whether dpkg's journal was left behind.
 func unfinished(a answer) (packages []string, dirty bool) {
-	return parseAudit(a.sections["audit"]), a.value("dirty") == "1"
+	return parseUnfinished(a.sections["unfinished"]), a.value("dirty") == "1"
 }
 
 // candidate is what `apt-cache policy` says of a package; "" where there is none.

@@ -44,19 +44,13 @@ func TestParsePending_SimulatedUpgrade_GivesPackagesAndTrouble(t *testing.T) {
 	}
 }
 
-const audit = `The following packages are only half configured, probably due to problems
-configuring them the first time.  The configuration should be retried using
-dpkg --configure <package> or the configure menu option in dselect:
- libc6:amd64          GNU C Library: Shared libraries
- openssl              Secure Sockets Layer toolkit - cryptographic utility
+const unfinishedPackages = "ok half-configured openssl\nok unpacked libc6:i386\nreinstreq half-installed tz\nok installed bash\nok triggers-pending man-db\nnonsense\nok half-configured $(reboot)\n"
 
-`
-
-func TestParseAudit_HalfConfigured_GivesTheNames(t *testing.T) {
-	if d := cmp.Diff([]string{"libc6:amd64", "openssl"}, parseAudit(audit)); d != "" {
+func TestParseUnfinished_EveryStateButTheEnds_GivesTheNames(t *testing.T) {
+	if d := cmp.Diff([]string{"libc6:i386", "man-db", "openssl", "tz"}, parseUnfinished(unfinishedPackages)); d != "" {
 		t.Error(d)
 	}
-	if got := parseAudit(""); len(got) != 0 {
+	if got := parseUnfinished(""); len(got) != 0 {
 		t.Error(got)
 	}
 }
@@ -280,8 +274,8 @@ func packageTools(t *testing.T) (path string) {
 	dir := t.TempDir()
 	for name, text := range map[string]string{
 		"apt-get": "cat <<'END'\n" + inst + "END\n", "apt-cache": "cat <<'END'\n" + policy + "END\n",
-		"dpkg-query": "echo 'install ok installed bash:amd64 5.2'\necho 'deinstall ok config-files old:amd64 1'\necho 'install ok half-configured tz:all 3'\n",
-		"dpkg":       "[ \"$1\" != --print-architecture ] || echo amd64\n[ \"$1\" != --audit ] || cat <<'END'\n" + audit + "END\n",
+		"dpkg-query": "case \"$*\" in *Version*) v=1 ;; *) v='' ;; esac\necho \"install ok installed bash:amd64 ${v:+5.2}\"\necho \"deinstall ok config-files old:amd64 ${v:+1}\"\necho \"install ok half-configured tz:all ${v:+3}\"\n",
+		"dpkg":       "[ \"$1\" != --print-architecture ] || echo amd64\n",
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+text), 0o755); err != nil {
 			t.Fatal(err)
@@ -334,7 +328,7 @@ func TestScripts_EveryShell_GivesACompleteAnswer(t *testing.T) {
 					}
 				case "preflight":
 					pending, _ := parsePending(a.sections["pending"])
-					if packages, _ := unfinished(a); len(packages) != 2 || len(pending) != 3 {
+					if packages, _ := unfinished(a); !slices.Equal(packages, []string{"tz"}) || len(pending) != 3 {
 						t.Errorf("%s", out)
 					}
 					if len(parseSpace(a.sections["space"])) == 0 || a.value("user") == "" || a.value("now") == "" {

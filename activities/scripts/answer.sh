@@ -56,10 +56,17 @@ packages() {
 	done
 }
 
-# audit: the packages that dpkg has left unfinished.
-audit() {
-	say section audit
-	LC_ALL=C dpkg --audit 2>&1
+# unfinished: the packages that dpkg has begun and not ended, one "ERROR STATE NAME" a line. dpkg --audit does not serve: as soon as there is one, it tells
+# a user who is not root nothing but that he may not see the lock.
+unfinished() {
+	say section unfinished
+	own=$(dpkg --print-architecture)
+	LC_ALL=C dpkg-query -W -f='${Status} ${Package}:${Architecture}\n' 2>/dev/null | grep -v -E ' ok (installed|config-files|not-installed) ' | while read -r want error have name; do
+		case $name in
+		*:all | *:"$own") name=${name%:*} ;;
+		esac
+		printf '%s\n' "$error $have $name"
+	done
 	say section
 	if [ -d /var/lib/dpkg/updates ] && [ -n "$(ls /var/lib/dpkg/updates 2>/dev/null)" ]; then
 		say dirty 1

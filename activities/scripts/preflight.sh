@@ -43,7 +43,7 @@ if [ "$work" = 1 ]; then
 		[ -d "$place" ] && LC_ALL=C df -P -k "$place" 2>/dev/null | tail -n 1
 	done
 	say section
-	audit
+	unfinished
 	locks
 	reboot_required
 	newest=$(ls -t /var/lib/apt/lists/*Packages* 2>/dev/null | head -n 1)

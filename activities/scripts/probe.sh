@@ -1,5 +1,5 @@
 # What dpkg has left unfinished, before the first change, and who may be in the middle of it.
 
-audit
+unfinished
 locks
 say end

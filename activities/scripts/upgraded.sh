@@ -1,6 +1,6 @@
 # How dpkg stands after a run.
 
-audit
+unfinished
 reboot_required
 say boot "$(cat /proc/sys/kernel/random/boot_id)"
 say end

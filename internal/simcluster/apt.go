@@ -707,6 +707,10 @@ func dpkg(c *invocation) int {
 		return 0
 	case "--audit", "-C":
 		broken := c.node.HalfConfigured()
+		if len(broken) > 0 && c.user() != "root" { // as Debian 12's does
+			c.errorf("dpkg: error: unable to check lock file for dpkg database directory /var/lib/dpkg: Permission denied")
+			return 2
+		}
 		if len(broken) > 0 {
 			c.printf("The following packages are only half configured, probably due to problems\nconfiguring them the first time.  The configuration should be retried using\ndpkg --configure <package> or the configure menu option in dselect:\n")
 			for _, name := range broken {

@@ -139,13 +139,13 @@ func TestNode_UpgradeInterruptedByReboot_NeedsDpkgConfigure(t *testing.T) {
 	require.Equal(t, 137, n.Commands()[0].ExitCode)
 	c = reconnect(t, n)
 	n.cluster.cfg.UpgradeTime = 0
-	require.NotEmpty(t, run(t, c, "dpkg --audit").out)
+	require.NotEmpty(t, run(t, c, "sudo dpkg --audit").out)
 	r := run(t, c, "sudo unattended-upgrades -d")
 	require.Equal(t, 1, r.exit)
 	require.Contains(t, r.err, "dpkg was interrupted, you must manually run 'dpkg --configure -a'")
 	require.Equal(t, 100, run(t, c, "sudo apt-get -y upgrade").exit)
 	require.Equal(t, 0, run(t, c, "sudo dpkg --configure -a").exit)
-	require.Empty(t, run(t, c, "dpkg --audit").out)
+	require.Empty(t, run(t, c, "sudo dpkg --audit").out)
 	require.Equal(t, 0, run(t, c, "sudo unattended-upgrades -d").exit)
 	require.Zero(t, n.PendingCount())
 }
