@@ -92,6 +92,9 @@ func startHosts(t *testing.T, cfg config) cluster {
 		if n.calm {
 			node.Pending = []string{lab.PackageQuick, lab.PackageSlow, lab.PackageSSH}
 		}
+		if n.alone {
+			node.Pending = []string{}
+		}
 		lc.Nodes = append(lc.Nodes, node)
 	}
 	for i := range lc.Nodes {

@@ -100,6 +100,8 @@ type nodeConfig struct {
 	calm bool
 	// breaks: one of the pending packages cannot be configured until it is mended.
 	breaks bool
+	// alone: nothing but the package that breaks is pending.
+	alone bool
 	// shell of the login user.
 	shell string
 }
@@ -194,6 +196,9 @@ func startSimulated(t *testing.T, dir string, cfg config) cluster {
 			node.Pending = []simcluster.Package{{Name: "libssl3", Old: "3.0.13-1", New: "3.0.14-1"}}
 		}
 		if n.breaks {
+			if n.alone {
+				node.Pending = nil
+			}
 			node.Pending = append(node.Pending, simcluster.Package{Name: brokenPackage, Old: "1.0", New: "2.0", PostinstFails: 1000})
 		}
 		sc.Nodes = append(sc.Nodes, node)
