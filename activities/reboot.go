@@ -26,9 +26,10 @@ const (
 	// lookConnect includes a login on a machine that is busy with its boot.
 	lookConnect = 3 * time.Second
 	lookAnswer  = 3 * time.Second
-	// refusedPause is the first pause after an sshd has ended a connection, which doubles up to refusedMost: pam_nologin lets nobody in while the system starts, and
-	// an sshd counts refused logins and shuts out who has many (PerSourcePenalties).
-	refusedPause = 250 * time.Millisecond
+	// refusedPause is the first pause after an sshd of the new boot has ended a connection, each next one is four times as long up to refusedMost: pam_nologin lets
+	// nobody in while the system starts, mostly for some milliseconds, and an sshd counts refused logins and shuts out who has many (PerSourcePenalties). What
+	// the sshd of the old boot counts goes down with it.
+	refusedPause = 100 * time.Millisecond
 	refusedMost  = 2 * time.Second
 	// thoroughEvery is how often a look has all the time that the host's own settings give.
 	thoroughEvery = 30 * time.Second
@@ -83,7 +84,8 @@ func (n *Nodes) Reboot(ctx context.Context, in RebootInput) (RebootResult, error
 	earlier := !begun && status.State != remote.JobAbsent
 	began := a.since(key)
 	a.phase("waiting for the node to return")
-	last, note, pause, thorough, refused := "", "", lookPause, began, 0
+	last, note, pause, thorough := "", "", lookPause, began
+	gone, refused := false, 0 // whether it has been silent, and how often in a row it has refused since
 	for tries := 0; !rebooted(status.BootID, status.CurrentBootID); tries++ {
 		if status.State == remote.JobExited && status.ExitCode != 0 {
 			return RebootResult{}, n.rebootRefused(a, job, status)
@@ -123,8 +125,13 @@ func (n *Nodes) Reboot(ctx context.Context, in RebootInput) (RebootResult, error
 		case comesBack(err):
 			n.Connections.Forget(t.host)
 			last = withoutNode(failureOf(err).Message, t.host.Name)
-			if refused++; remote.IsSilence(err) {
-				refused = 0
+			switch {
+			case remote.IsSilence(err):
+				gone, refused = true, 0
+			case gone:
+				refused++
+			default: // it is going down
+				continue
 			}
 			pause = pauseBeforeLook(t.host, time.Since(began), refused)
 		default:
@@ -153,7 +160,7 @@ func hurried(h remote.Host, away time.Duration) remote.Host {
 func pauseBeforeLook(h remote.Host, away time.Duration, refused int) time.Duration {
 	switch {
 	case refused > 0:
-		return min(refusedPause<<min(refused-1, 8), refusedMost)
+		return min(refusedPause<<(2*min(refused-1, 8)), refusedMost)
 	case h.Bastion != nil:
 		return lookPause
 	}

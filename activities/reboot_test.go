@@ -68,8 +68,9 @@ func TestLook_NodeThatIsAway_IsFrequentAtFirstAndGentleToBastionAndSshd(t *testi
 		{direct, 10 * time.Second, 0, 100 * time.Millisecond},
 		{direct, time.Hour, 0, 200 * time.Millisecond},
 		{behind, time.Second, 0, 200 * time.Millisecond},
-		{direct, time.Second, 1, 250 * time.Millisecond},
-		{direct, time.Second, 3, time.Second},
+		{direct, time.Second, 1, 100 * time.Millisecond},
+		{direct, time.Second, 2, 400 * time.Millisecond},
+		{direct, time.Second, 3, 1600 * time.Millisecond},
 		{direct, time.Second, 1000, 2 * time.Second},
 	} {
 		if got := pauseBeforeLook(c.host, c.away, c.refused); got != c.want {
