@@ -50,10 +50,10 @@ func (c *cli) completionCommand() *cobra.Command {
 // completionPatience bounds what a person waits for after the tab key.
 const completionPatience = 2 * time.Second
 
-// completeOperations offers the ids of operations, of the running ones only with open.
-func (c *cli) completeOperations(open bool) cobra.CompletionFunc {
+// completeFromServer offers what ask finds on the server, for as many arguments as most; 0 is any number. A server that does not answer offers nothing.
+func (c *cli) completeFromServer(most int, order cobra.ShellCompDirective, ask func(ctx context.Context, s *server, args []string) ([]string, error)) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-		if len(args) > 0 {
+		if most > 0 && len(args) >= most {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
 		parent := cmd.Context()
@@ -67,13 +67,24 @@ func (c *cli) completeOperations(open bool) cobra.CompletionFunc {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
 		defer s.Close()
+		words, err := ask(ctx, s, args)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return words, cobra.ShellCompDirectiveNoFileComp | order
+	}
+}
+
+// completeOperations offers the ids of operations, of the running ones only with open.
+func (c *cli) completeOperations(open bool) cobra.CompletionFunc {
+	return c.completeFromServer(1, cobra.ShellCompDirectiveKeepOrder, func(ctx context.Context, s *server, _ []string) ([]string, error) {
 		query := ""
 		if open {
 			query = running
 		}
 		found, err := s.list(ctx, query, 30, listed.rolling)
 		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
+			return nil, err
 		}
 		var words []string
 		clusters := map[string]bool{}
@@ -84,8 +95,8 @@ func (c *cli) completeOperations(open bool) cobra.CompletionFunc {
 				words = append(words, cobra.CompletionWithDesc(oneLine(l.Cluster), "its running operation"))
 			}
 		}
-		return append(words, "latest"), cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
-	}
+		return append(words, "latest"), nil
+	})
 }
 
 // completeClusters offers the clusters of the local inventory file, for the first argument and for flags.

@@ -107,25 +107,8 @@ func (s *server) scheduleNames(ctx context.Context) ([]string, error) {
 
 // completeSchedules offers the names of the schedules, for as many arguments as most; 0 is any number.
 func (c *cli) completeSchedules(most int) cobra.CompletionFunc {
-	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-		if most > 0 && len(args) >= most {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		parent := cmd.Context()
-		if parent == nil {
-			parent = context.Background()
-		}
-		ctx, cancel := context.WithTimeout(parent, completionPatience)
-		defer cancel()
-		s, err := c.connect(ctx)
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		defer s.Close()
+	return c.completeFromServer(most, cobra.ShellCompDirectiveDefault, func(ctx context.Context, s *server, args []string) ([]string, error) {
 		names, err := s.scheduleNames(ctx)
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		return slices.DeleteFunc(names, func(n string) bool { return slices.Contains(args, n) }), cobra.ShellCompDirectiveNoFileComp
-	}
+		return slices.DeleteFunc(names, func(n string) bool { return slices.Contains(args, n) }), err
+	})
 }
