@@ -136,6 +136,8 @@ type Report struct {
 	// Maintenance: "" (not asked for), "on", "put back (off)", "put back (on)", "left on: ...".
 	Maintenance string        `json:"maintenance,omitempty"`
 	Commands    []CommandPlan `json:"commands,omitempty"`
+	// Catalog is set by operations on archives, which have no nodes.
+	Catalog *CatalogReport `json:"catalog,omitempty"`
 }
 
 // Counts of nodes by status.
