@@ -160,6 +160,8 @@ func synonym(key string) string {
 		return "nodes"
 	case "url":
 		return "webhook"
+	case "endpoint", "api", "target":
+		return "url"
 	}
 	return ""
 }
@@ -180,9 +182,10 @@ func fieldIndex(t reflect.Type) (map[string]int, []string) {
 }
 
 var (
-	durationType = reflect.TypeFor[Duration]()
-	secretType   = reflect.TypeFor[Secret]()
-	nodeType     = reflect.TypeFor[Node]()
+	durationType  = reflect.TypeFor[Duration]()
+	retentionType = reflect.TypeFor[Retention]()
+	secretType    = reflect.TypeFor[Secret]()
+	nodeType      = reflect.TypeFor[Node]()
 )
 
 // value decodes n into v, which is addressable. A null leaves v as it is, as if the field were not there.
@@ -209,7 +212,9 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, path string, depth int) {
 	}
 	switch {
 	case v.Type() == durationType:
-		d.duration(n, v, path)
+		d.duration(n, v, path, func(s string) (int64, error) { t, err := ParseDuration(s); return int64(t), err })
+	case v.Type() == retentionType:
+		d.duration(n, v, path, func(s string) (int64, error) { t, err := ParseRetention(s); return int64(t), err })
 	case v.Kind() == reflect.Pointer:
 		if v.Type().Elem() == secretType && n.Kind != yaml.MappingNode {
 			// Nothing of the value is repeated: it may be the secret itself.
@@ -345,7 +350,7 @@ func (d *decoder) structure(n *yaml.Node, v reflect.Value, path string, depth in
 		suggestion := didYouMean(key.Value, names)
 		if s := synonym(key.Value); slices.Contains(names, s) {
 			suggestion = fmt.Sprintf("did you mean %q?", s)
-		} else if strings.Contains(strings.ToLower(key.Value), "password") {
+		} else if strings.Contains(strings.ToLower(key.Value), "password") && !slices.Contains(names, "password") {
 			suggestion = "there are no passwords here: log in with key_files or an agent, and write secrets as {file: PATH} or {env: NAME}"
 		}
 		d.problem(key, join(path, key.Value), "unknown field %s: %s", quote(key.Value), suggestion)
@@ -460,17 +465,17 @@ func (d *decoder) number(n *yaml.Node, v reflect.Value, path string) {
 	d.problem(n, path, "%s: write one such as 3", isNot(n, expected))
 }
 
-func (d *decoder) duration(n *yaml.Node, v reflect.Value, path string) {
+func (d *decoder) duration(n *yaml.Node, v reflect.Value, path string, parse func(string) (int64, error)) {
 	if n.Kind != yaml.ScalarNode {
 		d.problem(n, path, "%s: write a number with a unit, such as \"30s\"", isNot(n, "a duration"))
 		return
 	}
-	dur, err := ParseDuration(n.Value)
+	nanoseconds, err := parse(n.Value)
 	if err != nil {
 		d.problem(n, path, "%v", err)
 		return
 	}
-	v.SetInt(int64(dur))
+	v.SetInt(nanoseconds)
 }
 
 var simpleKey = regexp.MustCompile(`^[A-Za-z0-9_-]{1,63}$`)

@@ -51,6 +51,19 @@ func (c *Cluster) fillDefaults() {
 	if c.S3 != nil {
 		setDefault(&c.S3.Region, "us-east-1")
 	}
+	if c.Controller != nil {
+		setDefault(&c.Controller.Timeout, Duration(30*time.Second))
+	}
+	if c.Export != nil { // one that is left out stays so: the digest of a cluster that does not speak of exports is that of earlier versions
+		c.Export.fillDefaults()
+	}
+}
+
+func (e *Export) fillDefaults() {
+	setDefault(&e.Timeout, Duration(12*time.Hour))
+	if len(e.DataFolders) == 0 {
+		e.DataFolders = []string{"/var/stackato/services", "/home/stackato/stackato/data"} // kato.md §3.7
+	}
 }
 
 // NotifyEvents returns the events that can be told: parked, failed, done.

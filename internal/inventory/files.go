@@ -93,13 +93,19 @@ func (c *fileChecker) cluster(cluster *Cluster, path string) {
 		for _, ref := range []struct {
 			field  string
 			secret *Secret
-		}{{"access_key", s.AccessKey}, {"secret_key", s.SecretKey}} {
+		}{{"access_key", s.AccessKey}, {"secret_key", s.SecretKey}, {"session_token", s.SessionToken}} {
 			if ref.secret != nil {
 				c.at(path+".s3."+ref.field, c.secret(ref.secret).err)
 			}
 		}
 		if s.CAFile != "" {
 			c.at(path+".s3.ca_file", c.certificates(s.CAFile))
+		}
+	}
+	if cc := cluster.Controller; cc != nil {
+		c.at(path+".controller.password", c.secret(cc.Password).err)
+		if cc.CAFile != "" {
+			c.at(path+".controller.ca_file", c.certificates(cc.CAFile))
 		}
 	}
 }
@@ -242,20 +248,27 @@ func (c *fileChecker) readKnownHosts(file string) error {
 }
 
 func (c *fileChecker) certificates(file string) error {
-	path := c.inventory.ResolvePath(file)
+	_, err := c.inventory.Certificates(file)
+	return err
+}
+
+// Certificates reads a file of certificates in PEM form that the inventory names, such as s3.ca_file, on the worker. The error says what is
+// wrong with the file.
+func (f *File) Certificates(file string) ([]byte, error) {
+	path := f.ResolvePath(file)
 	info, err := os.Stat(path)
 	if err != nil {
-		return fileError(path, err)
+		return nil, fileError(path, err)
 	}
 	if !info.Mode().IsRegular() {
-		return fmt.Errorf("%s is not a file: name a file", quotePath(path))
+		return nil, fmt.Errorf("%s is not a file: name a file", quotePath(path))
 	}
 	data, err := readFile(path, info, maxKnownHosts)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if !x509.NewCertPool().AppendCertsFromPEM(data) {
-		return fmt.Errorf("%s holds no certificate: name a PEM file", quotePath(path))
+		return nil, fmt.Errorf("%s holds no certificate: name a PEM file", quotePath(path))
 	}
-	return nil
+	return data, nil
 }

@@ -111,6 +111,9 @@ func TestCheckFiles_EverythingWrong_EachAtItsPlace(t *testing.T) {
 	s.write("secrets/open", "hunter2", 0o604)
 	s.write("hosts", "192.0.2.1 "+public+"this is nonsense\n", 0o600)
 	s.write("ca.pem", "no certificate", 0o600)
+	s.key("keys/good", "", 0o600)
+	s.write("good", "192.0.2.1 "+public, 0o600)
+	s.env["SET"] = "hunter2"
 	require.NoError(t, syscall.Mkfifo(filepath.Join(s.dir, "keys/pipe"), 0o600))
 	f := s.load(`clusters:
   a:
@@ -132,6 +135,12 @@ func TestCheckFiles_EverythingWrong_EachAtItsPlace(t *testing.T) {
       - {name: n4, address: 192.0.2.4, ssh: {passphrase: {file: secrets/open}}}
     notify: {webhook: {file: secrets/none}}
     s3: {bucket: archives, access_key: {file: secrets/empty}, secret_key: {env: NOT_SET}, ca_file: ca.pem}
+  b:
+    platform: als
+    ssh: {key_files: [keys/good], known_hosts: [good]}
+    nodes: [{name: n, address: 192.0.2.1, roles: [primary]}]
+    s3: {bucket: archives, access_key: {env: SET}, secret_key: {env: SET}, session_token: {env: NOT_SET}}
+    controller: {url: "https://api.example.org", user: u, password: {file: secrets/open}, ca_file: nowhere.pem}
 `)
 	assert.Equal(t, []string{
 		`inventory.yaml:5:11: clusters.a.ssh.key_files[0]: no such file "keys/none": write where it is on the worker`,
@@ -152,6 +161,9 @@ func TestCheckFiles_EverythingWrong_EachAtItsPlace(t *testing.T) {
 		`inventory.yaml:20:40: clusters.a.s3.access_key: "secrets/empty" is empty: write the secret into it`,
 		`inventory.yaml:20:75: clusters.a.s3.secret_key: the environment variable "NOT_SET" is not set: set it for the worker`,
 		`inventory.yaml:20:100: clusters.a.s3.ca_file: "ca.pem" holds no certificate: name a PEM file`,
+		`inventory.yaml:25:91: clusters.b.s3.session_token: the environment variable "NOT_SET" is not set: set it for the worker`,
+		`inventory.yaml:26:69: clusters.b.controller.password: "secrets/open" can be read by group or others (mode 0604): run chmod 600 on it`,
+		`inventory.yaml:26:100: clusters.b.controller.ca_file: no such file "nowhere.pem": write where it is on the worker`,
 	}, s.check(f))
 }
 

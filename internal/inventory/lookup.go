@@ -64,6 +64,42 @@ func (c *Cluster) CoreNode() *Node {
 	return primary
 }
 
+// ExportSettings returns the cluster's export section with its defaults, also when the file has none.
+func (c *Cluster) ExportSettings() Export {
+	var e Export
+	if c.Export != nil {
+		e = *c.Export
+	}
+	e.fillDefaults()
+	return e
+}
+
+// ExportNode returns the node on which exports run: the one that the export section names, else the only one with the role filesystem,
+// because some steps of an export of the cluster are local there (kato.md §3.2). The error says what to write in the inventory.
+func (c *Cluster) ExportNode() (*Node, error) {
+	if c.Export != nil && c.Export.Node != "" {
+		return c.Node(c.Export.Node)
+	}
+	var names []string
+	var found *Node
+	for _, n := range c.Nodes {
+		if n.HasRole("filesystem") {
+			found = n
+			names = append(names, n.Name)
+		}
+	}
+	switch {
+	case c.Platform != PlatformALS:
+		return nil, fmt.Errorf("cluster %s is not an als cluster: only those have exports", quote(c.Name))
+	case len(names) == 0:
+		return nil, fmt.Errorf("no node of cluster %s has the role filesystem: name the node that exports as export.node in the inventory", quote(c.Name))
+	case len(names) > 1:
+		return nil, fmt.Errorf("several nodes of cluster %s have the role filesystem (%s): name the one that exports as export.node in the inventory",
+			quote(c.Name), quoteAll(names))
+	}
+	return found, nil
+}
+
 // Roles returns every role that some node of the cluster has: in kato's start order on als, else in file order.
 func (c *Cluster) Roles() []string {
 	var roles []string

@@ -213,7 +213,7 @@ func TestDigest_FormAndDefaultsDoNotMatter_ContentDoes(t *testing.T) {
 }
 
 func TestCluster_ThroughJSON_IsTheSame(t *testing.T) {
-	for _, path := range []string{"testdata/als-defaults.yaml", "testdata/plain-full.yaml", "../../deploy/examples/inventory.yaml"} {
+	for _, path := range []string{"testdata/als-defaults.yaml", "testdata/als-export.yaml", "testdata/plain-full.yaml", "../../deploy/examples/inventory.yaml"} {
 		f, err := Load(path)
 		require.NoError(t, err)
 		for name, c := range f.Clusters {
@@ -247,6 +247,62 @@ func TestDuration_Text_IsAsOneWouldWriteIt(t *testing.T) {
 	var d Duration
 	assert.Error(t, json.Unmarshal([]byte("5"), &d))
 	assert.Error(t, json.Unmarshal([]byte(`"5"`), &d))
+}
+
+func TestRetention_Text_IsAsOneWouldWriteIt(t *testing.T) {
+	for text, want := range map[string]string{"30d": "30d", "720h": "30d", "3650d": "3650d", "36h": "36h", "90m": "1h30m", "1h": "1h"} {
+		r, err := ParseRetention(text)
+		require.NoError(t, err, text)
+		assert.Equal(t, want, r.String())
+		again, err := ParseRetention(r.String())
+		require.NoError(t, err)
+		assert.Equal(t, r, again)
+	}
+	for _, text := range []string{"", "0d", "0s", "3651d", "87601h", "-1d", "1.5d", "1d12h", "30", "d", "1y", "999999d"} {
+		_, err := ParseRetention(text)
+		assert.Error(t, err, text)
+	}
+	var r Retention
+	assert.Error(t, json.Unmarshal([]byte("5"), &r))
+	assert.Error(t, json.Unmarshal([]byte(`"5"`), &r))
+}
+
+func TestExportSettings_SectionLeftOut_DefaultsHold(t *testing.T) {
+	f, err := Load("testdata/als-defaults.yaml")
+	require.NoError(t, err)
+	c := f.Clusters["prod"]
+	assert.Nil(t, c.Export, "the digest would not be that of earlier versions")
+	e := c.ExportSettings()
+	assert.Equal(t, 12*time.Hour, e.Timeout.Std())
+	assert.Equal(t, []string{"/var/stackato/services", "/home/stackato/stackato/data"}, e.DataFolders)
+
+	f, err = Load("testdata/als-export.yaml")
+	require.NoError(t, err)
+	assert.Equal(t, *f.Clusters["own-folders"].Export, f.Clusters["own-folders"].ExportSettings())
+	assert.Equal(t, 90*time.Minute, f.Clusters["own-folders"].ExportSettings().Timeout.Std())
+}
+
+func TestExportNode_OfNamesAndRoles(t *testing.T) {
+	for name, row := range map[string]struct{ text, want, problem string }{
+		"the one with the role":   {"platform: als, nodes: [{name: a, address: 192.0.2.1, roles: [primary]}, {name: b, address: 192.0.2.2, roles: [filesystem]}]", "b", ""},
+		"the one that is named":   {"platform: als, export: {node: a}, nodes: [{name: a, address: 192.0.2.1, roles: [primary]}, {name: b, address: 192.0.2.2, roles: [filesystem]}]", "a", ""},
+		"none":                    {"platform: als, nodes: [{name: a, address: 192.0.2.1, roles: [primary]}]", "", `no node of cluster "c" has the role filesystem: name the node that exports as export.node in the inventory`},
+		"several":                 {"platform: als, nodes: [{name: a, address: 192.0.2.1, roles: [primary, filesystem]}, {name: b, address: 192.0.2.2, roles: [filesystem]}]", "", `several nodes of cluster "c" have the role filesystem ("a", "b"): name the one that exports as export.node in the inventory`},
+		"a cluster without kato":  {"nodes: [{name: a, address: 192.0.2.1, roles: [filesystem]}]", "", `cluster "c" is not an als cluster: only those have exports`},
+		"several, one of them is": {"platform: als, export: {node: b}, nodes: [{name: a, address: 192.0.2.1, roles: [primary, filesystem]}, {name: b, address: 192.0.2.2, roles: [filesystem]}]", "b", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, err := Parse("x.yaml", []byte("clusters: {c: {"+row.text+"}}"))
+			require.NoError(t, err)
+			n, err := f.Clusters["c"].ExportNode()
+			if row.problem != "" {
+				assert.EqualError(t, err, row.problem)
+				return
+			}
+			require.NoError(t, err)
+			assert.Equal(t, row.want, n.Name)
+		})
+	}
 }
 
 func FuzzParse(f *testing.F) {
@@ -306,6 +362,7 @@ func FuzzParse_SecretInClearText_IsNotRepeated(f *testing.F) {
 		for _, format := range []string{
 			"clusters: {a: {ssh: {passphrase: %s}, nodes: [{name: n, address: 192.0.2.1}]}}",
 			"clusters:\n  a:\n    nodes: [{name: n, address: 192.0.2.1}]\n    notify:\n      webhook: %s\n",
+			"clusters: {a: {platform: als, controller: {url: 'https://api.example.org', user: u, password: %s}, nodes: [{name: n, address: 192.0.2.1, roles: [primary]}]}}",
 		} {
 			secret := strings.ReplaceAll(s, "hunter2", "")
 			if strings.ContainsAny(secret, "\n,}:#") && !strings.Contains(s, "{") {

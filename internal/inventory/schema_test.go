@@ -20,9 +20,10 @@ import (
 var update = flag.Bool("update", false, "write the golden files and the schema instead of comparing with them")
 
 const (
-	durationPattern = `^([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+$`
-	hostPattern     = `^[A-Za-z0-9.:%_-]+$`
-	urlPattern      = `^https?://[^/@\s]+/?$`
+	durationPattern  = `^([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+$`
+	retentionPattern = `^([0-9]{1,5}d|([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+)$`
+	hostPattern      = `^[A-Za-z0-9.:%_-]+$`
+	urlPattern       = `^https?://[^/@\s]+/?$`
 )
 
 // generateSchema makes the schema from the types and their comments, and adds what Go's types cannot say.
@@ -33,6 +34,8 @@ func generateSchema(t *testing.T) []byte {
 		switch typ {
 		case reflect.TypeFor[Duration]():
 			return &generator.Schema{Type: "string", Pattern: durationPattern}
+		case reflect.TypeFor[Retention]():
+			return &generator.Schema{Type: "string", Pattern: retentionPattern}
 		case reflect.TypeFor[Platform]():
 			return &generator.Schema{Type: "string", Enum: []any{string(PlatformALS), string(PlatformPlain)}}
 		}
@@ -111,9 +114,21 @@ func generateSchema(t *testing.T) []byte {
 	prop("S3", "bucket").Pattern = bucketForm.String()
 	prop("S3", "region").Pattern = regionForm.String()
 	prop("S3", "prefix").Pattern = prefixForm.String()
-	def("S3").DependentRequired = map[string][]string{"access_key": {"secret_key"}, "secret_key": {"access_key"}}
+	prop("S3", "encryption").Enum = enum(S3Encryptions()...)
+	prop("S3", "kms_key").Pattern = kmsKeyForm.String()
+	prop("S3", "storage_class").Pattern = storageForm.String()
+	prop("S3", "lock_mode").Enum = enum(S3LockModes()...)
+	def("S3").DependentRequired = map[string][]string{
+		"access_key": {"secret_key"}, "secret_key": {"access_key"}, "session_token": {"access_key", "secret_key"},
+		"kms_key": {"encryption"}, "lock_mode": {"lock_for"}, "lock_for": {"lock_mode"},
+	}
+	prop("Controller", "url").Pattern = urlPattern
+	prop("Controller", "user").MinLength = &one
+	prop("Export", "node").Pattern = prop("Node", "name").Pattern
+	prop("Export", "folder").Pattern = folderForm.String()
+	list("Export", "data_folders", 1).Items.Pattern = folderForm.String()
 
-	// Roles are kato's on als; kato and core belong to als only.
+	// Roles are kato's on als; kato, core, controller and export belong to als only.
 	properties := func(pairs ...any) *generator.Schema {
 		p := generator.NewProperties()
 		for i := 0; i < len(pairs); i += 2 {
@@ -127,7 +142,7 @@ func generateSchema(t *testing.T) []byte {
 	alsNode := properties("roles", &generator.Schema{MinItems: &one, Items: &generator.Schema{Enum: enum(RoleNames()...)}})
 	alsNode.Required = []string{"roles"}
 	c.Then = properties("nodes", &generator.Schema{Items: alsNode})
-	c.Else = properties("kato", generator.FalseSchema, "nodes", &generator.Schema{Items: properties("core", &generator.Schema{Const: false})})
+	c.Else = properties("kato", generator.FalseSchema, "controller", generator.FalseSchema, "export", generator.FalseSchema, "nodes", &generator.Schema{Items: properties("core", &generator.Schema{Const: false})})
 
 	b, err := json.MarshalIndent(s, "", "  ")
 	require.NoError(t, err)
@@ -213,6 +228,12 @@ func TestSchema_BadInventories_DoNotValidate(t *testing.T) {
 		"secret of both kinds": "clusters: {a: {ssh: {passphrase: {file: x, env: Y}}, nodes: [{name: n, address: 192.0.2.1}]}}",
 		"secret of no kind":    "clusters: {a: {ssh: {passphrase: {}}, nodes: [{name: n, address: 192.0.2.1}]}}",
 		"event":                "clusters: {a: {notify: {command: [x], on: [broken]}, nodes: [{name: n, address: 192.0.2.1}]}}",
+		"lock without an end":  "clusters: {a: {s3: {bucket: abc, lock_mode: GOVERNANCE}, nodes: [{name: n, address: 192.0.2.1}]}}",
+		"encryption":           "clusters: {a: {s3: {bucket: abc, encryption: AES}, nodes: [{name: n, address: 192.0.2.1}]}}",
+		"retention":            "clusters: {a: {s3: {bucket: abc, lock_mode: GOVERNANCE, lock_for: 1y}, nodes: [{name: n, address: 192.0.2.1}]}}",
+		"controller on plain":  "clusters: {a: {controller: {url: 'https://a', user: u, password: {env: P}}, nodes: [{name: n, address: 192.0.2.1}]}}",
+		"no password":          "clusters: {a: {platform: als, controller: {url: 'https://a', user: u}, nodes: [{name: n, address: 192.0.2.1, roles: [primary]}]}}",
+		"relative folder":      "clusters: {a: {platform: als, export: {folder: tmp}, nodes: [{name: n, address: 192.0.2.1, roles: [primary]}]}}",
 		"proxy with password":  "clusters: {a: {proxy: {http: 'http://u:p@proxy:1'}, nodes: [{name: n, address: 192.0.2.1}]}}",
 	} {
 		t.Run(name, func(t *testing.T) {

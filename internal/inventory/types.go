@@ -50,6 +50,10 @@ type Cluster struct {
 	Notify Notify `yaml:"notify,omitempty" json:"notify,omitzero"`
 	// S3 is where archives and reports go; left out for none.
 	S3 *S3 `yaml:"s3,omitempty" json:"s3,omitempty"`
+	// Controller is the Cloud Controller's API (als only); left out, it is not asked, and manifests do not say what an archive holds.
+	Controller *Controller `yaml:"controller,omitempty" json:"controller,omitempty"`
+	// Export says where and how long exports run (als only). Left out, its defaults hold.
+	Export *Export `yaml:"export,omitempty" json:"export,omitempty"`
 }
 
 // Node is one VM of a cluster.
@@ -158,10 +162,50 @@ type S3 struct {
 	AccessKey *Secret `yaml:"access_key,omitempty" json:"access_key,omitempty"`
 	// SecretKey belongs to AccessKey.
 	SecretKey *Secret `yaml:"secret_key,omitempty" json:"secret_key,omitempty"`
+	// SessionToken belongs to AccessKey and SecretKey when they are temporary.
+	SessionToken *Secret `yaml:"session_token,omitempty" json:"session_token,omitempty"`
 	// PathStyle writes the bucket into the path instead of the host name, as many own S3 services need.
 	PathStyle bool `yaml:"path_style,omitempty" json:"path_style,omitempty"`
 	// CAFile holds the certificates that the endpoint is verified against. Relative to the inventory file.
 	CAFile string `yaml:"ca_file,omitempty" json:"ca_file,omitempty"`
+	// Encryption by the S3 service: "AES256" or "aws:kms". Left out, the bucket's own setting holds.
+	Encryption string `yaml:"encryption,omitempty" json:"encryption,omitempty"`
+	// KMSKey is the key's id, ARN or alias for encryption: aws:kms; left out for the bucket's own.
+	KMSKey string `yaml:"kms_key,omitempty" json:"kms_key,omitempty"`
+	// StorageClass of the archives themselves, such as "STANDARD_IA". One whose objects must be restored before they can be read
+	// (GLACIER, DEEP_ARCHIVE) can be neither verified nor downloaded.
+	StorageClass string `yaml:"storage_class,omitempty" json:"storage_class,omitempty"`
+	// LockMode is "GOVERNANCE" or "COMPLIANCE"; the bucket must have object lock switched on. Nobody can undo COMPLIANCE.
+	LockMode string `yaml:"lock_mode,omitempty" json:"lock_mode,omitempty"`
+	// LockFor is how long nothing can delete an archive, from the begin of its upload; together with LockMode.
+	LockFor Retention `yaml:"lock_for,omitempty" json:"lock_for,omitempty"`
+}
+
+// Controller is the Cloud Controller's API and an admin's account on it.
+type Controller struct {
+	// URL of the API, such as https://api.example.org. With http the password is not protected on its way.
+	URL string `yaml:"url" json:"url"`
+	// User is the name or e-mail address of an admin, who sees all organizations.
+	User string `yaml:"user" json:"user"`
+	// Password of the user, by reference.
+	Password *Secret `yaml:"password" json:"password"`
+	// CAFile holds the certificates that the API is verified against. Relative to the inventory file.
+	CAFile string `yaml:"ca_file,omitempty" json:"ca_file,omitempty"`
+	// Timeout of one request (default 30s).
+	Timeout Duration `yaml:"timeout,omitempty" json:"timeout,omitempty"`
+}
+
+// Export says where and how long `kato data export` runs.
+type Export struct {
+	// Node that exports (default: the one with the role filesystem, kato.md §3.2).
+	Node string `yaml:"node,omitempty" json:"node,omitempty"`
+	// Folder on that node for staged archives, as full path (default: katoflow's own folder in the login user's home).
+	Folder string `yaml:"folder,omitempty" json:"folder,omitempty"`
+	// Timeout: ceiling of one export (default 12h).
+	Timeout Duration `yaml:"timeout,omitempty" json:"timeout,omitempty"`
+	// DataFolders are measured on every node to estimate the size of an archive (default "/var/stackato/services" and
+	// "/home/stackato/stackato/data", kato.md §3.7).
+	DataFolders []string `yaml:"data_folders,omitempty" json:"data_folders,omitempty"`
 }
 
 // Secret is a reference, exactly one of its fields set; a value in clear text is refused.
@@ -174,3 +218,6 @@ type Secret struct {
 
 // Duration is written with a unit: "30s", "10m", "3h".
 type Duration time.Duration
+
+// Retention is a Duration that may be longer and may be written in days: "12h", "90d".
+type Retention time.Duration

@@ -21,6 +21,9 @@ var (
 	noProxyForm     = regexp.MustCompile(`^[A-Za-z0-9.*:/,_\[\]-]+$`)
 	bucketForm      = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
 	regionForm      = regexp.MustCompile(`^[a-z0-9-]{1,40}$`)
+	storageForm     = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$`)
+	kmsKeyForm      = regexp.MustCompile(`^[A-Za-z0-9:/_.-]+$`)
+	folderForm      = regexp.MustCompile(`^(/[^/]+)+$`)
 	prefixForm      = regexp.MustCompile(`^[A-Za-z0-9!_.*'()-]+(/[A-Za-z0-9!_.*'()-]+)*/?$`)
 )
 
@@ -99,8 +102,10 @@ func (v validator) cluster(c *Cluster, path string) {
 	v.ssh(c.SSH, path+".ssh")
 	v.nodes(c, path)
 	if c.Platform != PlatformALS && !v.broken[platform] {
-		if v.given(path + ".kato") {
-			v.at(path+".kato", "only clusters with platform: als have kato: take it out or write the platform")
+		for _, section := range []struct{ field, what string }{{"kato", "kato"}, {"controller", "a Cloud Controller"}, {"export", "exports"}} {
+			if p := path + "." + section.field; v.given(p) {
+				v.at(p, "only clusters with platform: als have %s: take it out or write the platform", section.what)
+			}
 		}
 	} else if p := path + ".kato.path"; v.given(p) && (!strings.HasPrefix(c.Kato.Path, "/") || strings.HasSuffix(c.Kato.Path, "/") || strings.Contains(c.Kato.Path+"/", "/../")) {
 		v.at(p, "%s is not the full path of a program: write such as /home/stackato/bin/kato", quote(c.Kato.Path))
@@ -118,6 +123,12 @@ func (v validator) cluster(c *Cluster, path string) {
 	v.notify(c.Notify, path+".notify")
 	if c.S3 != nil && !v.broken[path+".s3"] {
 		v.s3(c.S3, path+".s3")
+	}
+	if c.Controller != nil && !v.broken[path+".controller"] {
+		v.controller(c.Controller, path+".controller")
+	}
+	if c.Export != nil && !v.broken[path+".export"] {
+		v.export(c, path+".export")
 	}
 }
 
@@ -433,7 +444,7 @@ func (v validator) s3(s *S3, path string) {
 	if p := path + ".region"; v.given(p) && !regionForm.MatchString(s.Region) {
 		v.at(p, "%s is not a region: write such as us-east-1", quote(s.Region))
 	}
-	if p := path + ".prefix"; v.given(p) && (!prefixForm.MatchString(s.Prefix) || strings.Contains("/"+s.Prefix+"/", "/../") || len(s.Prefix) > 512) {
+	if p := path + ".prefix"; v.given(p) && (!prefixForm.MatchString(s.Prefix) || strings.Contains("/"+s.Prefix+"/", "/../") || len(s.Prefix) > 400) {
 		v.at(p, "%s is not a key prefix: use letters, digits and !_.*'()- in parts joined by '/'", quote(s.Prefix))
 	}
 	if p := path + ".ca_file"; v.given(p) && strings.TrimSpace(s.CAFile) == "" {
@@ -447,6 +458,91 @@ func (v validator) s3(s *S3, path string) {
 	}
 	if v.given(k) && v.missing(a) {
 		v.at(a, "is missing: access_key and secret_key go together")
+	}
+	v.secret(s.SessionToken, path+".session_token")
+	if p := path + ".session_token"; v.given(p) && v.missing(a) && v.missing(k) {
+		v.at(p, "belongs to access_key and secret_key: write them too or take it out")
+	}
+	v.oneOf(s.Encryption, S3Encryptions(), path+".encryption")
+	if p := path + ".kms_key"; v.given(p) {
+		if !kmsKeyForm.MatchString(s.KMSKey) {
+			v.at(p, "%s is not the id, ARN or alias of a key", quote(s.KMSKey))
+		}
+		if !v.broken[path+".encryption"] && s.Encryption != "aws:kms" {
+			v.at(p, "is used with encryption: aws:kms only: write that or take the key out")
+		}
+	}
+	if p := path + ".storage_class"; v.given(p) && !storageForm.MatchString(s.StorageClass) {
+		v.at(p, "%s is not a storage class: write such as STANDARD_IA", quote(s.StorageClass))
+	}
+	v.oneOf(s.LockMode, S3LockModes(), path+".lock_mode")
+	mode, howLong := path+".lock_mode", path+".lock_for"
+	if v.given(mode) && v.missing(howLong) {
+		v.at(howLong, "is missing: lock_mode and lock_for go together")
+	}
+	if v.given(howLong) && v.missing(mode) {
+		v.at(mode, "is missing: lock_mode and lock_for go together")
+	}
+}
+
+// S3Encryptions returns what an S3 service can be told to encrypt with: AES256, aws:kms.
+func S3Encryptions() []string { return []string{"AES256", "aws:kms"} }
+
+// S3LockModes returns the modes of object lock: GOVERNANCE, COMPLIANCE.
+func S3LockModes() []string { return []string{"GOVERNANCE", "COMPLIANCE"} }
+
+func (v validator) oneOf(s string, known []string, path string) {
+	if v.given(path) && !slices.Contains(known, s) {
+		v.at(path, "%s is not one of %s: write one of them or take it out", quote(s), quoteAll(known))
+		v.broken[path] = true
+	}
+}
+
+func (v validator) controller(c *Controller, path string) {
+	if p := path + ".url"; v.missing(p) {
+		v.at(p, "is missing: write the API's address such as https://api.example.org")
+	} else {
+		v.url(c.URL, p, "https://api.example.org")
+	}
+	if p := path + ".user"; v.missing(p) {
+		v.at(p, "is missing: name an admin of the cluster")
+	} else if v.given(p) && (strings.TrimSpace(c.User) != c.User || c.User == "" || len(c.User) > 255) {
+		v.at(p, "is not the name of a user: write an admin's name or e-mail address")
+	}
+	if p := path + ".password"; v.missing(p) {
+		v.at(p, "is missing: write {file: PATH} or {env: NAME}")
+	} else {
+		v.secret(c.Password, p)
+	}
+	if p := path + ".ca_file"; v.given(p) && strings.TrimSpace(c.CAFile) == "" {
+		v.at(p, "is empty: write the path of the file with the certificates")
+	}
+}
+
+func (v validator) export(c *Cluster, path string) {
+	nodes := parent(path) + ".nodes"
+	if p := path + ".node"; v.given(p) && !v.broken[nodes] && len(c.Nodes) > 0 && !slices.ContainsFunc(c.Nodes, func(n *Node) bool { return n != nil && n.Name == c.Export.Node }) {
+		names := make([]string, 0, len(c.Nodes))
+		for _, n := range c.Nodes {
+			names = append(names, n.Name)
+		}
+		v.at(p, "there is no node %s: %s", quote(c.Export.Node), didYouMean(c.Export.Node, names[:min(len(names), 500)]))
+	}
+	if p := path + ".folder"; v.given(p) {
+		v.folder(c.Export.Folder, p)
+	}
+	v.lines(c.Export.DataFolders, path+".data_folders")
+	for i, folder := range c.Export.DataFolders {
+		if p := item(path+".data_folders", i); v.given(p) && strings.TrimSpace(folder) != "" {
+			v.folder(folder, p)
+		}
+	}
+}
+
+// folder checks the full path of a folder on a node, not / itself.
+func (v validator) folder(s, path string) {
+	if !folderForm.MatchString(s) || strings.Contains(s+"/", "/../") || strings.Contains(s+"/", "/./") {
+		v.at(path, "%s is not the full path of a folder: write such as /srv/backup", quote(s))
 	}
 }
 
