@@ -16,7 +16,7 @@ func BenchmarkUpload(b *testing.B) {
 	for name, recipients := range map[string][]string{"plain": nil, "encrypted": {identity.Recipient().String()}} {
 		b.Run(name, func(b *testing.B) {
 			bucket := newBucket(b, false)
-			s := bucket.open(b, func(c *Config) { c.Endpoint = serverURL(b) })
+			s := bucket.open(b, func(c *Config) { c.Endpoint = s3Server(b).URL })
 			b.SetBytes(int64(len(source.data)))
 			b.ReportAllocs()
 			for i := range b.N {

@@ -17,6 +17,8 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/katoflow/katoflow/internal/archive/archivetest"
 )
 
 // Every fault that passes is met at every operation of a whole life of an archive, and leaves it as it would be without.
@@ -31,21 +33,21 @@ func TestArchive_UnderPassingFaults_IsKeptWhole(t *testing.T) {
 		act        func(http.ResponseWriter, *http.Request, http.Handler)
 		recipients []string
 	}{
-		"internal error":           {act: answer(500, "InternalError", "We encountered an internal error. Please try again.")},
-		"slow down":                {act: answer(503, "SlowDown", "Please reduce your request rate.")},
-		"bad gateway without body": {act: answer(502, "", "")},
-		"reset at once":            {act: reset(0)},
-		"reset in mid-body":        {act: reset(3 * mib)},
-		"answer lost":              {act: lose},
-		"answer cut off":           {act: truncate(100)},
-		"encrypted, slow down":     {act: answer(503, "SlowDown", ""), recipients: []string{identity.Recipient().String()}},
-		"encrypted, reset":         {act: reset(3 * mib), recipients: []string{identity.Recipient().String()}},
+		"internal error":           {act: archivetest.InternalError},
+		"slow down":                {act: archivetest.SlowDown},
+		"bad gateway without body": {act: archivetest.Answer(502, "", "")},
+		"reset at once":            {act: archivetest.Reset(0)},
+		"reset in mid-body":        {act: archivetest.Reset(3 * mib)},
+		"answer lost":              {act: archivetest.Lose},
+		"answer cut off":           {act: archivetest.Truncate(100)},
+		"encrypted, slow down":     {act: archivetest.Answer(503, "SlowDown", ""), recipients: []string{identity.Recipient().String()}},
+		"encrypted, reset":         {act: archivetest.Reset(3 * mib), recipients: []string{identity.Recipient().String()}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBucket(t, false)
 			s := b.open(t)
 			for _, operation := range operations {
-				b.proxy.fail(operation, 2, row.act)
+				b.Proxy.Fail(operation, 2, row.act)
 			}
 			ref := Ref{"prod", "backup-1"}
 			source := newMemory(1, 11*mib)
@@ -63,11 +65,7 @@ func TestArchive_UnderPassingFaults_IsKeptWhole(t *testing.T) {
 			left, err := s.Leftovers(t.Context())
 			require.NoError(t, err)
 			require.Empty(t, left, "also no upload whose begin was not heard of")
-			b.proxy.mu.Lock()
-			defer b.proxy.mu.Unlock()
-			for _, f := range b.proxy.faults {
-				require.Less(t, f.times, 2, "%s was never met", f.operation)
-			}
+			require.Empty(t, b.Proxy.Unmet(), "faults that nothing met")
 		})
 	}
 }
@@ -80,25 +78,25 @@ func TestUpload_UnderAFaultThatStays_NamesItAndGoesOnLater(t *testing.T) {
 		says      string
 		tries     int
 	}{
-		"server fails":          {"UploadPart", answer(500, "InternalError", "boom"), KindServer, "after 4 attempts", 4},
-		"overloaded":            {"UploadPart", answer(503, "SlowDown", "Please reduce your request rate."), KindBusy, "overloaded", 4},
-		"no connection":         {"UploadPart", reset(mib), KindUnreachable, "network", 4},
-		"credentials expired":   {"UploadPart", answer(403, "ExpiredToken", "The provided token has expired."), KindCredentials, "renew them", 1},
-		"access denied":         {"UploadPart", answer(403, "AccessDenied", "Access Denied"), KindAccessDenied, "bucket's policy", 1},
-		"bucket full":           {"UploadPart", answer(507, "InsufficientStorage", "No space left on device."), KindFull, "free space", 1},
-		"quota":                 {"UploadPart", answer(403, "QuotaExceeded", "Your request was denied due to quota exceeded."), KindFull, "quota", 1},
-		"full at the end":       {"CompleteMultipartUpload", answer(507, "", ""), KindFull, "free space", 1},
-		"error inside of a 200": {"CompleteMultipartUpload", answer(200, "InternalError", "We encountered an internal error."), KindServer, "internal error", 4},
-		"denied at the begin":   {"CreateMultipartUpload", answer(403, "AccessDenied", "Access Denied"), KindAccessDenied, "begin the upload", 1},
+		"server fails":          {"UploadPart", archivetest.Answer(500, "InternalError", "boom"), KindServer, "after 4 attempts", 4},
+		"overloaded":            {"UploadPart", archivetest.SlowDown, KindBusy, "overloaded", 4},
+		"no connection":         {"UploadPart", archivetest.Reset(mib), KindUnreachable, "network", 4},
+		"credentials expired":   {"UploadPart", archivetest.ExpiredToken, KindCredentials, "renew them", 1},
+		"access denied":         {"UploadPart", archivetest.AccessDenied, KindAccessDenied, "bucket's policy", 1},
+		"bucket full":           {"UploadPart", archivetest.BucketFull, KindFull, "free space", 1},
+		"quota":                 {"UploadPart", archivetest.QuotaExceeded, KindFull, "quota", 1},
+		"full at the end":       {"CompleteMultipartUpload", archivetest.Answer(507, "", ""), KindFull, "free space", 1},
+		"error inside of a 200": {"CompleteMultipartUpload", archivetest.Answer(200, "InternalError", "We encountered an internal error."), KindServer, "internal error", 4},
+		"denied at the begin":   {"CreateMultipartUpload", archivetest.AccessDenied, KindAccessDenied, "begin the upload", 1},
 		"stalls":                {"UploadPart", nil, KindUnreachable, "no byte moved", 4},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBucket(t, false)
 			s := b.open(t, func(c *Config) { c.StallTimeout = 500 * time.Millisecond })
 			if row.act == nil {
-				row.act = b.proxy.hang
+				row.act = b.Proxy.Hang
 			}
-			b.proxy.fail(row.operation, 1000, row.act)
+			b.Proxy.Fail(row.operation, 1000, row.act)
 			ref := Ref{"prod", "backup-1"}
 			source := newMemory(2, 6*mib)
 			up := Upload{Ref: ref, Source: source, PartSize: 5 * mib, Parallel: 1}
@@ -106,11 +104,11 @@ func TestUpload_UnderAFaultThatStays_NamesItAndGoesOnLater(t *testing.T) {
 			require.True(t, IsKind(err, row.kind), "%v", err)
 			require.Contains(t, err.Error(), row.says)
 			require.NotContains(t, err.Error(), "\n")
-			require.Equal(t, row.tries, b.proxy.count(row.operation))
+			require.Equal(t, row.tries, b.Proxy.Count(row.operation))
 			archives, _, err := s.List(t.Context(), "")
 			require.NoError(t, err)
 			require.Empty(t, archives)
-			b.proxy.forget()
+			b.Proxy.Forget()
 			keep(t, b.open(t), up)
 			requireExport(t, s, ref, OpenOptions{}, source.data)
 		})
@@ -120,39 +118,14 @@ func TestUpload_UnderAFaultThatStays_NamesItAndGoesOnLater(t *testing.T) {
 func TestUpload_ThroughASlowNetworkThatMoves_IsLeftAlone(t *testing.T) {
 	b := newBucket(t, false)
 	s := b.open(t, func(c *Config) { c.StallTimeout = 1500 * time.Millisecond; c.Attempts = 1 })
-	slow := func(w http.ResponseWriter, r *http.Request, forward http.Handler) {
-		r.Body = struct {
-			io.Reader
-			io.Closer
-		}{&slowReader{Reader: r.Body, every: 100 * time.Millisecond, size: 700 << 10}, r.Body}
-		forward.ServeHTTP(w, r)
-	}
-	b.proxy.fail("UploadPart", 1, slow)
+	b.Proxy.Fail("UploadPart", 1, archivetest.Slow(700<<10, 100*time.Millisecond))
 	started := time.Now()
 	ref := Ref{"prod", "slow"}
 	source := newMemory(3, 16*mib)
 	keep(t, s, Upload{Ref: ref, Source: source, PartSize: 16 * mib})
 	require.Greater(t, time.Since(started), 1500*time.Millisecond, "slower than the time after which nothing moving counts as a stall")
-	require.Zero(t, b.proxy.sentAgain())
+	require.Zero(t, b.Proxy.SentAgain())
 	requireExport(t, s, ref, OpenOptions{}, source.data)
-}
-
-// slowReader gives a piece of the body each so often: the fault itself, not a wait for something.
-type slowReader struct {
-	io.Reader
-	every time.Duration
-	size  int
-	left  int
-}
-
-func (s *slowReader) Read(p []byte) (int, error) {
-	if s.left == 0 {
-		<-time.After(s.every)
-		s.left = s.size
-	}
-	n, err := s.Reader.Read(p[:min(len(p), s.left)])
-	s.left -= n
-	return n, err
 }
 
 func TestDownload_CutOffAgainAndAgain_GoesOnWhereItEnded(t *testing.T) {
@@ -161,10 +134,10 @@ func TestDownload_CutOffAgainAndAgain_GoesOnWhereItEnded(t *testing.T) {
 	ref := Ref{"prod", "1"}
 	source := newMemory(4, 16*mib)
 	keep(t, s, Upload{Ref: ref, Source: source, PartSize: 5 * mib})
-	b.proxy.forget()
-	b.proxy.fail("GET export.tgz", 5, truncate(3*mib+17))
+	b.Proxy.Forget()
+	b.Proxy.Fail("GET export.tgz", 5, archivetest.Truncate(3*mib+17))
 	requireExport(t, s, ref, OpenOptions{}, source.data)
-	require.Equal(t, 6, b.proxy.count("GET export.tgz"), "more often than attempts, because bytes came each time")
+	require.Equal(t, 6, b.Proxy.Count("GET export.tgz"), "more often than attempts, because bytes came each time")
 }
 
 func TestDownload_WithoutAnAnswer_EndsAndSaysHowFarItIsProven(t *testing.T) {
@@ -173,8 +146,8 @@ func TestDownload_WithoutAnAnswer_EndsAndSaysHowFarItIsProven(t *testing.T) {
 	ref := Ref{"prod", "1"}
 	source := newMemory(5, 16*mib)
 	keep(t, s, Upload{Ref: ref, Source: source, PartSize: 5 * mib})
-	b.proxy.fail("GET export.tgz", 1, truncate(7*mib))
-	b.proxy.fail("GET export.tgz", 1000, reset(0))
+	b.Proxy.Fail("GET export.tgz", 1, archivetest.Truncate(7*mib))
+	b.Proxy.Fail("GET export.tgz", 1000, archivetest.Reset(0))
 	r, err := s.Open(t.Context(), ref, OpenOptions{})
 	require.NoError(t, err)
 	got, err := io.ReadAll(r)
@@ -183,7 +156,7 @@ func TestDownload_WithoutAnAnswer_EndsAndSaysHowFarItIsProven(t *testing.T) {
 	require.GreaterOrEqual(t, len(got), 5*mib)
 	require.NoError(t, r.Close())
 
-	b.proxy.forget()
+	b.Proxy.Forget()
 	rest, err := s.Open(t.Context(), ref, OpenOptions{Offset: r.Verified()})
 	require.NoError(t, err)
 	more, err := io.ReadAll(rest)
@@ -209,7 +182,7 @@ func TestVerify_OfBytesThatChanged_SaysWhichPartAndRemembersIt(t *testing.T) {
 			s := b.open(t)
 			ref := Ref{"prod", "1"}
 			keep(t, s, Upload{Ref: ref, Source: newMemory(6, 11*mib), PartSize: 5 * mib, Recipients: row.recipients})
-			b.proxy.fail("GET export.tgz", 1, flip(6*mib))
+			b.Proxy.Fail("GET export.tgz", 1, archivetest.Flip(6*mib))
 			result, err := s.Verify(t.Context(), ref, row.identities, "a person", nil)
 			require.True(t, IsKind(err, KindCorrupt), "%v", err)
 			require.Contains(t, err.Error(), "part 2 of 3")
@@ -254,28 +227,28 @@ func TestCheck_OfABucketThatCannotBeUsed_NamesWhatToCorrect(t *testing.T) {
 		"wrong region":     {change: func(c *Config) { c.Region = "eu-west-1" }, kind: KindWrongRegion, says: "region"},
 		"wrong region, redirected": {act: func(w http.ResponseWriter, r *http.Request, f http.Handler) {
 			w.Header().Set("X-Amz-Bucket-Region", "eu-central-1")
-			answer(301, "PermanentRedirect", "The bucket you are attempting to access must be addressed using the specified endpoint.")(w, r, f)
+			archivetest.Answer(301, "PermanentRedirect", "The bucket you are attempting to access must be addressed using the specified endpoint.")(w, r, f)
 		}, kind: KindWrongRegion, says: "set region to eu-central-1"},
 		"nobody listens": {change: func(c *Config) { c.Endpoint = "http://" + gone.Addr().String() }, kind: KindUnreachable, says: "check the endpoint"},
 		"no such host":   {change: func(c *Config) { c.Endpoint = "http://s3.invalid" }, kind: KindUnreachable, says: "endpoint"},
 		"unknown CA":     {change: func(c *Config) { c.Endpoint = certificate.URL }, kind: KindCertificate, says: "CA"},
-		"read only":      {operation: "PUT probe", act: answer(403, "AccessDenied", "Access Denied"), kind: KindAccessDenied, says: "write some/where/katoflow-probe"},
-		"no deletion":    {operation: "DELETE probe", act: answer(403, "AccessDenied", "Access Denied"), kind: KindAccessDenied, says: "delete some/where/katoflow-probe"},
-		"no reading":     {operation: "GET probe", act: answer(403, "AccessDenied", "Access Denied"), kind: KindAccessDenied, says: "read some/where/katoflow-probe"},
-		"no listing":     {operation: "ListObjects", act: answer(403, "AccessDenied", "Access Denied"), kind: KindAccessDenied, says: "list some/where/katoflow-probe"},
-		"full":           {operation: "PUT probe", act: answer(507, "InsufficientStorage", "No space left on device."), kind: KindFull, says: "free space"},
-		"clock":          {act: answer(403, "RequestTimeTooSkewed", "The difference between the request time and the current time is too large."), kind: KindCredentials, says: "clock"},
-		"no uploads":     {operation: "ListMultipartUploads", act: answer(403, "AccessDenied", ""), kind: KindAccessDenied, says: "list uploads"},
+		"read only":      {operation: "PUT probe", act: archivetest.AccessDenied, kind: KindAccessDenied, says: "write some/where/katoflow-probe"},
+		"no deletion":    {operation: "DELETE probe", act: archivetest.AccessDenied, kind: KindAccessDenied, says: "delete some/where/katoflow-probe"},
+		"no reading":     {operation: "GET probe", act: archivetest.AccessDenied, kind: KindAccessDenied, says: "read some/where/katoflow-probe"},
+		"no listing":     {operation: "ListObjects", act: archivetest.AccessDenied, kind: KindAccessDenied, says: "list some/where/katoflow-probe"},
+		"full":           {operation: "PUT probe", act: archivetest.BucketFull, kind: KindFull, says: "free space"},
+		"clock":          {act: archivetest.Answer(403, "RequestTimeTooSkewed", "The difference between the request time and the current time is too large."), kind: KindCredentials, says: "clock"},
+		"no uploads":     {operation: "ListMultipartUploads", act: archivetest.Answer(403, "AccessDenied", ""), kind: KindAccessDenied, says: "list uploads"},
 		"html": {act: func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
 			w.WriteHeader(404)
 			_, _ = io.WriteString(w, "<html>\x1b[31m no such page")
 		}, kind: KindNotFound, says: "404"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b.proxy.forget()
+			b.Proxy.Forget()
 			if row.act != nil {
-				b.proxy.fail("", 1000, func(w http.ResponseWriter, r *http.Request, f http.Handler) {
-					operation := operationOf(r)
+				b.Proxy.Fail("", 1000, func(w http.ResponseWriter, r *http.Request, f http.Handler) {
+					operation := archivetest.OperationOf(r)
 					if i := strings.Index(operation, "katoflow-probe"); i >= 0 {
 						operation = operation[:i] + "probe"
 					}
@@ -300,12 +273,12 @@ func TestCheck_OfABucketThatCannotBeUsed_NamesWhatToCorrect(t *testing.T) {
 				require.Contains(t, err.Error(), row.says)
 				require.NotContains(t, err.Error(), "\n")
 				require.NotContains(t, err.Error(), "\x1b")
-				require.NotContains(t, err.Error(), testSecretKey)
-				require.NotContains(t, err.Error(), testAccessKey)
+				require.NotContains(t, err.Error(), b.Server.SecretKey)
+				require.NotContains(t, err.Error(), b.Server.AccessKey)
 			}
 		})
 	}
-	b.proxy.forget()
+	b.Proxy.Forget()
 	left := 0
 	s := b.open(t)
 	require.NoError(t, s.keys(t.Context(), s.folder(""), func(string, int64, time.Time) { left++ }))
@@ -314,7 +287,7 @@ func TestCheck_OfABucketThatCannotBeUsed_NamesWhatToCorrect(t *testing.T) {
 
 func TestOpen_WithAnOwnCA_TrustsOnlyIt(t *testing.T) {
 	b := newBucket(t, false)
-	front := httptest.NewTLSServer(b.proxy)
+	front := httptest.NewTLSServer(b.Proxy)
 	defer front.Close()
 	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: front.Certificate().Raw})
 	s := b.open(t, func(c *Config) { c.Endpoint, c.CA = front.URL, ca })
@@ -359,7 +332,7 @@ func TestStore_InItsLogAndErrors_HasNoSecret(t *testing.T) {
 	s, err := Open(cfg, zap.New(core))
 	require.NoError(t, err)
 	defer s.Close()
-	b.proxy.fail("UploadPart", 1000, answer(500, "InternalError", "see https://host/b/k?X-Amz-Signature=deadbeef&amp;x "+testSecretKey+" "+testAccessKey))
+	b.Proxy.Fail("UploadPart", 1000, archivetest.Answer(500, "InternalError", "see https://host/b/k?X-Amz-Signature=deadbeef&amp;x "+b.Server.SecretKey+" "+b.Server.AccessKey))
 	_, err = s.Upload(t.Context(), Upload{Ref: Ref{"prod", "1"}, Source: newMemory(1, mib)})
 	require.Error(t, err)
 	texts := []string{err.Error()}
@@ -381,7 +354,7 @@ func TestStore_InItsLogAndErrors_HasNoSecret(t *testing.T) {
 		}
 	}
 	for _, text := range texts {
-		for _, secret := range []string{testSecretKey, testAccessKey, "deadbeef"} {
+		for _, secret := range []string{b.Server.SecretKey, b.Server.AccessKey, "deadbeef"} {
 			require.NotContains(t, text, secret)
 		}
 	}
@@ -390,15 +363,13 @@ func TestStore_InItsLogAndErrors_HasNoSecret(t *testing.T) {
 func TestStore_WhoseCallerGivesUp_SaysOnlyThat(t *testing.T) {
 	b := newBucket(t, false)
 	s := b.open(t)
-	b.proxy.fail("UploadPart", 1000, answer(503, "SlowDown", ""))
+	b.Proxy.Fail("UploadPart", 1000, archivetest.Answer(503, "SlowDown", ""))
 	ctx, cancel := context.WithCancelCause(t.Context())
-	b.proxy.mu.Lock()
-	b.proxy.after = func(operation string, _ int) {
+	b.Proxy.After(func(operation string, _ int) {
 		if operation == "UploadPart" {
 			cancel(errKilled)
 		}
-	}
-	b.proxy.mu.Unlock()
+	})
 	_, err := s.Upload(ctx, Upload{Ref: Ref{"prod", "1"}, Source: newMemory(1, mib)})
 	require.ErrorIs(t, err, errKilled)
 	require.Empty(t, KindOf(err))

@@ -13,6 +13,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/stretchr/testify/require"
+
+	"github.com/katoflow/katoflow/internal/archive/archivetest"
 )
 
 func TestList_OfDamagedArchives_NamesTheReasonAndListsNone(t *testing.T) {
@@ -27,7 +29,7 @@ func TestList_OfDamagedArchives_NamesTheReasonAndListsNone(t *testing.T) {
 			require.NoError(t, s.put(t.Context(), s.key(ref, exportName), []byte("short"), false))
 		}, "5 bytes"},
 		"object with other bytes": {func(t *testing.T, b *bucket, s *Store, ref Ref) {
-			_, err := b.client.PutObject(t.Context(), &s3.PutObjectInput{Bucket: &b.name, Key: aws.String(s.key(ref, exportName)), Body: bytes.NewReader(make([]byte, 6*mib))})
+			_, err := b.Client.PutObject(t.Context(), &s3.PutObjectInput{Bucket: &b.Name, Key: aws.String(s.key(ref, exportName)), Body: bytes.NewReader(make([]byte, 6*mib))})
 			require.NoError(t, err)
 		}, "another one"},
 		"object of other parts": {func(t *testing.T, _ *bucket, s *Store, ref Ref) {
@@ -94,7 +96,7 @@ func TestList_AmongForeignObjects_LeavesThemAlone(t *testing.T) {
 	for _, key := range []string{"some/where/readme.txt", "some/where/a/b/c/export.tgz", "some/where/UPPER/x/export.tgz", "some/where/a-/x/export.tgz", "other/prod/1/export.tgz"} {
 		require.NoError(t, s.put(t.Context(), key, []byte("x"), false))
 	}
-	_, err := b.client.CreateMultipartUpload(t.Context(), &s3.CreateMultipartUploadInput{Bucket: &b.name, Key: aws.String("some/where/film.mkv")})
+	_, err := b.Client.CreateMultipartUpload(t.Context(), &s3.CreateMultipartUploadInput{Bucket: &b.Name, Key: aws.String("some/where/film.mkv")})
 	require.NoError(t, err)
 	archives, incomplete, err := s.List(t.Context(), "")
 	require.NoError(t, err)
@@ -112,7 +114,7 @@ func TestDelete_Interrupted_NeverLeavesAListedArchive(t *testing.T) {
 			b := newBucket(t, false)
 			s := b.open(t)
 			keep(t, s, Upload{Ref: ref, Source: newMemory(1, mib)})
-			b.proxy.fail(operation, 1000, answer(403, "AccessDenied", "Access Denied"))
+			b.Proxy.Fail(operation, 1000, archivetest.AccessDenied)
 			err := s.Delete(t.Context(), ref, false)
 			require.True(t, IsKind(err, KindAccessDenied), "%v", err)
 			archives, _, err := s.List(t.Context(), "")
@@ -122,7 +124,7 @@ func TestDelete_Interrupted_NeverLeavesAListedArchive(t *testing.T) {
 			} else {
 				require.Empty(t, archives)
 			}
-			b.proxy.forget()
+			b.Proxy.Forget()
 			require.NoError(t, s.Delete(t.Context(), ref, true))
 			_, incomplete, err := s.List(t.Context(), "")
 			require.NoError(t, err)
@@ -161,8 +163,8 @@ func TestDelete_UnderObjectLock_IsRefusedWithItsDate(t *testing.T) {
 	held := Ref{"prod", "held"}
 	s = b.open(t)
 	keep(t, s, Upload{Ref: held, Source: source, PartSize: 5 * mib})
-	_, err = b.client.PutObjectLegalHold(t.Context(), &s3.PutObjectLegalHoldInput{
-		Bucket: &b.name, Key: aws.String(s.key(held, exportName)), LegalHold: &types.ObjectLockLegalHold{Status: types.ObjectLockLegalHoldStatusOn},
+	_, err = b.Client.PutObjectLegalHold(t.Context(), &s3.PutObjectLegalHoldInput{
+		Bucket: &b.Name, Key: aws.String(s.key(held, exportName)), LegalHold: &types.ObjectLockLegalHold{Status: types.ObjectLockLegalHoldStatusOn},
 	})
 	require.NoError(t, err)
 	require.True(t, IsKind(s.Delete(t.Context(), held, true), KindLocked))
@@ -200,9 +202,9 @@ func TestUpload_WithServerSideEncryption_NeedsTheServicesAnswer(t *testing.T) {
 	require.Empty(t, left)
 
 	asked := map[string]string{}
-	b.proxy.fail("", 1000, func(w http.ResponseWriter, r *http.Request, forward http.Handler) {
+	b.Proxy.Fail("", 1000, func(w http.ResponseWriter, r *http.Request, forward http.Handler) {
 		if value := r.Header.Get("X-Amz-Server-Side-Encryption"); value != "" {
-			asked[operationOf(r)] = value + " " + r.Header.Get("X-Amz-Server-Side-Encryption-Aws-Kms-Key-Id") + " " + r.Header.Get("X-Amz-Storage-Class")
+			asked[archivetest.OperationOf(r)] = value + " " + r.Header.Get("X-Amz-Server-Side-Encryption-Aws-Kms-Key-Id") + " " + r.Header.Get("X-Amz-Storage-Class")
 			w.Header().Set("X-Amz-Server-Side-Encryption", value)
 		}
 		forward.ServeHTTP(w, r)
@@ -242,9 +244,9 @@ func TestAbortLeftovers_OfDeadOperations_LeavesTheLivingAndTheYoung(t *testing.T
 	require.NoError(t, err)
 	require.Empty(t, incomplete, "its state is gone too")
 	// The living one goes on.
-	b.proxy.forget()
+	b.Proxy.Forget()
 	keep(t, s, Upload{Ref: living, Source: newMemory(1, 6*mib)})
-	require.Zero(t, b.proxy.count("UploadPart"))
+	require.Zero(t, b.Proxy.Count("UploadPart"))
 }
 
 func TestStore_WithMoreThanOnePage_SeesAllOfThem(t *testing.T) {
@@ -255,7 +257,7 @@ func TestStore_WithMoreThanOnePage_SeesAllOfThem(t *testing.T) {
 	for i := range uploads {
 		// Two of the same key too: another process's begin whose state was overwritten.
 		for range 1 + i%2 {
-			_, err := b.client.CreateMultipartUpload(t.Context(), &s3.CreateMultipartUploadInput{Bucket: &b.name, Key: aws.String(s.key(Ref{"prod", fmt.Sprint(i)}, exportName))})
+			_, err := b.Client.CreateMultipartUpload(t.Context(), &s3.CreateMultipartUploadInput{Bucket: &b.Name, Key: aws.String(s.key(Ref{"prod", fmt.Sprint(i)}, exportName))})
 			require.NoError(t, err)
 		}
 	}
@@ -274,7 +276,7 @@ func TestStore_WithMoreThanOnePage_SeesAllOfThem(t *testing.T) {
 	up := Upload{Ref: Ref{"prod", "parts"}, Source: source, PartSize: 5 * mib, Parallel: 1}
 	killAfter(t, s, up, 5)
 	keep(t, s, up)
-	require.Zero(t, b.proxy.sentAgain())
+	require.Zero(t, b.Proxy.SentAgain())
 	for i := range uploads {
 		keep(t, s, Upload{Ref: Ref{"prod", fmt.Sprint(i)}, Source: newMemory(1, 10)})
 	}
@@ -311,7 +313,7 @@ func TestPrune_OfAStore_DeletesWhatThePlanSays(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{"4", "3", "1"}, operations(archives), "the verified one stays")
 
-	b.proxy.fail("DELETE manifest.json", 1000, answer(403, "AccessDenied", "Access Denied"))
+	b.Proxy.Fail("DELETE manifest.json", 1000, archivetest.AccessDenied)
 	plan, err = s.Prune(t.Context(), "prod", Policy{Last: 1}, false)
 	require.NoError(t, err)
 	require.Equal(t, []PruneFailure{{Ref{"prod", "3"}, KindAccessDenied, plan.Failed[0].Error}}, plan.Failed)

@@ -90,11 +90,11 @@ func TestUpload_KilledAtEveryPart_GoesOnAndSendsAgainOnlyWhatWasInFlight(t *test
 				require.NoError(t, err)
 				require.Equal(t, progress.UploadID, first.UploadID, "the same upload")
 				require.GreaterOrEqual(t, first.Bytes(), progress.Bytes(), "a heartbeat does not go back")
-				require.LessOrEqual(t, b.proxy.sentAgain(), parallel, "killed after %d parts", killed)
+				require.LessOrEqual(t, b.Proxy.SentAgain(), parallel, "killed after %d parts", killed)
 				_, err = s.Finish(t.Context(), manifestOf(ref, stored))
 				require.NoError(t, err)
 				requireExport(t, s, ref, OpenOptions{Identities: row.identities}, source.data)
-				require.Equal(t, 1, b.proxy.count("CreateMultipartUpload"))
+				require.Equal(t, 1, b.Proxy.Count("CreateMultipartUpload"))
 				left, err := s.Leftovers(t.Context())
 				require.NoError(t, err)
 				require.Empty(t, left)
@@ -118,23 +118,19 @@ func TestUpload_KilledWhileCompleting_GoesOn(t *testing.T) {
 				require.NoError(t, err)
 				require.NoError(t, transfer.Send(t.Context()))
 				ctx, cancel := context.WithCancelCause(t.Context())
-				b.proxy.mu.Lock()
-				b.proxy.after = func(seen string, _ int) {
+				b.Proxy.After(func(seen string, _ int) {
 					if seen == operation {
 						cancel(errKilled)
 					}
-				}
-				b.proxy.mu.Unlock()
+				})
 				if _, err = transfer.Complete(ctx); err != nil {
 					require.ErrorIs(t, err, errKilled)
 				}
-				b.proxy.mu.Lock()
-				b.proxy.after = nil
-				b.proxy.mu.Unlock()
+				b.Proxy.After(nil)
 				s = b.open(t)
 				stored, err := s.Upload(t.Context(), up)
 				require.NoError(t, err)
-				require.Zero(t, b.proxy.sentAgain())
+				require.Zero(t, b.Proxy.SentAgain())
 				_, err = s.Finish(t.Context(), manifestOf(ref, stored))
 				require.NoError(t, err)
 				requireExport(t, s, ref, OpenOptions{Identities: []age.Identity{identity}}, source.data)
@@ -238,15 +234,13 @@ func TestUpload_OfAnySize_HoldsNoMoreThanItsBound(t *testing.T) {
 	require.NoError(t, err)
 	var mu sync.Mutex
 	var most int64
-	b.proxy.mu.Lock()
-	b.proxy.after = func(operation string, _ int) {
+	b.Proxy.After(func(operation string, _ int) {
 		if operation == "UploadPart" {
 			mu.Lock()
 			defer mu.Unlock()
 			most = max(most, transfer.held.Load())
 		}
-	}
-	b.proxy.mu.Unlock()
+	})
 	require.NoError(t, transfer.Send(t.Context()))
 	require.LessOrEqual(t, source.most, 2)
 	require.LessOrEqual(t, most, int64(memoryLimit))
@@ -285,7 +279,7 @@ func TestUpload_WhoseConnectionToTheSourceLies_NeverStoresIt(t *testing.T) {
 			// The source is sound, so that a later try with a sound connection goes on.
 			source.change(func() { source.lie = nil })
 			keep(t, s, Upload{Ref: Ref{"prod", "1"}, Source: source, PartSize: 5 * mib, Recipients: recipients})
-			require.Equal(t, 1, b.proxy.count("CreateMultipartUpload"))
+			require.Equal(t, 1, b.Proxy.Count("CreateMultipartUpload"))
 		})
 	}
 }
@@ -296,12 +290,12 @@ func TestUpload_OfASourceThatCannotBeRead_SaysSoWithoutItsSecrets(t *testing.T) 
 	source := newMemory(7, mib)
 	source.onRead = func(offset int64) {
 		source.change(func() {
-			source.broken[offset] = fmt.Errorf("curl https://s3/x?X-Amz-Signature=abc: \x1b[31m%s", testSecretKey)
+			source.broken[offset] = fmt.Errorf("curl https://s3/x?X-Amz-Signature=abc: \x1b[31m%s", b.Server.SecretKey)
 		})
 	}
 	_, err := s.Upload(t.Context(), Upload{Ref: Ref{"prod", "1"}, Source: source})
 	require.True(t, IsKind(err, KindSource), "%v", err)
-	require.NotContains(t, err.Error(), testSecretKey)
+	require.NotContains(t, err.Error(), b.Server.SecretKey)
 	require.NotContains(t, err.Error(), "Signature")
 	require.NotContains(t, err.Error(), "\x1b")
 }
@@ -390,7 +384,7 @@ func TestPresignedParts_UploadedByAnybody_AreCountedAndChecked(t *testing.T) {
 	require.NoError(t, other.Send(t.Context()))
 	stored, err := other.Complete(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, 1, b.proxy.sent[4])
+	require.Equal(t, 1, b.Proxy.Sent(4))
 	_, err = s.Finish(t.Context(), manifestOf(ref, stored))
 	require.NoError(t, err)
 	requireExport(t, s, ref, OpenOptions{}, source.data)
@@ -415,8 +409,8 @@ func TestPresignedParts_WithWrongBytesOfTheRightSize_AreNotCounted(t *testing.T)
 	other := newMemory(10, 5*mib)
 	sum, err := other.Sums(t.Context(), []Range{{0, 5 * mib}})
 	require.NoError(t, err)
-	_, err = b.client.UploadPart(t.Context(), &s3.UploadPartInput{
-		Bucket: &b.name, Key: aws.String(s.key(ref, exportName)), UploadId: &transfer.uploadID, PartNumber: aws.Int32(1),
+	_, err = b.Client.UploadPart(t.Context(), &s3.UploadPartInput{
+		Bucket: &b.Name, Key: aws.String(s.key(ref, exportName)), UploadId: &transfer.uploadID, PartNumber: aws.Int32(1),
 		Body: bytes.NewReader(other.data), ChecksumSHA256: aws.String(sum[0].base64()),
 	})
 	require.NoError(t, err)

@@ -19,6 +19,7 @@ import (
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
 
+	"github.com/katoflow/katoflow/internal/archive/archivetest"
 	"github.com/katoflow/katoflow/internal/e2e/harness"
 	"github.com/katoflow/katoflow/internal/lab"
 	"github.com/katoflow/katoflow/internal/operation"
@@ -80,6 +81,10 @@ type site struct {
 	t       *testing.T
 	cluster cluster
 	client  client.Client
+	// bucket of the site, nil without the option inS3; its proxy does the faults of S3.
+	bucket *archivetest.Bucket
+	// s3 are the lines of the inventory that name it.
+	s3 string
 }
 
 // quickly are gates that do not cost a test time; appended to the simulated cluster's inventory.
@@ -108,6 +113,9 @@ func newSite(t *testing.T, server *harness.Temporal, c client.Client, options ..
 	t.Cleanup(func() { require.NoError(t, cluster.Close()) })
 	s := &site{t: t, cluster: cluster, client: c,
 		Site: &harness.Site{Dir: dir, Temporal: server, Queue: fmt.Sprintf("queue-%d", n), Inventory: filepath.Join(dir, "inventory.yaml")}}
+	if cfg.s3 {
+		s.openBucket()
+	}
 	s.inventory(quickGates)
 	t.Cleanup(func() {
 		s.Close()
@@ -127,7 +135,7 @@ func (s *site) inventory(extra string) {
 		extra = shortLimit.ReplaceAllString(extra, "$1: "+bootLimit().String())
 	}
 	require.Contains(s.t, text, key)
-	require.NoError(s.t, os.WriteFile(s.Inventory, []byte(strings.Replace(text, key, key+extra, 1)), 0o600))
+	require.NoError(s.t, os.WriteFile(s.Inventory, []byte(strings.Replace(text, key, key+s.s3+extra, 1)), 0o600))
 }
 
 // shortLimit is a limit that real hosts need more time for.

@@ -89,6 +89,8 @@ type config struct {
 	nodes    []nodeConfig
 	// slow is how long the packages of a node take.
 	slow time.Duration
+	// s3: the site has a bucket.
+	s3 bool
 	// simulated changes what only the simulated cluster has.
 	simulated []func(*simcluster.Config)
 }

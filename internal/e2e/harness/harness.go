@@ -22,6 +22,8 @@ import (
 	"time"
 
 	"go.temporal.io/sdk/client"
+
+	"github.com/katoflow/katoflow/internal/archive/archivetest"
 )
 
 // Root is the folder of the module.
@@ -147,22 +149,24 @@ type Temporal struct {
 	*Process
 	// Address of the frontend and UI of the Web UI, HOST:PORT.
 	Address, UI string
+	// S3 is the server beside it; its keys are random and stay with the data.
+	S3 archivetest.Server
 
 	dir  string
 	args []string
 }
 
-// StartTemporal runs devstack with its data in dir; ports are chosen free.
+// StartTemporal runs devstack, Temporal and S3, with its data in dir; ports are chosen free.
 func StartTemporal(dir string, extra ...string) (*Temporal, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	ports, err := freePorts(2)
+	ports, err := freePorts(3)
 	if err != nil {
 		return nil, err
 	}
 	t := &Temporal{dir: dir, Address: "127.0.0.1:" + strconv.Itoa(ports[0]), UI: "127.0.0.1:" + strconv.Itoa(ports[1])}
-	t.args = append([]string{"server", "start-dev", "--port", strconv.Itoa(ports[0]), "--ui-port", strconv.Itoa(ports[1]), "--no-s3",
+	t.args = append([]string{"server", "start-dev", "--port", strconv.Itoa(ports[0]), "--ui-port", strconv.Itoa(ports[1]), "--s3-port", strconv.Itoa(ports[2]),
 		"--data", filepath.Join(dir, "data"), "--ports-file", filepath.Join(dir, "ports.json")}, extra...)
 	return t, t.Start()
 }
@@ -179,7 +183,7 @@ func (t *Temporal) Start() error {
 	if err != nil {
 		return err
 	}
-	return WaitFor(90*time.Second, "devstack to answer", func() (bool, error) {
+	err = WaitFor(90*time.Second, "devstack to answer", func() (bool, error) {
 		select {
 		case <-t.Ended():
 			return false, fmt.Errorf("devstack ended: %s", t.Tail())
@@ -188,6 +192,26 @@ func (t *Temporal) Start() error {
 		st, err := os.Stat(ready)
 		return err == nil && st.Size() > 0, nil
 	})
+	if err != nil {
+		return err
+	}
+	return t.readS3(ready)
+}
+
+// readS3 takes the S3 server's address and keys from devstack's ports file.
+func (t *Temporal) readS3(ports string) error {
+	b, err := os.ReadFile(ports)
+	if err != nil {
+		return err
+	}
+	var found struct {
+		S3 struct{ Endpoint, Region, AccessKey, SecretKey string }
+	}
+	if err := json.Unmarshal(b, &found); err != nil {
+		return fmt.Errorf("%s: %w", ports, err)
+	}
+	t.S3 = archivetest.Server{URL: found.S3.Endpoint, Region: found.S3.Region, AccessKey: found.S3.AccessKey, SecretKey: found.S3.SecretKey}
+	return nil
 }
 
 // Client connects to it.
@@ -216,6 +240,18 @@ type Site struct {
 	mu      sync.Mutex
 	workers []*Worker
 	count   int
+}
+
+// S3Section makes the lines of an inventory's cluster that name a bucket, seen at endpoint, and writes the keys into files of dir that they refer to.
+func S3Section(dir, endpoint string, bucket *archivetest.Bucket) (string, error) {
+	access, secret := filepath.Join(dir, "s3-access-key"), filepath.Join(dir, "s3-secret-key")
+	for file, key := range map[string]string{access: bucket.Server.AccessKey, secret: bucket.Server.SecretKey} {
+		if err := os.WriteFile(file, []byte(key+"\n"), 0o600); err != nil {
+			return "", err
+		}
+	}
+	return fmt.Sprintf("    s3: {endpoint: %q, region: %s, bucket: %s, path_style: true, access_key: {file: %q}, secret_key: {file: %q}}\n",
+		endpoint, bucket.Server.Region, bucket.Name, access, secret), nil
 }
 
 // Worker is a katoflow-worker process.
@@ -292,12 +328,25 @@ func (s *Site) Katoflow(limit time.Duration, args ...string) (Output, error) {
 	return out, nil
 }
 
+// asksWorker says whether a command takes --task-queue: it has a worker do the work.
+func asksWorker(command, verb string) bool {
+	switch command {
+	case "upgrade":
+		return true
+	case "cluster":
+		return verb != "show"
+	case "backup":
+		return verb != "download"
+	}
+	return false
+}
+
 func (s *Site) command(args ...string) (*exec.Cmd, *bytes.Buffer, *bytes.Buffer, error) {
 	binary, err := Binary("katoflow")
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	if len(args) > 1 && !slices.Contains(args, "--task-queue") && (args[0] == "upgrade" || args[0] == "cluster" && args[1] != "show") {
+	if len(args) > 1 && !slices.Contains(args, "--task-queue") && asksWorker(args[0], args[1]) {
 		args = append(args, "--task-queue", s.Queue)
 	}
 	cmd := exec.Command(binary, args...)
