@@ -3,6 +3,7 @@ package activities
 import (
 	"context"
 	"embed"
+	"io"
 	"strconv"
 	"strings"
 	"time"
@@ -26,6 +27,15 @@ func script(names ...string) string {
 		b.WriteByte('\n')
 	}
 	return b.String()
+}
+
+// plainScript is the text of one script alone, for a job.
+func plainScript(name string) string {
+	text, err := scripts.ReadFile("scripts/" + name + ".sh")
+	if err != nil {
+		panic("activities: " + err.Error()) // a name in this package that has no file
+	}
+	return string(text)
 }
 
 const answerMark = "@katoflow "
@@ -103,9 +113,14 @@ func ask(ctx context.Context, c Connections, h remote.Host, text string, args ..
 
 // askFor is ask with another limit of time.
 func askFor(ctx context.Context, limit time.Duration, c Connections, h remote.Host, text string, args ...string) (answer, error) {
+	return askWith(ctx, limit, c, h, nil, text, args...)
+}
+
+// askWith is askFor with a standard input.
+func askWith(ctx context.Context, limit time.Duration, c Connections, h remote.Host, stdin io.Reader, text string, args ...string) (answer, error) {
 	bounded, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	result, err := c.Run(bounded, h, remote.Command{Script: text, Args: args, AnyExit: true, MaxOutput: 4 << 20})
+	result, err := c.Run(bounded, h, remote.Command{Script: text, Args: args, Stdin: stdin, AnyExit: true, MaxOutput: 4 << 20})
 	if err != nil && ctx.Err() == nil && bounded.Err() != nil {
 		return answer{}, &remote.Error{Kind: remote.KindTransport, Node: h.Name,
 			Message: "the node took the connection and did not answer within " + limit.String() + ", its disk may hang: see to it, or try again"}

@@ -8,6 +8,7 @@ import (
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/worker"
 
+	"github.com/katoflow/katoflow/internal/archive"
 	"github.com/katoflow/katoflow/internal/operation"
 	"github.com/katoflow/katoflow/internal/remote"
 	"github.com/katoflow/katoflow/internal/temporalkit"
@@ -29,6 +30,8 @@ type Beat struct {
 	// Began is when an attempt first waited for what it is waiting for, by the clock of its worker (Unix milliseconds), and For what.
 	Began int64  `json:"began,omitempty"`
 	For   string `json:"for,omitempty"`
+	// Upload is how far a transfer came.
+	Upload archive.Progress `json:"upload,omitzero"`
 }
 
 // attempt is one run of an activity: its heartbeats, and a context that also ends when the worker begins to stop, so that a stopping worker hands its
@@ -87,6 +90,9 @@ func (a *attempt) now() Beat {
 	}
 	if b.For == "" {
 		b.For, b.Began = a.previous.For, a.previous.Began
+	}
+	if b.Upload.UploadID == "" {
+		b.Upload = a.previous.Upload
 	}
 	return b
 }

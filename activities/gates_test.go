@@ -136,7 +136,7 @@ func preflightOf(t *testing.T, r PreflightResult, node string) NodePreflight {
 
 func TestPreflight_HealthyCluster_HasNoProblemsAndChangesNothing(t *testing.T) {
 	b := start(t, alsConfig(), "")
-	out := must[PreflightResult](t)(run(t, b.nodes.Preflight, PreflightInput{Operation: b.op, Nodes: []string{"dea-1", "core"}, Others: []string{"dea-2"}, NeedReboot: true}, attemptOptions{}))
+	out := must[PreflightResult](t)(run(t, b.nodes.Preflight, PreflightInput{Operation: b.op, Nodes: []string{"dea-1", "core"}, Others: []string{"dea-2"}, PreflightNeeds: PreflightNeeds{Packages: true, Reboot: true}}, attemptOptions{}))
 	for i, name := range []string{"dea-1", "core", "dea-2"} {
 		n := out.Nodes[i]
 		if n.Node != name || len(n.Problems)+len(n.Warnings)+len(n.Broken) != 0 {
@@ -170,7 +170,7 @@ func TestPreflight_ManyFaults_AreAllTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer b.node("e").HoldAptLock(0)()
-	out := must[PreflightResult](t)(run(t, b.nodes.Preflight, PreflightInput{Operation: b.op, Nodes: []string{"a", "b", "c", "d", "e"}, NeedReboot: true}, attemptOptions{}))
+	out := must[PreflightResult](t)(run(t, b.nodes.Preflight, PreflightInput{Operation: b.op, Nodes: []string{"a", "b", "c", "d", "e"}, PreflightNeeds: PreflightNeeds{Packages: true, Reboot: true}}, attemptOptions{}))
 	for name, want := range map[string]string{"a": "sudo does not let admin run without a password: apt-get update; unattended-upgrades -d; dpkg --configure -a; /sbin/reboot",
 		"b": "0 MB free in /, at least 500 MB are needed", "c": "has changed", "d": "refused"} {
 		n := preflightOf(t, out, name)

@@ -67,8 +67,11 @@ func (i *Inventory) Resolve(ctx context.Context, in ResolveInput) (operation.Pla
 	if err := file.CheckFiles(i.Source.env, c.Name); err != nil {
 		problems = append(problems, problemsOf(err)...)
 	}
-	selected, err := c.Select(in.Nodes, in.Roles)
-	if err != nil {
+	var selected []*inventory.Node
+	if in.Export != nil {
+		node, wrong := exportNode(file, c, *in.Export, i.Source.env)
+		selected, problems = []*inventory.Node{node}, append(problems, wrong...)
+	} else if selected, err = c.Select(in.Nodes, in.Roles); err != nil {
 		problems = append(problems, strings.Split(err.Error(), "; ")...)
 	}
 	if err := c.CheckRoleOrder(in.RoleOrder); err != nil {
@@ -90,6 +93,7 @@ func planOf(c *inventory.Cluster, ordered []*inventory.Node, core *inventory.Nod
 		GateTimes: c.Gates.Times, GateInterval: operation.Duration(c.Gates.Interval), GateTimeout: operation.Duration(c.Gates.Timeout),
 		UnreachableAfter: operation.Duration(c.Timeouts.UnreachableAfter), BootTimeout: operation.Duration(c.Timeouts.Boot),
 		UpgradeTimeout: operation.Duration(c.Timeouts.Upgrade), AptLockTimeout: operation.Duration(c.Timeouts.AptLock),
+		ExportTimeout: operation.Duration(c.Export.Timeout),
 	}
 	for _, n := range ordered {
 		plan.Nodes = append(plan.Nodes, operation.PlannedNode{Name: n.Name, Roles: n.Roles, Core: n == core})

@@ -297,7 +297,7 @@ func TestScripts_EveryShell_GivesACompleteAnswer(t *testing.T) {
 			args []string
 		}{
 			"gates": {gatesScript, []string{"5", "", "0", "true", "exit 3"}}, "proof": {proofScript, nil}, "probe": {probeScript, nil}, "upgraded": {upgradedScript, nil},
-			"preflight": {preflightScript, []string{"0", "0", "1", "5", "", "0"}}, "record": {recordScript, []string{"x", "bash"}}, "prepare": {prepareScript, []string{"list"}},
+			"preflight": {preflightScript, []string{"0", "0", "1", "1", "5", "", "0"}}, "record": {recordScript, []string{"x", "bash"}}, "prepare": {prepareScript, []string{"list"}},
 			"candidates": {candidatesScript, []string{"bash"}}, "maintenance": {maintenanceScript, []string{"5", "echo", "true"}}, "roles": {rolesScript, []string{"5", "echo"}},
 			"forget": {forgetScript, []string{"x"}},
 		} {

@@ -45,7 +45,7 @@ func (n *Nodes) Preflight(ctx context.Context, in PreflightInput) (PreflightResu
 	errs := make([]error, len(names))
 	each(len(names), func(i int) {
 		t, work := targets[i], i < len(in.Nodes)
-		args := []string{flag(t.host.User != "root"), flag(in.NeedReboot), flag(work)}
+		args := []string{flag(t.host.User != "root"), flag(in.Reboot), flag(work), flag(in.Packages)}
 		ctx, cancel := context.WithTimeout(a.ctx, gateTime(s, t))
 		defer cancel()
 		began := time.Now()
@@ -57,7 +57,7 @@ func (n *Nodes) Preflight(ctx context.Context, in PreflightInput) (PreflightResu
 			}
 			began = time.Now()
 		}
-		out.Nodes[i] = n.judge(s, t, readings[i], errs[i], work, began, time.Now())
+		out.Nodes[i] = n.judge(s, t, readings[i], errs[i], work, in.Packages, began, time.Now())
 	})
 	if a.ctx.Err() != nil {
 		return PreflightResult{}, ended(a.ctx)
@@ -79,7 +79,7 @@ func flag(b bool) string {
 }
 
 // judge turns one node's reading into findings.
-func (n *Nodes) judge(s site, t target, read answer, err error, work bool, began, ended time.Time) NodePreflight {
+func (n *Nodes) judge(s site, t target, read answer, err error, work, packages bool, began, ended time.Time) NodePreflight {
 	out := NodePreflight{Node: t.node.Name}
 	if err != nil {
 		out.Broken = []operation.GateFailure{{Node: t.node.Name, Check: unreachable(err)}}
@@ -122,24 +122,26 @@ func (n *Nodes) judge(s site, t target, read answer, err error, work bool, began
 			warning("only %d MB free in %s", fs.free>>10, fs.mount)
 		}
 	}
-	if packages, dirty := unfinished(read); len(packages) > 0 || dirty {
-		warning("dpkg has left %s unfinished: it will be repaired before the upgrade", some(packages, 5))
-	}
-	if holders := parseLocks(read.values["lock"]); len(holders) > 0 {
-		warning("apt is in use by %s: the upgrade will wait for it", holders[0])
-	}
-	pending, trouble := parsePending(read.sections["pending"])
-	if trouble != "" {
-		warning("apt-get cannot plan an upgrade: %s", trouble)
-	}
 	now, clock := strconv.ParseInt(read.value("now"), 10, 64)
-	switch lists, err := strconv.ParseInt(read.value("lists"), 10, 64); {
-	case err != nil:
-		warning("no package lists were ever fetched: what is pending shows when the upgrade fetches them")
-	case clock == nil && now-lists > int64(oldLists/time.Second):
-		warning("its package lists are %d days old: more may be pending than they say", (now-lists)/(24*3600))
+	if packages {
+		if unfinished, dirty := unfinished(read); len(unfinished) > 0 || dirty {
+			warning("dpkg has left %s unfinished: it will be repaired before the upgrade", some(unfinished, 5))
+		}
+		if holders := parseLocks(read.values["lock"]); len(holders) > 0 {
+			warning("apt is in use by %s: the upgrade will wait for it", holders[0])
+		}
+		pending, trouble := parsePending(read.sections["pending"])
+		if trouble != "" {
+			warning("apt-get cannot plan an upgrade: %s", trouble)
+		}
+		switch lists, err := strconv.ParseInt(read.value("lists"), 10, 64); {
+		case err != nil:
+			warning("no package lists were ever fetched: what is pending shows when the upgrade fetches them")
+		case clock == nil && now-lists > int64(oldLists/time.Second):
+			warning("its package lists are %d days old: more may be pending than they say", (now-lists)/(24*3600))
+		}
+		out.Pending = len(pending)
 	}
-	out.Pending = len(pending)
 	out.Kernel = oneLine(read.value("kernel"), 128)
 	out.RebootRequired = read.value("reboot-required") == "1"
 	if clock == nil {

@@ -20,6 +20,19 @@ type ResolveInput struct {
 	Nodes           []string `json:"nodes,omitempty"`
 	Roles           []string `json:"roles,omitempty"`
 	RoleOrder       []string `json:"roleOrder,omitempty"`
+	// Export asks for the one node of an export instead of Nodes and Roles.
+	Export *ExportRequest `json:"export,omitempty"`
+}
+
+// ExportRequest is what the inventory has to be asked about an export.
+type ExportRequest struct {
+	Node         string                 `json:"node,omitempty"`
+	OnlyThisNode bool                   `json:"onlyThisNode,omitempty"`
+	Include      []string               `json:"include,omitempty"`
+	Exclude      []string               `json:"exclude,omitempty"`
+	EncryptTo    []string               `json:"encryptTo,omitempty"`
+	Transfer     operation.TransferMode `json:"transfer,omitempty"`
+	ToPath       string                 `json:"toPath,omitempty"`
 }
 
 // LockTokenInput names the run of the cluster lock.
@@ -49,10 +62,17 @@ type PreflightInput struct {
 	// Nodes to be worked on; Others only count for the baseline.
 	Nodes  []string `json:"nodes,omitempty"`
 	Others []string `json:"others,omitempty"`
-	// NeedReboot: the operation will reboot nodes, so sudo must allow it.
-	NeedReboot bool `json:"needReboot,omitempty"`
+	PreflightNeeds
 	// WaitForJobs is how long a job of an older operation that still runs is waited for.
 	WaitForJobs operation.Duration `json:"waitForJobs,omitempty"`
+}
+
+// PreflightNeeds is what an operation will do on the nodes that are worked on.
+type PreflightNeeds struct {
+	// Packages are installed: tools, rights and space for apt.
+	Packages bool `json:"packages,omitempty"`
+	// Reboot: sudo must allow it.
+	Reboot bool `json:"needReboot,omitempty"`
 }
 
 // NodePreflight is what the preflight found on one node.

@@ -28,7 +28,12 @@ func (c *clusterCheck) check() []string {
 func (c *clusterCheck) selection() activities.ResolveInput {
 	return activities.ResolveInput{Cluster: c.req.Cluster, InventoryDigest: c.req.InventoryDigest}
 }
-func (c *clusterCheck) reboots() bool                                            { return true }
+func (c *clusterCheck) needs() activities.PreflightNeeds {
+	return activities.PreflightNeeds{Packages: true, Reboot: true}
+}
+func (c *clusterCheck) ready(workflow.Context) (problems, warnings []string, err error) {
+	return nil, nil, nil
+}
 func (c *clusterCheck) wantsMaintenance() bool                                   { return false }
 func (c *clusterCheck) steps(workflow.Context)                                   {}
 func (c *clusterCheck) dryRun(workflow.Context) ([]operation.CommandPlan, error) { return nil, nil }

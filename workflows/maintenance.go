@@ -13,11 +13,13 @@ import (
 // maintenanceCeiling bounds one attempt to read or set maintenance mode, the Core being away for a reboot included.
 const maintenanceCeiling = 30 * time.Minute
 
-// enterMaintenance puts the cluster into maintenance mode and remembers how it was found. False: aborted or cancelled.
+// enterMaintenance puts the cluster into maintenance mode and remembers how it was found. False: aborted or cancelled. A procedure may enter and leave more
+// than once; whatever becomes of it, finish puts back what it has left.
 func (r *run) enterMaintenance(ctx workflow.Context) bool {
 	var kato *activities.Kato
 	in := activities.MaintenanceInput{Operation: r.op, UnreachableAfter: r.plan.UnreachableAfter}
-	r.report.Maintenance = "being set" // from here on it is put back on every path
+	r.readOnly, r.readOnlySince = true, workflow.Now(ctx) // from here on it is put back on every path
+	r.report.Maintenance = "being set"
 	for try := 1; ; try++ {
 		var out activities.MaintenanceResult
 		err := workflow.ExecuteActivity(following(ctx, "maintenance mode on", maintenanceCeiling), kato.EnterMaintenance, in).Get(ctx, &out)
@@ -44,8 +46,13 @@ func (r *run) enterMaintenance(ctx workflow.Context) bool {
 	}
 }
 
-// leaveMaintenance puts the mode back as it was found. A cluster that stays read-only is a question, not a log line.
+// leaveMaintenance puts the mode back as it was found. A cluster that stays read-only is a question, not a log line. ctx is not cancelled.
 func (r *run) leaveMaintenance(ctx workflow.Context) {
+	defer func() {
+		r.readOnly = false
+		r.readOnlyFor += workflow.Now(ctx).Sub(r.readOnlySince)
+		r.refresh(ctx)
+	}()
 	var kato *activities.Kato
 	in := activities.MaintenanceInput{Operation: r.op, UnreachableAfter: r.plan.UnreachableAfter}
 	for try := 1; ; try++ {

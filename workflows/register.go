@@ -15,7 +15,13 @@ type Registry interface {
 func Register(r Registry) {
 	r.RegisterWorkflowWithOptions(SecurityUpgrade, workflow.RegisterOptions{Name: operation.WorkflowSecurityUpgrade})
 	r.RegisterWorkflowWithOptions(SecurityUpgradeNode, workflow.RegisterOptions{Name: operation.WorkflowSecurityUpgradeNode})
+	r.RegisterWorkflowWithOptions(Backup, workflow.RegisterOptions{Name: operation.WorkflowBackup})
 	r.RegisterWorkflowWithOptions(ClusterLock, workflow.RegisterOptions{Name: operation.WorkflowClusterLock})
 	r.RegisterWorkflowWithOptions(ClusterCheck, workflow.RegisterOptions{Name: operation.WorkflowClusterCheck})
 	r.RegisterWorkflowWithOptions(ClusterTrust, workflow.RegisterOptions{Name: operation.WorkflowClusterTrust})
+	r.RegisterWorkflowWithOptions(BackupList, workflow.RegisterOptions{Name: operation.WorkflowBackupList})
+	r.RegisterWorkflowWithOptions(BackupShow, workflow.RegisterOptions{Name: operation.WorkflowBackupShow})
+	r.RegisterWorkflowWithOptions(BackupVerify, workflow.RegisterOptions{Name: operation.WorkflowBackupVerify})
+	r.RegisterWorkflowWithOptions(BackupDelete, workflow.RegisterOptions{Name: operation.WorkflowBackupDelete})
+	r.RegisterWorkflowWithOptions(BackupPrune, workflow.RegisterOptions{Name: operation.WorkflowBackupPrune})
 }

@@ -79,7 +79,12 @@ func (u *securityUpgrade) selection() activities.ResolveInput {
 	return activities.ResolveInput{Cluster: u.in.Cluster, InventoryDigest: u.in.InventoryDigest, Nodes: u.in.Nodes, Roles: u.in.Roles, RoleOrder: u.in.RoleOrder}
 }
 
-func (u *securityUpgrade) reboots() bool          { return u.in.Reboot != operation.RebootNever }
+func (u *securityUpgrade) needs() activities.PreflightNeeds {
+	return activities.PreflightNeeds{Packages: true, Reboot: u.in.Reboot != operation.RebootNever}
+}
+func (u *securityUpgrade) ready(workflow.Context) (problems, warnings []string, err error) {
+	return nil, nil, nil
+}
 func (u *securityUpgrade) wantsMaintenance() bool { return u.in.Maintenance }
 
 // dryRun returns the commands of all nodes.

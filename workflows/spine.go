@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"go.temporal.io/sdk/temporal"
@@ -19,9 +20,11 @@ type procedure interface {
 	check() []string
 	// selection is what the inventory is asked for.
 	selection() activities.ResolveInput
-	// reboots reports whether the procedure reboots nodes.
-	reboots() bool
-	// wantsMaintenance reports whether maintenance mode is on during the steps.
+	// needs is what the preflight looks for on the nodes that are worked on.
+	needs() activities.PreflightNeeds
+	// ready asks what only this procedure needs to know, beside the preflight of the nodes: problems and warnings, one line each. It changes nothing.
+	ready(ctx workflow.Context) (problems, warnings []string, err error)
+	// wantsMaintenance reports whether maintenance mode is on during all steps.
 	wantsMaintenance() bool
 	// dryRun returns the commands of every node, from the code that runs them.
 	dryRun(ctx workflow.Context) ([]operation.CommandPlan, error)
@@ -56,6 +59,9 @@ type run struct {
 	preflightFailure *operation.Failure
 
 	found                 string         // maintenance mode as it was found
+	readOnly              bool           // maintenance mode is to be put back
+	readOnlySince         time.Time      // when it was begun to be set
+	readOnlyFor           time.Duration  // how long it was on by this operation, all together
 	lastTry               map[string]int // by node and step: the try of the last question
 	shownPhase, shownNode string
 	shownNeeds            bool
@@ -183,10 +189,13 @@ func (r *run) askAllNodes(ctx workflow.Context) *operation.Failure {
 	wait := r.plan.UnreachableAfter
 	for i, c := range chunks {
 		futures[i] = workflow.ExecuteActivity(following(ctx, fmt.Sprintf("preflight of %d nodes", len(c.nodes)+len(c.others)), wait.D()+time.Hour), nodes.Preflight,
-			activities.PreflightInput{Operation: r.op, Nodes: c.nodes, Others: c.others, NeedReboot: r.procedure.reboots(), WaitForJobs: wait})
+			activities.PreflightInput{Operation: r.op, Nodes: c.nodes, Others: c.others, PreflightNeeds: r.procedure.needs(), WaitForJobs: wait})
 	}
-	var problems []string
-	troubled := 0
+	problems, warnings, err := r.procedure.ready(ctx)
+	if err != nil {
+		return operation.FailureOf(err)
+	}
+	r.report.Warnings = append(r.report.Warnings, warnings...)
 	for _, f := range futures {
 		var result activities.PreflightResult
 		if err := f.Get(ctx, &result); err != nil {
@@ -195,9 +204,6 @@ func (r *run) askAllNodes(ctx workflow.Context) *operation.Failure {
 		for _, n := range result.Nodes {
 			for _, p := range n.Problems {
 				problems = append(problems, n.Node+": "+p)
-			}
-			if len(n.Problems) > 0 {
-				troubled++
 			}
 			for _, w := range n.Warnings {
 				r.report.Warnings = append(r.report.Warnings, n.Node+": "+w)
@@ -214,12 +220,21 @@ func (r *run) askAllNodes(ctx workflow.Context) *operation.Failure {
 		r.report.BrokenBefore = r.report.BrokenBefore[:maxBaseline]
 	}
 	if len(problems) > 0 {
+		var places []string
+		for _, p := range problems {
+			if place, _, _ := strings.Cut(p, ": "); !slices.Contains(places, place) {
+				places = append(places, place)
+			}
+		}
 		return &operation.Failure{Type: operation.ErrPreflight, Problems: bound(problems, 500),
-			Message: fmt.Sprintf("%s on %s: nothing was changed", count(len(problems), "problem"), count(troubled, "node"))}
+			Message: fmt.Sprintf("%s on %s: nothing was changed", count(len(problems), "problem"), count(len(places), "node"))}
 	}
 	r.preflight.OperationID, r.preflight.WorkflowID, r.preflight.Nodes = r.req.OperationID, r.workflowID, len(r.plan.Nodes)
 	r.preflight.BrokenBefore, r.preflight.Warnings = r.report.BrokenBefore, bound(r.report.Warnings, 100)
 	r.report.Warnings = bound(r.report.Warnings, 100)
+	if p, ok := r.procedure.(interface{ found() string }); ok {
+		r.preflight.Found = p.found()
+	}
 	return nil
 }
 
@@ -299,7 +314,7 @@ func (r *run) finish(ctx workflow.Context, failure *operation.Failure) (*operati
 	if !r.req.DryRun && (r.lock != nil || cancelled) {
 		r.endFormer(ctx)
 	}
-	if r.report.Maintenance != "" {
+	if r.readOnly {
 		r.leaveMaintenance(ctx)
 	}
 	r.releaseLock(ctx)
@@ -347,6 +362,9 @@ func (r *run) outcome(cancelled bool, failure *operation.Failure) error {
 	case done != total:
 		r.report.Phase, r.report.Message = operation.PhaseFailed, summary+", the others are not"
 		return r.endedBadly(operation.ErrNodesFailed)
+	}
+	if p, ok := r.procedure.(interface{ outcomeText() string }); ok && p.outcomeText() != "" {
+		summary = p.outcomeText()
 	}
 	r.report.Phase, r.report.Message = operation.PhaseDone, summary
 	return nil

@@ -1,5 +1,11 @@
 package kato
 
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
 // CLI is the kato binary of a cluster.
 type CLI struct {
 	// Path of the binary: /home/stackato/bin/kato, or where the inventory says (kato.md §1).
@@ -43,3 +49,80 @@ func (c CLI) ProcessReady() []string { return []string{c.Path, "process", "ready
 
 // Info prints the roles of the local node; see ParseInfo (kato.md §3.5).
 func (c CLI) Info() []string { return []string{c.Path, "info", "--json"} }
+
+// Export is what a `kato data export` takes along and where it puts it (kato.md §3.2).
+type Export struct {
+	// OnlyThisNode exports the node it runs on; otherwise the whole cluster.
+	OnlyThisNode bool
+	// Include and Exclude are selectors; see CheckSelectors.
+	Include, Exclude []string
+	// Folder for temporary files, and Path of the archive, both absolute.
+	Folder, Path string
+}
+
+// Export writes an archive of the cluster's data. Only long options, whose meaning never changed; the seed's `-cluster` cannot match (kato.md §0.1, §0.10). It is
+// to be run on the node with the role filesystem, in the login environment; its exit code 0 is no proof (kato.md §3.2, §0.4).
+func (c CLI) Export(e Export) []string {
+	mode := "--cluster"
+	if e.OnlyThisNode {
+		mode = "--only-this-node"
+	}
+	argv := []string{c.Path, "data", "export", mode}
+	for _, s := range e.Include {
+		argv = append(argv, "--"+s)
+	}
+	for _, s := range e.Exclude {
+		argv = append(argv, "--exclude-"+s)
+	}
+	return append(argv, "--base-dir", e.Folder, e.Path)
+}
+
+// DatabaseHost prints where a data service's server is, which is an address elsewhere when the site runs an external one; those are not covered by an
+// export (kato.md §3.1, §3.2). service is mysql or postgresql.
+func (c CLI) DatabaseHost(service string) []string {
+	return []string{c.Path, "config", "get", service + "_node", service + "/host"}
+}
+
+// Selectors of an export, in kato's order (kato.md §3.2). Parts can only be left out.
+var (
+	selectors = []string{"droplets", "packages", "resources", "license", "db-encryption-key", "main-db", "aok-db", "aok-config", "helion-rest-db", "stackato-rest-db",
+		"filesystem", "harbor", "mysql", "postgresql", "mongodb", "memcached", "redis", "rabbit", "rabbit3"}
+	parts = []string{"harbor-data", "harbor-metadata", "mysql-data", "mysql-metadata", "postgresql-data", "postgresql-metadata", "mongodb-data", "mongodb-metadata",
+		"memcached-data", "memcached-metadata", "redis-data", "redis-metadata", "rabbit-data", "rabbit-metadata", "rabbit3-data", "rabbit3-metadata",
+		"filesystem-data", "filesystem-user-creation"}
+)
+
+// Selectors returns what can be included, and what can be excluded.
+func Selectors() (include, exclude []string) {
+	return slices.Clone(selectors), slices.Concat(selectors, parts)
+}
+
+// CheckSelectors lists what is wrong with the selectors of an export, one line each.
+func CheckSelectors(include, exclude []string) []string {
+	var problems []string
+	canInclude, canExclude := Selectors()
+	for _, s := range include {
+		if !slices.Contains(canInclude, s) {
+			problems = append(problems, fmt.Sprintf("include %q: choose of %s", clip(s), strings.Join(canInclude, ", ")))
+		}
+		if slices.Contains(exclude, s) {
+			problems = append(problems, fmt.Sprintf("%q is both included and excluded", clip(s)))
+		}
+	}
+	for _, s := range exclude {
+		if !slices.Contains(canExclude, s) {
+			problems = append(problems, fmt.Sprintf("exclude %q: choose of %s", clip(s), strings.Join(canExclude, ", ")))
+		}
+	}
+	return problems
+}
+
+func clip(s string) string {
+	if len(s) > 40 {
+		s = strings.ToValidUTF8(s[:40], "") + "..."
+	}
+	return s
+}
+
+// Version prints kato's version (kato.md §3.8).
+func (c CLI) Version() []string { return []string{c.Path, "version"} }

@@ -17,6 +17,7 @@ const DefaultTaskQueue = "katoflow"
 const (
 	WorkflowSecurityUpgrade     = "SecurityUpgrade"
 	WorkflowSecurityUpgradeNode = "SecurityUpgradeNode"
+	WorkflowBackup              = "Backup"
 	WorkflowClusterLock         = "ClusterLock"
 	WorkflowClusterCheck        = "ClusterCheck"
 	WorkflowClusterTrust        = "ClusterTrust"
@@ -25,6 +26,7 @@ const (
 // Kinds of operations, as they stand in workflow ids and in the KatoflowOperation search attribute.
 const (
 	KindSecurityUpgrade = "upgrade-security"
+	KindBackup          = "backup-create"
 	KindClusterCheck    = "cluster-check"
 	KindClusterTrust    = "cluster-trust"
 )

@@ -50,6 +50,8 @@ type Plan struct {
 	BootTimeout      Duration `json:"bootTimeout"`
 	UpgradeTimeout   Duration `json:"upgradeTimeout"`
 	AptLockTimeout   Duration `json:"aptLockTimeout"`
+	// ExportTimeout is the ceiling of one export (als).
+	ExportTimeout Duration `json:"exportTimeout,omitempty"`
 	// NotifyOn are the events the site wants to hear of: parked, failed, done.
 	NotifyOn []string `json:"notifyOn,omitempty"`
 }
@@ -136,6 +138,8 @@ type Report struct {
 	// Maintenance: "" (not asked for), "on", "put back (off)", "put back (on)", "left on: ...".
 	Maintenance string        `json:"maintenance,omitempty"`
 	Commands    []CommandPlan `json:"commands,omitempty"`
+	// Export is the archive that an export made.
+	Export *Exported `json:"export,omitempty"`
 	// Catalog is set by operations on archives, which have no nodes.
 	Catalog *CatalogReport `json:"catalog,omitempty"`
 }
@@ -160,10 +164,12 @@ func (r *Report) Finished() bool {
 
 // PreflightOutcome is the result of the update `preflight`: what the starter shows at once.
 type PreflightOutcome struct {
-	OperationID  string        `json:"operationId"`
-	WorkflowID   string        `json:"workflowId"`
-	Nodes        int           `json:"nodes"`
-	Pending      int           `json:"pendingPackages"`
+	OperationID string `json:"operationId"`
+	WorkflowID  string `json:"workflowId"`
+	Nodes       int    `json:"nodes"`
+	Pending     int    `json:"pendingPackages"`
+	// Found is what else the preflight found, in one line.
+	Found        string        `json:"found,omitempty"`
 	BrokenBefore []GateFailure `json:"brokenBefore,omitempty"`
 	Warnings     []string      `json:"warnings,omitempty"`
 }

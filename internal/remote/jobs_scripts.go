@@ -108,3 +108,13 @@ func (j *Jobs) run(ctx context.Context, h Host, c call) (reply, error) {
 	}
 	return r, nil
 }
+
+// VaultsScript is the text of a function `vaults` for a script that takes secrets over standard input: it prints the folders in memory that may keep them, the
+// best first. The variable root, empty on a node, stands before the system's folders.
+func VaultsScript() string {
+	b, err := scriptFiles.ReadFile("scripts/vaults.sh")
+	if err != nil {
+		panic(err) // a name in this package is wrong
+	}
+	return string(b)
+}

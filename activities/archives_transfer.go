@@ -1,0 +1,325 @@
+package activities
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/katoflow/katoflow/internal/archive"
+	"github.com/katoflow/katoflow/internal/kato"
+	"github.com/katoflow/katoflow/internal/operation"
+	"github.com/katoflow/katoflow/internal/remote"
+)
+
+// TransferInput is the input of the last steps of an export: what was checked, and what the manifest says of it.
+type TransferInput struct {
+	ExportInput
+	Checked   CheckArchiveResult     `json:"checked"`
+	Mode      operation.TransferMode `json:"mode,omitempty"`
+	EncryptTo []string               `json:"encryptTo,omitempty"`
+	Platform  string                 `json:"platform,omitempty"`
+	Who       string                 `json:"who,omitempty"`
+	// Began is when the export began, by the Temporal server's clock.
+	Began time.Time `json:"began"`
+	// PlaceTry is the try of the job of Place.
+	PlaceTry int `json:"placeTry,omitempty"`
+}
+
+// WithPlaceTry is the input for a try of Place, whose job has tries of its own: the archive that is moved stays the one of the export's try.
+func (in TransferInput) WithPlaceTry(try int) TransferInput {
+	in.PlaceTry = try
+	return in
+}
+
+// TransferResult is where the archive is.
+type TransferResult struct {
+	Location   string                 `json:"location"`
+	StoredSize int64                  `json:"storedSize"`
+	Parts      int                    `json:"parts,omitempty"`
+	Mode       operation.TransferMode `json:"mode,omitempty"`
+	Encrypted  bool                   `json:"encrypted,omitempty"`
+	Notes      []string               `json:"notes,omitempty"`
+}
+
+const (
+	// storePatience is how long a store that answers with passing faults is tried again without a byte getting ahead.
+	storePatience = 15 * time.Minute
+	// maxContent bounds the content of a cluster in a manifest, in bytes.
+	maxContent = 16 << 20
+)
+
+// Transfer moves the checked archive to the cluster's bucket and writes the manifest, last. Upload and finished parts are asked of S3, and are in the
+// heartbeat: whatever worker goes on, at most the parts in flight are sent again. By Mode the worker reads ranges over SSH, or the node uploads to presigned
+// URLs, which go to it over standard input; with auto the latter falls back to the former where the node cannot reach S3. Repeating it is harmless, also after its end.
+//
+// Errors: Archive when the file is not what was checked (nothing is listed then), or another archive has the name; S3 when the bucket cannot be used;
+// Unreachable when the node is not reached for UnreachableAfter; what package remote tells.
+func (x *Archives) Transfer(ctx context.Context, in TransferInput) (TransferResult, error) {
+	a := begin(ctx, "transfer")
+	defer a.finish()
+	s, t, err := x.where(in.ExportInput)
+	if err != nil {
+		return TransferResult{}, err
+	}
+	store, err := s.store(x.Logger)
+	if err != nil {
+		return TransferResult{}, err
+	}
+	defer store.Close()
+	cfg, err := archive.ConfigOf(s.file, s.cluster.S3, s.env)
+	if err != nil {
+		return TransferResult{}, operation.NewError(operation.Failure{Type: operation.ErrS3, Message: oneLine(err.Error(), maxMessage)})
+	}
+	m := x.manifest(a, s, t, in)
+	file := NodeFile{Runner: x.Connections, Host: t.host, Path: in.staged()}
+	up := archive.Upload{Ref: m.Ref, Source: file, SHA256: in.Checked.SHA256, Recipients: in.EncryptTo, Progress: a.previous.Upload}
+	up.Record = func(p archive.Progress) { a.uploaded(p) }
+	sender := sending{mode: in.Mode, file: file, ca: cfg.CA, log: logOf(x.Logger, in.Operation, in.Node.Name, operation.StepTransfer)}
+	if len(in.EncryptTo) > 0 {
+		sender.mode = operation.TransferWorker
+	}
+	var stored archive.Stored
+	err = a.againstFaults(t, in.UnreachableAfter.D(), func(ctx context.Context) (err error) {
+		stored, err = sender.send(ctx, store, up)
+		return err
+	})
+	if err != nil {
+		return TransferResult{}, err
+	}
+	m.Stored, m.Ended = stored, time.Now().UTC()
+	err = a.againstFaults(t, in.UnreachableAfter.D(), func(ctx context.Context) error {
+		a.phase("writing the manifest")
+		content, err := x.stagedContent(ctx, t, in.ExportInput)
+		if err != nil {
+			return err
+		}
+		m.Content = content
+		_, err = store.Finish(ctx, m)
+		return err
+	})
+	if err != nil {
+		return TransferResult{}, err
+	}
+	key, _ := store.Key(m.Ref)
+	return TransferResult{Location: "s3://" + s.cluster.S3.Bucket + "/" + key, StoredSize: stored.StoredSize, Parts: len(stored.Parts), Mode: sender.used, Encrypted: stored.Encrypted(),
+		Notes: notes(sender.note)}, nil
+}
+
+// sending moves the parts, one way or the other.
+type sending struct {
+	mode operation.TransferMode
+	file NodeFile
+	ca   []byte
+	log  *zap.Logger
+	// used is the way that was gone, and note why it is not the one that was asked for first.
+	used operation.TransferMode
+	note string
+}
+
+// send is archive.Store.Upload with the parts sent the way that is asked for.
+func (d *sending) send(ctx context.Context, store *archive.Store, up archive.Upload) (archive.Stored, error) {
+	for try := 1; ; try++ {
+		transfer, err := store.Begin(ctx, up)
+		if err == nil {
+			err = d.parts(ctx, transfer, up)
+		}
+		var stored archive.Stored
+		if err == nil {
+			stored, err = transfer.Complete(ctx)
+		}
+		// Another process that was given up and lives on may have completed the same upload.
+		if archive.IsKind(err, archive.KindNoUpload) && try < 3 {
+			continue
+		}
+		return stored, err
+	}
+}
+
+func (d *sending) parts(ctx context.Context, transfer *archive.Transfer, up archive.Upload) error {
+	if d.mode != operation.TransferWorker && d.note == "" {
+		d.used = operation.TransferDirect
+		err := DirectSender{File: d.file, CA: d.ca}.Send(ctx, transfer, up.Record)
+		var unreachable errUnreachable
+		switch {
+		case err == nil || d.mode == operation.TransferDirect:
+			if errors.As(err, &unreachable) {
+				return operation.NewError(operation.Failure{Type: operation.ErrS3, Message: oneLine(err.Error(), maxMessage)})
+			}
+			return err
+		case !errors.As(err, &unreachable):
+			return err
+		}
+		d.note = "moved by the worker: " + err.Error()
+		d.log.Info(d.note)
+	}
+	d.used = operation.TransferWorker
+	return transfer.Send(ctx)
+}
+
+// againstFaults tries again what failed in a way that passes: the node for limit, the store for storePatience, both counted from the last byte that got ahead.
+func (a *attempt) againstFaults(t target, limit time.Duration, try func(ctx context.Context) error) error {
+	if limit <= 0 {
+		limit = defaultUnreachableAfter
+	}
+	wait, since, at := firstPause, time.Time{}, a.ahead()
+	for {
+		err := try(a.ctx)
+		if err == nil {
+			return nil
+		}
+		if a.ctx.Err() != nil {
+			return ended(a.ctx)
+		}
+		lost := remote.IsKind(err, remote.KindTransport)
+		var passing *archive.Error
+		if !lost && !(errors.As(err, &passing) && passing.Retryable()) {
+			var e *remote.Error
+			if errors.As(err, &e) && archive.KindOf(err) != archive.KindSourceChanged {
+				return nodeError(e)
+			}
+			var app interface{ NonRetryable() bool }
+			if errors.As(err, &app) {
+				return err
+			}
+			return storeError(t.host.Name, err)
+		}
+		if now := a.ahead(); now != at || since.IsZero() {
+			at, since, wait = now, time.Now(), firstPause
+		}
+		patience := storePatience
+		if lost {
+			patience = limit
+		}
+		if time.Since(since)+wait > patience {
+			if lost {
+				return fail(operation.ErrUnreachable, t.host.Name, "not reached for %s: look at its console and network, then retry (last: %s)", limit, withoutNode(failureOf(err).Message, t.host.Name))
+			}
+			return storeError(t.host.Name, err)
+		}
+		a.phase("interrupted, trying again: " + err.Error())
+		if !a.pause(wait) {
+			return ended(a.ctx)
+		}
+		wait = min(wait*2, longestPause)
+	}
+}
+
+// manifest is all of it but what the upload makes, and the content.
+func (x *Archives) manifest(a *attempt, s site, t target, in TransferInput) archive.Manifest {
+	m := archive.Manifest{Ref: archive.Ref{Cluster: in.Operation.Cluster, Operation: in.Operation.ID}, Platform: in.Platform, Roles: map[string][]string{},
+		Mode: "cluster", Include: in.Include, Exclude: in.Exclude, Node: t.node.Name, ExportFile: path.Base(in.staged()), Who: in.Who, Started: in.Began.UTC()}
+	if in.OnlyThisNode {
+		m.Mode = "only-this-node"
+	}
+	for _, n := range s.cluster.Nodes {
+		m.Roles[n.Name] = n.Roles
+	}
+	if version, err := askFor(a.ctx, s.cluster.Kato.Timeout.Std()+time.Minute, x.Connections, t.host, katoVersionScript, append([]string{katoSeconds(s)}, s.kato().Version()...)...); err == nil {
+		m.KatoVersion = oneLine(kato.Clean([]byte(version.sections["kato"])), 100)
+	}
+	return m
+}
+
+// stagedContent is what PrepareExport wrote down, nil when the Cloud Controller was not read.
+func (x *Archives) stagedContent(ctx context.Context, t target, in ExportInput) (*archive.Content, error) {
+	ctx, cancel := context.WithTimeout(ctx, askWithin)
+	defer cancel()
+	result, err := x.Connections.Run(ctx, t.host, remote.Command{Argv: []string{"cat", path.Join(in.Place, "content.json")}, AnyExit: true, MaxOutput: maxContent})
+	if err != nil {
+		return nil, err
+	}
+	var content archive.Content
+	if result.ExitCode != 0 || result.Truncated || json.Unmarshal(result.Stdout, &content) != nil {
+		return nil, nil
+	}
+	return &content, nil
+}
+
+// placed is where an archive goes on a mounted file system.
+func (in TransferInput) placed() string {
+	return path.Join(in.ToPath, in.Operation.Cluster+"-"+in.Operation.ID+".tgz")
+}
+
+// Place moves the checked archive to its name on the mounted file system, reads it there once more, and writes the manifest beside it, last; as the job
+// `transfer`. An archive without a manifest is none.
+//
+// Errors: RemoteExit when it cannot be moved or reads otherwise; what Export tells of jobs and nodes.
+func (x *Archives) Place(ctx context.Context, in TransferInput) (TransferResult, error) {
+	a := begin(ctx, "moving the archive to its place")
+	defer a.finish()
+	s, t, err := x.where(in.ExportInput)
+	if err != nil {
+		return TransferResult{}, err
+	}
+	manifest, err := x.placedManifest(in, s, t)
+	if err != nil {
+		return TransferResult{}, err
+	}
+	job := x.job(in.ExportInput, t, remote.JobSpec{ID: jobID(in.Operation, in.Node.Name, operation.StepTransfer, in.PlaceTry), Lease: lease(in.Operation), Interruptible: true,
+		Argv: []string{"sh", "-c", placeScript, "sh", in.staged(), in.placed(), manifest, in.Checked.SHA256}}, max(in.Timeout.D(), checkFloor))
+	end, err := job.run(a)
+	if err != nil {
+		return TransferResult{}, err
+	}
+	result, err := job.result(end)
+	switch {
+	case err != nil || !result.Started:
+		return TransferResult{}, err
+	case result.Interrupted:
+		return TransferResult{}, failJob(operation.ErrInterrupted, t.host.Name, job.spec.ID.Dir(), "", "the node rebooted while the archive was moved to its place: retry")
+	}
+	return TransferResult{Location: t.host.Name + ":" + in.placed(), StoredSize: in.Checked.Size}, nil
+}
+
+// placedManifest describes an archive on a file system: the fields that are the same as in a bucket. It depends on the input and the inventory alone, so that
+// every attempt's job is the same.
+func (x *Archives) placedManifest(in TransferInput, s site, t target) (string, error) {
+	var b bytes.Buffer
+	m := struct {
+		archive.Ref
+		Platform string              `json:"platform,omitempty"`
+		Roles    map[string][]string `json:"roles,omitempty"`
+		Mode     string              `json:"mode"`
+		Include  []string            `json:"include,omitempty"`
+		Exclude  []string            `json:"exclude,omitempty"`
+		Node     string              `json:"node"`
+		File     string              `json:"object"`
+		Who      string              `json:"who,omitempty"`
+		Started  time.Time           `json:"started"`
+		Size     int64               `json:"size"`
+		SHA256   string              `json:"sha256"`
+	}{archive.Ref{Cluster: in.Operation.Cluster, Operation: in.Operation.ID}, in.Platform, map[string][]string{}, "cluster", in.Include, in.Exclude, t.node.Name, path.Base(in.placed()),
+		in.Who, in.Began.UTC(), in.Checked.Size, in.Checked.SHA256}
+	if in.OnlyThisNode {
+		m.Mode = "only-this-node"
+	}
+	for _, n := range s.cluster.Nodes {
+		m.Roles[n.Name] = n.Roles
+	}
+	if err := json.NewEncoder(&b).Encode(m); err != nil {
+		return "", fail(operation.ErrInternal, t.host.Name, "the manifest cannot be written: %v", err)
+	}
+	return string(bytes.TrimSpace(b.Bytes())), nil
+}
+
+// uploaded notes how far the upload is.
+func (a *attempt) uploaded(p archive.Progress) {
+	done, all := p.Parts()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.beat.Upload = p
+	a.beat.Phase = fmt.Sprintf("%s of %s sent, %d of %d parts", operation.Size(p.Bytes()), operation.Size(p.Size), done, all)
+}
+
+// ahead is how many bytes are done.
+func (a *attempt) ahead() int64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.beat.Upload.Bytes()
+}

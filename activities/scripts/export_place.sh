@@ -1,0 +1,21 @@
+# The job that puts an archive in its place on a mounted file system: the manifest last, and everything on the disk before. Arguments: the staged archive, its
+# place, the manifest, its SHA-256.
+
+staged=$1 placed=$2 manifest=$3 sum=$4
+if [ -f "$staged" ]; then
+	[ ! -e "$placed" ] || {
+		printf '%s\n' "$placed is there already"
+		exit 1
+	}
+	sync "$staged" 2>/dev/null || sync
+	mv "$staged" "$placed" || exit 1
+fi
+[ -f "$placed" ] || exit 1
+now=$(openssl dgst -sha256 -r <"$placed" 2>/dev/null) || now=$(sha256sum <"$placed") || exit 1
+[ "${now%% *}" = "$sum" ] || {
+	printf '%s\n' "$placed has other content than what was checked"
+	exit 1
+}
+printf '%s\n' "$manifest" >"$placed.manifest.json.new" && mv "$placed.manifest.json.new" "$placed.manifest.json" || exit 1
+sync "$placed.manifest.json" 2>/dev/null || sync
+sync "${placed%/*}" 2>/dev/null || sync

@@ -1,0 +1,25 @@
+# Uploads a range of a file to a presigned URL. Arguments: prefix of the system's folders, the file, offset and length in bytes. Standard input: the
+# configuration of curl with the URL, a line "-- certificates", and certificates if the system's are not to be used.
+
+root=$1 file=$2 offset=$3 length=$4
+secret=$(vaults | while read -r folder; do
+	mktemp -d "$folder/katoflow-part.XXXXXX" 2>/dev/null && break
+done)
+[ -n "$secret" ] || exit 6
+trap 'rm -rf "$secret"' EXIT
+printf '' >"$secret/config"
+chmod 600 "$secret/config"
+while IFS= read -r line; do
+	[ "$line" != '-- certificates' ] || break
+	printf '%s\n' "$line" >>"$secret/config"
+done
+cat >"$secret/ca"
+if [ -s "$secret/ca" ]; then
+	printf 'cacert = "%s"\n' "$secret/ca" >>"$secret/config"
+fi
+dd if="$file" bs=1048576 iflag=skip_bytes,count_bytes skip="$offset" count="$length" 2>/dev/null |
+	curl -q --config "$secret/config" --upload-file - --output "$secret/answer" --write-out '%{http_code}' >"$secret/code" 2>"$secret/error"
+say exit "$?"
+say code "$(cat "$secret/code")"
+say why "$(sed -n 's/.*<Code>\([A-Za-z0-9]*\)<.*/\1/p' "$secret/answer" 2>/dev/null | head -n 1)"
+say end

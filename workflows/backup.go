@@ -1,0 +1,366 @@
+package workflows
+
+// Export of a cluster ("Exporting the server data" of the source page):
+//
+//  1. what an export needs is there, and nothing else exports;
+//  2. the cluster goes into maintenance mode, if that is wanted;
+//  3. on the node with the role filesystem: kato data export --cluster FILE;
+//  4. maintenance mode as it was found, at once;
+//  5. the archive is read on the node: it is whole, so big, and has this SHA-256;
+//  6. it is moved to the bucket (or to a mounted file system), the manifest last;
+//  7. the staged file is removed.
+//
+// Steps 2 to 5 are tried again together: an archive that is not whole is exported again.
+
+import (
+	"fmt"
+	"time"
+
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/katoflow/katoflow/activities"
+	"github.com/katoflow/katoflow/internal/operation"
+)
+
+// Backup is the operation workflow. It completes with the report when the archive is in its place; otherwise it fails, or ends as cancelled, with the report in
+// the details of its error, and nothing of it is left: no staged file, no half upload, no maintenance mode.
+func Backup(ctx workflow.Context, in operation.BackupInput) (*operation.Report, error) {
+	return operate(ctx, operation.KindBackup, in.Request, "", &backup{in: in})
+}
+
+type backup struct {
+	*run
+	in operation.BackupInput
+
+	data   int64 // bytes to be exported, as the preflight measured them
+	node   *operation.NodeReport
+	export activities.ExportInput
+	began  time.Time
+	// keepStaged: somebody decided that the staged file stays.
+	keepStaged bool
+}
+
+func (b *backup) attach(r *run) { b.run = r }
+
+func (b *backup) check() []string {
+	var problems []string
+	if b.in.Cluster == "" {
+		problems = append(problems, "cluster is missing: name one of the inventory")
+	}
+	switch b.in.Maintenance {
+	case "", operation.MaintenanceAuto, operation.MaintenanceOn, operation.MaintenanceOff:
+	default:
+		problems = append(problems, fmt.Sprintf("maintenance %q: choose auto, on or off", operation.Shorten(string(b.in.Maintenance), 40)))
+	}
+	switch b.in.Transfer {
+	case "", operation.TransferAuto, operation.TransferWorker, operation.TransferDirect:
+	default:
+		problems = append(problems, fmt.Sprintf("transfer %q: choose auto, worker or direct", operation.Shorten(string(b.in.Transfer), 40)))
+	}
+	if b.in.ToPath != "" {
+		problems = append(problems, operation.CheckToPath(b.in)...)
+	}
+	return problems
+}
+
+func (b *backup) selection() activities.ResolveInput {
+	return activities.ResolveInput{Cluster: b.in.Cluster, InventoryDigest: b.in.InventoryDigest, Export: &activities.ExportRequest{Node: b.in.Node, OnlyThisNode: b.in.OnlyThisNode,
+		Include: b.in.Include, Exclude: b.in.Exclude, EncryptTo: b.in.EncryptTo, Transfer: b.in.Transfer, ToPath: b.in.ToPath}}
+}
+
+func (b *backup) needs() activities.PreflightNeeds { return activities.PreflightNeeds{} }
+
+// wantsMaintenance is false because the mode is on for the time of the export alone.
+func (b *backup) wantsMaintenance() bool { return false }
+
+// readOnlyWanted reports whether the Cloud Controller is read-only during the export.
+func (b *backup) readOnlyWanted() bool {
+	switch b.in.Maintenance {
+	case operation.MaintenanceOn:
+		return true
+	case operation.MaintenanceOff:
+		return false
+	}
+	return !b.in.OnlyThisNode
+}
+
+// input of an activity on the node that exports.
+func (b *backup) input() activities.ExportInput {
+	in := b.export
+	in.NodeInput = activities.NodeInput{Operation: b.op, Node: b.plan.Nodes[0], JobTry: max(in.JobTry, 1), UnreachableAfter: b.plan.UnreachableAfter}
+	in.ToPath, in.OnlyThisNode, in.Include, in.Exclude, in.Timeout = b.in.ToPath, b.in.OnlyThisNode, b.in.Include, b.in.Exclude, b.plan.ExportTimeout
+	return in
+}
+
+// ready asks all nodes, the bucket and the Cloud Controller what the export needs of them.
+func (b *backup) ready(ctx workflow.Context) (problems, warnings []string, err error) {
+	var archives *activities.Archives
+	var out activities.ExportReadyResult
+	err = workflow.ExecuteActivity(following(ctx, "what an export needs", time.Hour), archives.ExportReady, activities.ExportReadyInput{ExportInput: b.input(),
+		Mode: b.in.Transfer, EncryptTo: b.in.EncryptTo, NoSpaceCheck: b.in.NoSpaceCheck}).Get(ctx, &out)
+	b.data = out.DataSize
+	return out.Problems, out.Warnings, err
+}
+
+// found is what the starter says when the preflight has passed.
+func (b *backup) found() string {
+	return fmt.Sprintf("%s of data, exported on %s", operation.Size(b.data), b.plan.Nodes[0].Name)
+}
+
+func (b *backup) dryRun(ctx workflow.Context) ([]operation.CommandPlan, error) {
+	var archives *activities.Archives
+	var out activities.PlanCommandsResult
+	err := workflow.ExecuteActivity(quick(ctx, "commands of the plan"), archives.PlanExport, activities.PlanExportInput{ExportInput: b.input(), Maintenance: b.readOnlyWanted(), Mode: b.in.Transfer,
+		EncryptTo: b.in.EncryptTo}).Get(ctx, &out)
+	return out.Plans, err
+}
+
+func (b *backup) steps(ctx workflow.Context) {
+	b.node = &b.report.Nodes[0]
+	b.node.Status, b.node.StartedAt, b.currentNode = operation.NodeRunning, stamp(ctx), b.node.Name
+	b.began = workflow.Now(ctx)
+	b.report.Export = &operation.Exported{}
+	checked, ok := b.exportAndCheck(ctx)
+	if ok {
+		ok = b.bringAway(ctx, checked)
+	}
+	b.tidy(ctx, !ok)
+	b.node.EndedAt = stamp(ctx)
+	switch {
+	case ok:
+		b.node.Status, b.node.Failure = operation.NodeDone, nil
+	case ctx.Err() != nil:
+		b.node.Status = operation.NodeCancelled
+	default:
+		b.node.Status = operation.NodeFailed
+	}
+	if !ok {
+		b.report.Export = nil
+	}
+	b.refresh(ctx)
+}
+
+// exportAndCheck makes an archive and reads it. False: cancelled or aborted.
+func (b *backup) exportAndCheck(ctx workflow.Context) (activities.CheckArchiveResult, bool) {
+	b.export.JobTry = 1
+	for try := 1; ; try++ {
+		checked, err := b.exportOnce(ctx, try)
+		if err == nil {
+			return checked, true
+		}
+		if ctx.Err() != nil || b.aborting {
+			return checked, false
+		}
+		f := operation.FailureOf(err)
+		if b.failed(ctx, try, *f, operation.Retry, operation.Abort) != operation.Retry {
+			return checked, false
+		}
+		// A job whose outcome is unknown keeps its name and is taken up again; anything else is exported anew.
+		if !operation.OutcomeUnknown(f.Type) {
+			b.export.JobTry++
+		}
+	}
+}
+
+// exportOnce is one try: maintenance mode on, the export, maintenance mode as found whatever came of it, and the reading of the archive.
+func (b *backup) exportOnce(ctx workflow.Context, try int) (activities.CheckArchiveResult, error) {
+	var archives *activities.Archives
+	var checked activities.CheckArchiveResult
+	if f := b.goOn(ctx); f != nil {
+		return checked, operation.NewError(*f)
+	}
+	b.at(ctx, operation.StepPrepare, try)
+	var prepared activities.PrepareExportResult
+	if err := workflow.ExecuteActivity(following(ctx, b.summary("prepare the folder for the archive"), time.Hour), archives.PrepareExport, b.input()).Get(ctx, &prepared); err != nil {
+		return checked, err
+	}
+	b.export.Place, b.report.Export.Contents = prepared.Place, prepared.Contents
+	b.remark(prepared.Notes...)
+
+	var exported activities.ExportResult
+	err := b.readOnlyDuring(ctx, func() error {
+		b.at(ctx, operation.StepExport, try)
+		began := workflow.Now(ctx)
+		err := workflow.ExecuteActivity(following(ctx, b.summary("kato data export"), b.plan.ExportTimeout.D()+b.plan.UnreachableAfter.D()), archives.Export, b.input()).Get(ctx, &exported)
+		b.report.Export.ExportTime = operation.Duration(workflow.Now(ctx).Sub(began))
+		if ctx.Err() != nil {
+			b.letExportEnd(ctx)
+		}
+		return err
+	})
+	if err != nil {
+		return checked, err
+	}
+	b.remark(exported.Notes...)
+
+	b.at(ctx, operation.StepCheck, try)
+	err = workflow.ExecuteActivity(following(ctx, b.summary("read the archive: tar, size, SHA-256"), max(b.plan.ExportTimeout.D(), time.Hour)+b.plan.UnreachableAfter.D()), archives.CheckArchive, b.input()).Get(ctx, &checked)
+	if err != nil {
+		return checked, err
+	}
+	b.report.Export.Size, b.report.Export.SHA256, b.report.Export.Entries = checked.Size, checked.SHA256, checked.Entries
+	b.remark(checked.Notes...)
+	return checked, nil
+}
+
+// readOnlyDuring runs do in maintenance mode, where that is wanted, and puts the mode back as it was found before it returns.
+func (b *backup) readOnlyDuring(ctx workflow.Context, do func() error) error {
+	if b.readOnlyWanted() && !b.enterMaintenance(ctx) {
+		return operation.NewError(operation.Failure{Type: operation.ErrCancelled, Message: "not exported"})
+	}
+	err := do()
+	if b.readOnly {
+		disconnected, _ := workflow.NewDisconnectedContext(ctx)
+		b.leaveMaintenance(disconnected)
+		b.report.Export.MaintenanceTime = operation.Duration(b.readOnlyFor)
+	}
+	if err != nil && b.readOnlyWanted() && operation.OutcomeUnknown(operation.FailureOf(err).Type) && ctx.Err() == nil {
+		b.remark("the export may have gone on after maintenance mode was put back")
+	}
+	return err
+}
+
+// letExportEnd sees to it, when the operation is cancelled, that no export runs or starts any more.
+func (b *backup) letExportEnd(ctx workflow.Context) {
+	var archives *activities.Archives
+	ctx, _ = workflow.NewDisconnectedContext(ctx)
+	in := b.input()
+	in.Settle = true
+	if err := workflow.ExecuteActivity(following(ctx, b.summary("cancel: end the export"), time.Hour), archives.Export, in).Get(ctx, nil); err != nil {
+		if f := operation.FailureOf(err); operation.OutcomeUnknown(f.Type) {
+			b.remark("the export may still run there: " + f.Message)
+		}
+	}
+}
+
+// bringAway moves the archive to its place. False: cancelled, aborted or left.
+func (b *backup) bringAway(ctx workflow.Context, checked activities.CheckArchiveResult) bool {
+	var archives *activities.Archives
+	began := workflow.Now(ctx)
+	for try, jobTry := 1, 1; ; try++ {
+		err := error(nil)
+		if f := b.goOn(ctx); f != nil {
+			err = operation.NewError(*f)
+		}
+		var moved activities.TransferResult
+		if err == nil {
+			b.at(ctx, operation.StepTransfer, try)
+			in := activities.TransferInput{ExportInput: b.input(), Checked: checked, Mode: b.in.Transfer, EncryptTo: b.in.EncryptTo, Platform: b.plan.Platform, Who: b.in.RequestedBy, Began: b.began.UTC()}
+			if b.in.ToPath != "" {
+				err = workflow.ExecuteActivity(following(ctx, b.summary("move the archive to its place"), max(b.plan.ExportTimeout.D(), time.Hour)), archives.Place, in.WithPlaceTry(jobTry)).Get(ctx, &moved)
+			} else {
+				err = workflow.ExecuteActivity(following(ctx, b.summary("transfer to the bucket"), transferCeiling), archives.Transfer, in).Get(ctx, &moved)
+			}
+		}
+		if err == nil {
+			e := b.report.Export
+			e.Location, e.StoredSize, e.Parts, e.Transfer, e.Encrypted = moved.Location, moved.StoredSize, moved.Parts, moved.Mode, moved.Encrypted
+			e.TransferTime = operation.Duration(workflow.Now(ctx).Sub(began))
+			b.remark(moved.Notes...)
+			return true
+		}
+		if ctx.Err() != nil || b.aborting {
+			return false
+		}
+		f := operation.FailureOf(err)
+		switch b.failed(ctx, try, *f, operation.Retry, operation.Leave, operation.Abort) {
+		case operation.Retry:
+			if !operation.OutcomeUnknown(f.Type) {
+				jobTry++
+			}
+		case operation.Leave:
+			b.keepStaged, b.aborting = true, true
+			b.remark("the archive was left at " + b.export.Place + " and is not in any list")
+			return false
+		default:
+			return false
+		}
+	}
+}
+
+// transferCeiling bounds one transfer: what is slower than this does not end before the next one begins.
+const transferCeiling = 7 * 24 * time.Hour
+
+// tidy removes what was staged; with abort, what was uploaded too. What cannot be removed is a question.
+func (b *backup) tidy(ctx workflow.Context, abort bool) {
+	if b.keepStaged {
+		return
+	}
+	var archives *activities.Archives
+	ctx, _ = workflow.NewDisconnectedContext(ctx)
+	for try := 1; ; try++ {
+		if !abort {
+			b.at(ctx, operation.StepTidy, try)
+		}
+		err := workflow.ExecuteActivity(following(ctx, b.summary("remove the staged archive"), time.Hour), archives.TidyExport, activities.TidyInput{ExportInput: b.input(), Abort: abort}).Get(ctx, nil)
+		if err == nil {
+			return
+		}
+		f := operation.FailureOf(err)
+		if b.ask(ctx, b.node.Name, operation.StepTidy, try, *f, operation.Retry, operation.Leave) != operation.Retry {
+			b.remark("what was staged was not removed: " + f.Message)
+			return
+		}
+	}
+}
+
+// goOn holds before a step while the operation is paused, and gets a lost lock back. The failure says why the operation cannot go on.
+func (b *backup) goOn(ctx workflow.Context) *operation.Failure {
+	if err := workflow.Await(ctx, func() bool { return !b.report.Paused || b.aborting }); err != nil || b.aborting {
+		return &operation.Failure{Type: operation.ErrCancelled, Message: "not begun"}
+	}
+	f := b.keepLock(ctx)
+	if f != nil {
+		b.lockFailure, b.aborting = f, true
+	}
+	return f
+}
+
+// failed asks what becomes of a step that failed.
+func (b *backup) failed(ctx workflow.Context, try int, f operation.Failure, choices ...operation.Decision) operation.Decision {
+	b.node.Status, b.node.Failure = operation.NodeWaiting, &f
+	decision := b.ask(ctx, b.node.Name, b.node.Step, try, f, choices...)
+	b.node.Status = operation.NodeRunning
+	switch decision {
+	case operation.Retry:
+		b.node.Failure = nil
+	case operation.Abort:
+		b.aborting = true
+	}
+	return decision
+}
+
+// at shows the step.
+func (b *backup) at(ctx workflow.Context, step string, try int) {
+	b.node.Step, b.node.Try = step, try
+	b.refresh(ctx)
+}
+
+func (b *backup) summary(what string) string {
+	if b.export.JobTry > 1 {
+		return fmt.Sprintf("%s: %s (try %d)", b.plan.Nodes[0].Name, what, b.export.JobTry)
+	}
+	return b.plan.Nodes[0].Name + ": " + what
+}
+
+// remark adds notes to the node's entry, each once.
+func (b *backup) remark(lines ...string) {
+	for _, l := range lines {
+		seen := false
+		for _, have := range b.node.Notes {
+			seen = seen || have == l
+		}
+		if !seen && len(b.node.Notes) < 20 {
+			b.node.Notes = append(b.node.Notes, l)
+		}
+	}
+}
+
+// outcomeText is the message of an operation that ended well.
+func (b *backup) outcomeText() string {
+	e := b.report.Export
+	if e == nil || e.Location == "" {
+		return ""
+	}
+	return fmt.Sprintf("%s in %s", operation.Size(e.Size), e.Location)
+}
