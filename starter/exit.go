@@ -29,6 +29,7 @@ const (
 	exitNoWorker    = 8
 	exitNoServer    = 9
 	exitTooOld      = 10
+	exitArchive     = 11
 	exitInterrupted = 130
 )
 
@@ -52,6 +53,7 @@ func exitCodes() []struct {
 		{exitNoWorker, "no worker polls the task queue, or none answers"},
 		{exitNoServer, "no Temporal server answers, or it refuses us"},
 		{exitTooOld, "schedule list --max-age: the last success of a schedule is too old, or none is known"},
+		{exitArchive, "backup: an archive is damaged, not complete, locked, or could not be deleted"},
 		{exitInterrupted, "interrupted: watching has stopped, the operation goes on"},
 	}
 }
@@ -104,6 +106,8 @@ func codeOfType(errorType string) int {
 		return exitAborted
 	case operation.ErrCancelled:
 		return exitCancelled
+	case operation.ErrArchive:
+		return exitArchive
 	}
 	return exitError
 }

@@ -35,9 +35,10 @@ type listed struct {
 	EndedAt   string `json:"endedAt,omitempty"`
 }
 
-// rolling reports whether the operation is one that works on nodes: a check or a confirmation of keys is never meant by "latest".
+// rolling reports whether the operation is one that works on nodes: a check, a confirmation of keys or the verification of an archive is never meant
+// by "latest" or by the cluster's name.
 func (l listed) rolling() bool {
-	return l.Kind != operation.KindClusterCheck && l.Kind != operation.KindClusterTrust
+	return l.Kind != operation.KindClusterCheck && l.Kind != operation.KindClusterTrust && !operation.OnArchives(l.Kind)
 }
 
 // mostScanned bounds how many operations a search by id looks through.

@@ -41,6 +41,8 @@ type prepared struct {
 func schedulables() []schedulable {
 	return []schedulable{
 		{"upgrade security", operation.KindSecurityUpgrade, operation.WorkflowSecurityUpgrade, "Rolling security upgrade", securityOptions},
+		{"backup verify", operation.KindBackupVerify, operation.WorkflowBackupVerify, "Verification of the latest archive", verifyOptions},
+		{"backup prune", operation.KindBackupPrune, operation.WorkflowBackupPrune, "Retention of the archives", pruneOptions},
 	}
 }
 
@@ -50,6 +52,25 @@ func securityOptions(c *cli, cmd *cobra.Command) func(string) (prepared, error) 
 	return func(cluster string) (prepared, error) {
 		in, err := f.input(c, cluster)
 		return prepared{input: &in, queue: f.queue, details: func() string { return details(in) }}, err
+	}
+}
+
+// verifyOptions verify the archive that is the latest when the run begins.
+func verifyOptions(c *cli, cmd *cobra.Command) func(string) (prepared, error) {
+	f := &verifyFlags{}
+	f.register(c, cmd)
+	return func(cluster string) (prepared, error) {
+		in, err := f.input(c, cluster, operation.LatestArchive)
+		return prepared{input: &in, queue: f.queue, details: func() string { return verifyDetails(in) }}, err
+	}
+}
+
+func pruneOptions(c *cli, cmd *cobra.Command) func(string) (prepared, error) {
+	f := &pruneFlags{}
+	f.register(c, cmd)
+	return func(cluster string) (prepared, error) {
+		in, err := f.input(c, cluster)
+		return prepared{input: &in, queue: f.queue, details: func() string { return pruneDetails(in) }}, err
 	}
 }
 
@@ -64,6 +85,10 @@ func notScheduled(name string) string {
 		return "a dry run changes nothing, so its success would mean nothing"
 	case "inventory":
 		return "it belongs to this command: katoflow schedule apply --inventory FILE"
+	case "yes":
+		return "a scheduled run asks nobody"
+	case "identity":
+		return "the secret key does not leave your machine"
 	case "help":
 		return "see katoflow help"
 	}

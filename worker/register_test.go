@@ -53,7 +53,8 @@ func TestRegister_Everything_HasAUniqueNameAndItsDependencies(t *testing.T) {
 	r := &recorder{}
 	register(r, hands{inventory: "x", env: noEnv, environment: noEnv, pool: pool, client: lazy, log: zap.NewNop()})
 
-	want := []string{operation.WorkflowClusterCheck, operation.WorkflowClusterLock, operation.WorkflowClusterTrust, operation.WorkflowSecurityUpgrade, operation.WorkflowSecurityUpgradeNode}
+	want := []string{operation.WorkflowBackupDelete, operation.WorkflowBackupList, operation.WorkflowBackupPrune, operation.WorkflowBackupShow, operation.WorkflowBackupVerify,
+		operation.WorkflowClusterCheck, operation.WorkflowClusterLock, operation.WorkflowClusterTrust, operation.WorkflowSecurityUpgrade, operation.WorkflowSecurityUpgradeNode}
 	slices.Sort(r.workflows)
 	if !slices.Equal(r.workflows, want) {
 		t.Errorf("workflows %v, want %v", r.workflows, want)
@@ -63,7 +64,7 @@ func TestRegister_Everything_HasAUniqueNameAndItsDependencies(t *testing.T) {
 		t.Errorf("two activities have one name: %v", r.activities)
 	}
 	for _, name := range strings.Fields("Resolve Trust LockToken LockHolder Preflight Fence ClusterGates Probe Upgrade Repair Reboot Proof Gates Record PlanCommands Retire " +
-		"EnterMaintenance LeaveMaintenance Notify") {
+		"EnterMaintenance LeaveMaintenance Notify LocateArchives ListArchives ShowArchive VerifyArchive DeleteArchive PlanPrune PruneArchives") {
 		if !slices.Contains(r.activities, name) {
 			t.Errorf("activity %s is not registered", name)
 		}

@@ -181,7 +181,8 @@ func (s *Store) inspect(ctx context.Context, ref Ref) (Entry, error) {
 }
 
 // List returns the archives of a cluster, of all clusters for "", the newest first, and apart from them what is not one, with the reason. An upload
-// under way is among the latter from its begin.
+// under way is among the latter from its begin. The manifests are without their parts and the names of their content, which of some hundred large
+// archives would not fit into a worker's memory; Entry and Manifest have them.
 func (s *Store) List(ctx context.Context, cluster string) (archives, incomplete []Entry, err error) {
 	seen := map[Ref]bool{}
 	err = s.keys(ctx, s.folder(cluster), func(key string, _ int64, _ time.Time) {
@@ -200,6 +201,12 @@ func (s *Store) List(ctx context.Context, cluster string) (archives, incomplete 
 			entry, err := s.inspect(groupCtx, ref)
 			if err != nil {
 				return err
+			}
+			if m := entry.Manifest; m != nil {
+				m.Parts = nil
+				if m.Content != nil {
+					m.Content.List = nil
+				}
 			}
 			mu.Lock()
 			defer mu.Unlock()

@@ -51,6 +51,7 @@ func Report(r *operation.Report, now time.Time, s Style) string {
 		}
 	}
 
+	b.WriteString(catalog(r.Catalog, s))
 	if len(r.Nodes) > 0 {
 		b.WriteString("\n")
 		w := newTable(s, "NODE", "ROLES", "STATUS", "STEP", "TRY", "TIME", "PACKAGES", "BOOT", "NOTE")
