@@ -1,0 +1,258 @@
+package controller
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+
+	"golang.org/x/oauth2"
+
+	"github.com/katoflow/katoflow/internal/remote"
+)
+
+// Kind says what sort of failure an *Error is. The values are stable.
+type Kind string
+
+const (
+	// KindBadInput: the configuration cannot be right; the message says why.
+	KindBadInput Kind = "BadInput"
+	// KindMaintenance: the controller is in maintenance mode and refuses writes (HTTP 503, code 150; kato.md §4).
+	KindMaintenance Kind = "Maintenance"
+	// KindNotFound: the controller has no such object or no such endpoint.
+	KindNotFound Kind = "NotFound"
+	// KindNotStaged: the app is not staged yet (code 170002; kato.md §6.1).
+	KindNotStaged Kind = "NotStaged"
+	// KindUnauthorized: user or password is refused, or every new token is.
+	KindUnauthorized Kind = "Unauthorized"
+	// KindForbidden: the user is known and may not do this; usually it is no admin.
+	KindForbidden Kind = "Forbidden"
+	// KindUnreachable: no answer of a controller: name, route, port, no answer in time, or a router that knows no controller.
+	KindUnreachable Kind = "Unreachable"
+	// KindCertificate: the API's or the login's certificate is not trusted.
+	KindCertificate Kind = "Certificate"
+	// KindServer: the controller or its router failed, through all attempts.
+	KindServer Kind = "Server"
+	// KindChanged: a list changed each time it was read.
+	KindChanged Kind = "Changed"
+	// KindAnswer: the answer is not one of a Cloud Controller.
+	KindAnswer Kind = "Answer"
+	// KindOther: the controller refused for a reason of its own; Code and Name tell which.
+	KindOther Kind = "Other"
+)
+
+// Error is a failure of this package: one line that says what failed and what to do. It has no secret in it.
+type Error struct {
+	Kind    Kind
+	Message string
+	// Status of the HTTP answer, 0 when there was none.
+	Status int
+	// Code and Name as the controller answered them ("code", "error_code" such as "CF-AppNotFound"; kato.md §6); 0 and "" when it did not.
+	Code int
+	Name string
+	Err  error
+	// passing says that the same may go well at another time.
+	passing bool
+}
+
+// Error is the message, with the cause if there is one.
+func (e *Error) Error() string { return e.Message }
+
+// Unwrap returns the cause, nil when there is none.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Retryable says whether the same may go well later without anybody changing anything.
+func (e *Error) Retryable() bool { return e.passing }
+
+// KindOf returns the kind of the first *Error in err's chain, "" when there is none. An error that only says that the caller's context ended has
+// no kind.
+func KindOf(err error) Kind {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Kind
+	}
+	return ""
+}
+
+// IsKind says whether the first *Error in err's chain is of kind k.
+func IsKind(err error, k Kind) bool { return err != nil && k != "" && KindOf(err) == k }
+
+func badInput(format string, args ...any) *Error {
+	return &Error{Kind: KindBadInput, Message: fmt.Sprintf(format, args...)}
+}
+
+// hidden is a cause whose text has been cleaned: it is found by errors.Is, but not unwrapped, because whoever records a chain of
+// errors prints each of them.
+type hidden struct {
+	err  error
+	text string
+}
+
+func (h hidden) Error() string        { return h.text }
+func (h hidden) Is(target error) bool { return errors.Is(h.err, target) }
+
+// maxText is how much of a server's own words is shown, in bytes.
+const maxText = 400
+
+var (
+	urlQuery = regexp.MustCompile(`(https?://[^\s"'?]*)\?[^\s"']*`)
+	bearer   = regexp.MustCompile(`(?i)(bearer|basic)\s+[A-Za-z0-9._~+/=-]+`)
+)
+
+// clean makes text that came from a server or the network safe to show: in one line, without control characters, without the query of
+// any URL, without tokens and without the password.
+func (c *Client) clean(text string) string {
+	text = urlQuery.ReplaceAllString(text, "$1?...")
+	text = bearer.ReplaceAllString(text, "$1 ***")
+	for _, secret := range []string{c.cfg.Password, url.QueryEscape(c.cfg.Password)} {
+		if len(secret) >= 4 {
+			text = strings.ReplaceAll(text, secret, "***")
+		}
+	}
+	text = remote.Escape(strings.TrimSpace(text))
+	if len(text) > maxText {
+		text = strings.ToValidUTF8(text[:maxText], "") + "…"
+	}
+	return text
+}
+
+// failure makes the error of this controller: what failed, how, and what to do ("" for nothing to say).
+func (c *Client) failure(kind Kind, what, text, advice string) *Error {
+	message := fmt.Sprintf("cloud controller %s: %s: %s", c.cfg.URL, what, text)
+	if advice != "" {
+		message += ": " + advice
+	}
+	return &Error{Kind: kind, Message: message}
+}
+
+// unreached is the error of a request that got no answer.
+func (c *Client) unreached(what string, err error) *Error {
+	var (
+		unknownCA x509.UnknownAuthorityError
+		hostname  x509.HostnameError
+		invalid   x509.CertificateInvalidError
+		verify    *tls.CertificateVerificationError
+		dns       *net.DNSError
+		operation *url.Error
+	)
+	cause := err
+	if errors.As(err, &operation) {
+		cause = operation.Err
+	}
+	text := c.clean(cause.Error())
+	kind, passing, advice := KindUnreachable, true, "check controller.url, the router and the network to it"
+	switch {
+	case errors.As(err, &unknownCA):
+		kind, passing, advice = KindCertificate, false, "name the file of the controller's CA as controller.ca_file"
+	case errors.As(err, &verify), errors.As(err, &hostname), errors.As(err, &invalid):
+		kind, passing, advice = KindCertificate, false, "correct controller.url or controller.ca_file, or renew the certificate"
+	case errors.Is(err, http.ErrSchemeMismatch):
+		kind, passing, advice = KindUnreachable, false, "there is no TLS at this port: correct controller.url"
+	case errors.Is(err, context.DeadlineExceeded):
+		text = "no answer in " + c.cfg.Timeout.String()
+	case errors.As(err, &dns) && dns.IsNotFound:
+		advice = "correct controller.url or the worker's name service"
+	}
+	e := c.failure(kind, what, text, advice)
+	e.passing, e.Err = passing, hidden{err, text}
+	return e
+}
+
+// reason is how the controller says what is wrong (kato.md §6), and how its login does.
+type reason struct {
+	Code             int    `json:"code"`
+	Name             string `json:"error_code"`
+	Description      string `json:"description"`
+	OAuth            string `json:"error"`
+	OAuthDescription string `json:"error_description"`
+}
+
+// refused is the error of an answer that is not 2xx.
+func (c *Client) refused(what string, response *http.Response, body []byte) *Error {
+	var r reason
+	known := json.Unmarshal(body, &r) == nil && (r.Code != 0 || r.Name != "")
+	text := fmt.Sprintf("HTTP %d", response.StatusCode)
+	if known {
+		text = fmt.Sprintf("%s (%s, code %d, HTTP %d)", strings.TrimSuffix(c.clean(r.Description), "."), c.clean(r.Name), r.Code, response.StatusCode)
+	} else if said := c.clean(string(body)); said != "" && len(said) <= 120 && !strings.Contains(said, "<") {
+		text += ": " + said
+	}
+	kind, passing, advice := kindOf(response.StatusCode, known, r.Code)
+	if location := response.Header.Get("Location"); response.StatusCode/100 == 3 && location != "" {
+		text += " to " + c.clean(location)
+	}
+	e := c.failure(kind, what, text, advice)
+	e.passing, e.Status = passing, response.StatusCode
+	if known {
+		e.Code, e.Name = r.Code, c.clean(r.Name)
+	}
+	return e
+}
+
+// The controller's own codes that have a Kind.
+const (
+	codeMaintenance = 150    // kato.md §4
+	codeNotStaged   = 170002 // kato.md §6.1
+)
+
+// kindOf classifies an answer by its status and, when it has the form of a controller's error, its code.
+func kindOf(status int, known bool, code int) (kind Kind, passing bool, advice string) {
+	switch {
+	case known && code == codeMaintenance:
+		return KindMaintenance, false, "maintenance mode must be off for this"
+	case known && code == codeNotStaged:
+		return KindNotStaged, false, ""
+	case status == http.StatusUnauthorized:
+		return KindUnauthorized, false, "check controller.user and controller.password"
+	case status == http.StatusForbidden:
+		return KindForbidden, false, "controller.user must be an admin of the cluster"
+	case status == http.StatusNotFound && known:
+		return KindNotFound, false, ""
+	case status == http.StatusNotFound:
+		// What the router says of a host without a back end, also while the controller restarts.
+		return KindUnreachable, true, "the router knows no cloud controller of this name: check that it is up, and controller.url"
+	case status/100 == 3:
+		return KindOther, false, "write the right address as controller.url"
+	case status == http.StatusTooManyRequests, status == http.StatusBadGateway, status == http.StatusServiceUnavailable, status == http.StatusGatewayTimeout:
+		return KindServer, true, "the controller or its router restarts or is overloaded, see their logs"
+	case status >= 500:
+		return KindOther, false, "see the controller's log"
+	}
+	return KindOther, false, ""
+}
+
+// loginRefused is the error of a token request that was not granted.
+func (c *Client) loginRefused(what string, err error) *Error {
+	var refusal *oauth2.RetrieveError
+	if !errors.As(err, &refusal) {
+		var operation *url.Error
+		if errors.As(err, &operation) || errors.Is(err, context.DeadlineExceeded) {
+			return c.unreached(what, err)
+		}
+		// An answer that was cut off, or that is not JSON.
+		text := c.clean(err.Error())
+		e := c.failure(KindAnswer, what, text, "check what answers at the login address that /v2/info names")
+		e.passing, e.Err = true, hidden{err, text}
+		return e
+	}
+	status := refusal.Response.StatusCode
+	text := fmt.Sprintf("HTTP %d", status)
+	if refusal.ErrorCode != "" {
+		text = c.clean(fmt.Sprintf("%s (%s, HTTP %d)", strings.TrimSuffix(refusal.ErrorDescription, "."), refusal.ErrorCode, status))
+	}
+	kind, passing, advice := kindOf(status, false, 0)
+	if status == http.StatusBadRequest && refusal.ErrorCode != "invalid_request" {
+		// invalid_grant, by RFC 6749 and in AOK the answer to a wrong name, password or refresh token.
+		kind, advice = KindUnauthorized, "check controller.user and controller.password"
+	}
+	e := c.failure(kind, what, text, advice)
+	e.passing, e.Status = passing, status
+	return e
+}
