@@ -41,6 +41,7 @@ type prepared struct {
 func schedulables() []schedulable {
 	return []schedulable{
 		{"upgrade security", operation.KindSecurityUpgrade, operation.WorkflowSecurityUpgrade, "Rolling security upgrade", securityOptions},
+		{"backup create", operation.KindBackup, operation.WorkflowBackup, "Export of a cluster", backupOptions},
 		{"backup verify", operation.KindBackupVerify, operation.WorkflowBackupVerify, "Verification of the latest archive", verifyOptions},
 		{"backup prune", operation.KindBackupPrune, operation.WorkflowBackupPrune, "Retention of the archives", pruneOptions},
 	}
@@ -52,6 +53,15 @@ func securityOptions(c *cli, cmd *cobra.Command) func(string) (prepared, error) 
 	return func(cluster string) (prepared, error) {
 		in, err := f.input(c, cluster)
 		return prepared{input: &in, queue: f.queue, details: func() string { return details(in) }}, err
+	}
+}
+
+func backupOptions(c *cli, cmd *cobra.Command) func(string) (prepared, error) {
+	f := &backupFlags{}
+	f.register(c, cmd)
+	return func(cluster string) (prepared, error) {
+		in, err := f.input(c, cluster)
+		return prepared{input: &in, queue: f.queue, details: func() string { return backupDetails(in) }}, err
 	}
 }
 

@@ -2,6 +2,7 @@ package view
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -52,9 +53,14 @@ func Report(r *operation.Report, now time.Time, s Style) string {
 	}
 
 	b.WriteString(catalog(r.Catalog, s))
+	b.WriteString(export(r.Export, s))
 	if len(r.Nodes) > 0 {
 		b.WriteString("\n")
-		w := newTable(s, "NODE", "ROLES", "STATUS", "STEP", "TRY", "TIME", "PACKAGES", "BOOT", "NOTE")
+		columns := []string{"NODE", "ROLES", "STATUS", "STEP", "TRY", "TIME", "PACKAGES", "BOOT", "NOTE"}
+		if r.Kind == operation.KindBackup {
+			columns = slices.Delete(columns, 6, 8)
+		}
+		w := newTable(s, columns...)
 		for i := range r.Nodes {
 			n := &r.Nodes[i]
 			row := nodeRow(n, now, s)
@@ -68,9 +74,13 @@ func Report(r *operation.Report, now time.Time, s Style) string {
 					boot = "kernel not proved"
 				}
 			}
-			w.AppendRow(append(row[:6:6], packages, boot, fullNote(n)))
+			row = append(row[:6:6], packages, boot, fullNote(n))
+			if r.Kind == operation.KindBackup {
+				row = slices.Delete(row, 6, 8)
+			}
+			w.AppendRow(row)
 		}
-		configs := []table.ColumnConfig{snipColumn(1, 60), snipColumn(2, rolesWidth(s)), snipColumn(9, 400)}
+		configs := []table.ColumnConfig{snipColumn(1, 60), snipColumn(2, rolesWidth(s)), snipColumn(len(columns), 400)}
 		if s.Width <= 0 {
 			configs = nil
 		}
@@ -108,6 +118,38 @@ func Report(r *operation.Report, now time.Time, s Style) string {
 	}
 	section("Warnings", warnings)
 	section("Commands that would run", commands(r.Commands))
+	return b.String()
+}
+
+// export tells of the archive that an export made: where it is, how big, and what went into it.
+func export(e *operation.Exported, s Style) string {
+	if e == nil || e.Size == 0 {
+		return ""
+	}
+	var b strings.Builder
+	line := func(format string, args ...any) { b.WriteString(s.fit(fmt.Sprintf(format, args...)) + "\n") }
+	if e.Location != "" {
+		line("archive %s", clean(e.Location))
+	}
+	size := fmt.Sprintf("%s, %s", operation.Size(e.Size), count(int(e.Entries), "file"))
+	if e.Encrypted {
+		size += fmt.Sprintf(", encrypted (%s)", operation.Size(e.StoredSize))
+	}
+	line("size %s, SHA-256 %s", size, clean(e.SHA256))
+	if c := e.Contents; c != nil {
+		line("held %s, %s, %s (%d started), %s", count(c.Orgs, "org"), count(c.Spaces, "space"), count(c.Apps, "app"), c.AppsStarted, count(c.Services, "service"))
+	}
+	times := "export took " + short(e.ExportTime.D())
+	if e.MaintenanceTime > 0 {
+		times += ", maintenance mode " + short(e.MaintenanceTime.D())
+	}
+	if e.TransferTime > 0 {
+		times += ", transfer " + short(e.TransferTime.D())
+		if e.Transfer != "" {
+			times += " (" + clean(string(e.Transfer)) + ")"
+		}
+	}
+	line("%s", times)
 	return b.String()
 }
 
