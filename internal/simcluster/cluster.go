@@ -35,7 +35,10 @@ type Cluster struct {
 	commands  map[string]program
 	programs  *programCache
 	clientKey ssh.PublicKey
-	started   time.Time
+
+	corePrivate []byte // key file of the Core's login user, which leads to all nodes
+	corePublic  string
+	started     time.Time
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -110,6 +113,11 @@ func (c *Cluster) start() error {
 		}
 		c.nodes = append(c.nodes, n)
 		c.byName[nc.Name] = n
+	}
+	if c.cfg.Platform == platformALS && len(c.nodes) > 0 {
+		if err := c.writeCoreKey(); err != nil {
+			return err
+		}
 	}
 	if c.cfg.Platform == platformALS {
 		c.kato = newKato(c)

@@ -48,6 +48,8 @@ type NodeConfig struct {
 	Container bool
 	// Apps is the number of app instances a DEA runs (default 4).
 	Apps int
+	// Mounts are file systems of their own; nil = /mnt/backup on a node with the role filesystem of an ALS cluster.
+	Mounts []Mount
 }
 
 // Package is a pending update.

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/katoflow/katoflow/internal/simcluster/katodouble"
 )
 
 // Fault is one entry of the fault API: what a person or a test can do to a running cluster from outside.
@@ -67,6 +69,18 @@ func Faults() []Fault {
 			return nil
 		}
 	}
+	size := func(f func(*Node, int64) error) func(*Node, []string) error {
+		return func(n *Node, args []string) error {
+			if len(args) != 1 {
+				return errors.New("takes a size such as 64MiB")
+			}
+			v, err := bytesOf(args[0])
+			if err != nil {
+				return err
+			}
+			return f(n, v)
+		}
+	}
 	number := func(text string) (int, error) {
 		v, err := strconv.Atoi(text)
 		if err != nil {
@@ -122,6 +136,50 @@ func Faults() []Fault {
 		{"heal-commands", "", "end fail-command and hang-command", plain((*Node).HealCommands)},
 		{"exit-zero-on-failure", "[on|off]", "kato exits 0 whatever happens", toggle((*Node).ExitZeroOnFailure)},
 		{"kato-prompts", "[on|off]", "kato asks a question and waits", toggle((*Node).KatoPrompts)},
+		{"no-core-access", "[on|off]", "take the Core's SSH key off the node", toggle((*Node).NoCoreAccess)},
+		{"no-outbound", "[on|off]", "refuse and break connections of the node's own programs, as to S3", toggle((*Node).NoOutbound)},
+		{"drop-outbound", "", "break connections of the node's own programs", plain((*Node).DropOutbound)},
+		{"free-space", "PATH SIZE", "leave only so much free where PATH lies (-1 ends it)", func(n *Node, args []string) error {
+			if len(args) != 2 {
+				return errors.New("takes PATH SIZE")
+			}
+			size, err := bytesOf(args[1])
+			if err != nil {
+				return err
+			}
+			return n.FreeSpace(args[0], size)
+		}},
+		{"data-size", "SIZE", "let the node's services have so much data", size((*Node).DataSize)},
+		{"resize", "FILE BYTES", "make a file longer, or shorter (-5)", func(n *Node, args []string) error {
+			if len(args) != 2 {
+				return errors.New("takes FILE BYTES")
+			}
+			count, err := strconv.ParseInt(args[1], 10, 64)
+			if err != nil {
+				return fmt.Errorf("%q is not a number", args[1])
+			}
+			return n.Resize(args[0], count)
+		}},
+		{"export-size", "SIZE", "kato data export writes so much", size((*Node).ExportSize)},
+		{"export-time", "DURATION", "kato data export takes so long", func(n *Node, args []string) error {
+			var failed error
+			err := duration(func(n *Node, d time.Duration) { failed = n.ExportTime(d) })(n, args)
+			return errors.Join(err, failed)
+		}},
+		{"export-fault", "hangs|error-text|nothing|truncated|fails [TIMES [EXIT]]", "let kato data export go wrong (TIMES -1: always)", func(n *Node, args []string) error {
+			fault, times, exit, err := exportFault(args)
+			if err != nil {
+				return err
+			}
+			return n.ExportFault(fault, times, exit)
+		}},
+		{"heal-exports", "", "end export-size, export-time and export-fault", plain((*Node).HealExports)},
+		{"external-database", "mysql|postgresql [HOST]", "let kato's configuration name an external database (no HOST ends it)", func(n *Node, args []string) error {
+			if len(args) < 1 || len(args) > 2 {
+				return errors.New("takes mysql or postgresql, and a host")
+			}
+			return n.ExternalDatabase(args[0], strings.Join(args[1:], ""))
+		}},
 		{"stop-role", "ROLE", "stop a role until the next boot", role((*Node).StopRole)},
 		{"role-never-starts", "ROLE", "keep a role from starting after the next boots", role((*Node).RoleNeverStarts)},
 		{"start-role", "ROLE", "heal stop-role and role-never-starts", role((*Node).StartRole)},
@@ -147,6 +205,31 @@ func (n *Node) Inject(name string, args ...string) error {
 		}
 	}
 	return fmt.Errorf("no fault %q; see simcluster fault --help", name)
+}
+
+// bytesOf reads a size such as 64MiB.
+func bytesOf(text string) (int64, error) {
+	v, ok := parseSize(text)
+	if !ok {
+		return 0, fmt.Errorf("%q is not a size such as 64MiB", text)
+	}
+	return v, nil
+}
+
+// exportFault reads FAULT [TIMES [EXIT]].
+func exportFault(args []string) (fault katodouble.ExportFault, times, exit int, err error) {
+	if len(args) < 1 || len(args) > 3 {
+		return "", 0, 0, errors.New("takes a fault, how many times, and an exit code")
+	}
+	times = 1
+	for i, to := range []*int{&times, &exit} {
+		if len(args) > i+1 {
+			if *to, err = strconv.Atoi(args[i+1]); err != nil {
+				return "", 0, 0, fmt.Errorf("%q is not a number", args[i+1])
+			}
+		}
+	}
+	return katodouble.ExportFault(args[0]), times, exit, nil
 }
 
 // NodeStatus is what the control API shows of a node.

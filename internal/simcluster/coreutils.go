@@ -35,7 +35,7 @@ func coreutils() map[string]program {
 		"echo": bin(func(c *invocation) int { return c.shellBuiltin((*shell).echo) }), "printf": bin(func(c *invocation) int { return c.shellBuiltin((*shell).printf) }),
 		"test": bin(func(c *invocation) int { return c.shellBuiltin((*shell).test) }), "[": bin(func(c *invocation) int { return c.shellBuiltin((*shell).test) }),
 		"pwd": bin(func(c *invocation) int { c.printf("%s\n", c.dir); return 0 }), "nice": bin(func(c *invocation) int { return c.prefix("n:") }), "ionice": bin(func(c *invocation) int { return c.prefix("c:n:t") }),
-		"comm": bin(comm), "getconf": bin(getconf), "grep": bin(grep), "sed": bin(sed), "find": bin(find), "which": bin(which), "truncate": bin(truncateProgram), "fallocate": bin(fallocate), "cmp": bin(cmpProgram), "du": bin(du), "yes": bin(yes), "tac": bin(tac), "awk": bin(awk),
+		"comm": bin(comm), "getconf": bin(getconf), "grep": bin(grep), "sed": bin(sed), "find": bin(find), "which": bin(which), "truncate": bin(truncateProgram), "fallocate": bin(fallocate), "cmp": bin(cmpProgram), "du": bin(du), "yes": bin(yes), "tac": bin(tac), "awk": bin(awk), "tar": bin(tarProgram),
 	}
 }
 
@@ -172,7 +172,32 @@ func cat(c *invocation) int {
 	if opts == nil {
 		return 1
 	}
-	return c.files(names, func(_ string, r io.Reader) error { _, err := io.Copy(c, r); return err })
+	return c.files(names, func(_ string, r io.Reader) error { _, err := copyBlocks(c, r); return err })
+}
+
+// copyBlocks is io.Copy with blocks as large as those of coreutils.
+func copyBlocks(w io.Writer, r io.Reader) (int64, error) {
+	return io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, make([]byte, 128<<10))
+}
+
+// skip leaves out n bytes of what a descriptor reads, without reading them where it is a file. It returns how many there were to leave out.
+func (c *invocation) skip(d *description, n int64) (int64, error) {
+	if d != nil && d.file != nil {
+		at, err := d.file.Seek(0, io.SeekCurrent)
+		if err != nil {
+			return 0, bare(err)
+		}
+		fi, err := d.file.Stat()
+		if err != nil {
+			return 0, bare(err)
+		}
+		if fi.Mode().IsRegular() {
+			n = min(n, max(0, fi.Size()-at))
+			_, err = d.file.Seek(n, io.SeekCurrent)
+			return n, err
+		}
+	}
+	return copyBlocks(io.Discard, io.LimitReader(fdReader{c.p.ctx, d}, n))
 }
 
 // parseMode applies an octal or symbolic mode.
@@ -648,15 +673,16 @@ func dd(c *invocation) int {
 	if bs <= 0 {
 		return c.fail(1, "invalid number: '0'")
 	}
-	r := c.stdin()
+	source, sourceName := c.fds[0], "'standard input'"
 	if in != "" {
 		d, err := c.open(in, os.O_RDONLY, 0)
 		if err != nil {
 			return c.fail(1, "failed to open '%s': %s", in, errorText(err))
 		}
 		defer d.release()
-		r = fdReader{c.p.ctx, d}
+		source, sourceName = d, "'"+in+"'"
 	}
+	r := fdReader{c.p.ctx, source}
 	var w io.Writer = fdWriter{c.p.ctx, c.fds[1]}
 	if out != "" {
 		flags := os.O_WRONLY
@@ -696,7 +722,9 @@ func dd(c *invocation) int {
 		if iflag["skip_bytes"] {
 			n = skip
 		}
-		io.CopyN(io.Discard, r, n)
+		if done, err := c.skip(source, n); err == nil && done < n && status != "none" {
+			c.errorf("dd: %s: cannot skip to specified offset", sourceName)
+		}
 	}
 	limit := int64(-1)
 	if iflag["count_bytes"] {
@@ -780,6 +808,13 @@ func tail(c *invocation) int {
 	}
 	var last int64
 	exit := c.files(names, func(name string, r io.Reader) error {
+		if byBytes && fromStart && name == "-" {
+			if _, err := c.skip(c.fds[0], max(0, n-1)); err != nil {
+				return err
+			}
+			_, err := copyBlocks(c, r)
+			return err
+		}
 		if fr, ok := r.(fdReader); ok && fr.d != nil && fr.d.file != nil && byBytes && name != "-" {
 			fi, err := fr.d.file.Stat()
 			if err != nil {
@@ -790,7 +825,7 @@ func tail(c *invocation) int {
 				at = max(0, n-1)
 			}
 			fr.d.file.Seek(at, io.SeekStart)
-			k, err := io.Copy(c, r)
+			k, err := copyBlocks(c, r)
 			last = at + k
 			return err
 		}
@@ -849,7 +884,7 @@ func head(c *invocation) int {
 		}
 		return c.files(names, func(_ string, r io.Reader) error {
 			// Never reads more than asked for: what follows on a pipe is for the next program.
-			_, err := io.Copy(c, io.LimitReader(r, n))
+			_, err := copyBlocks(c, io.LimitReader(r, n))
 			return err
 		})
 	}
@@ -1003,8 +1038,16 @@ func statProgram(c *invocation) int {
 	format, custom := opts["c"]
 	_, follow := opts["L"]
 	if _, fsys := opts["f"]; fsys {
-		for range names {
-			total, free := c.node.diskBlocks()
+		for _, name := range names {
+			st, err := c.tree().stat(c.user(), c.dir, name, true)
+			if err != nil {
+				return c.fail(1, "cannot read file system information for '%s': %s", name, errorText(err))
+			}
+			total, free := int64(51200), int64(51000)
+			if s := c.tree().system(st.virt); s != nil {
+				total, free = c.tree().space(s)
+				total, free = total/4096, free/4096
+			}
 			c.printf("%s\n", strings.NewReplacer("%a", strconv.FormatInt(free, 10), "%f", strconv.FormatInt(free, 10), "%b", strconv.FormatInt(total, 10), "%S", "4096", "%s", "4096", "%T", "ext2/ext3").Replace(format))
 		}
 		return 0
@@ -1049,7 +1092,7 @@ func statProgram(c *invocation) int {
 		c.printf("%s\n", strings.NewReplacer("%%", "%", "%n", name, "%N", quoted, "%s", strconv.FormatInt(st.Size(), 10), "%i", strconv.FormatUint(inode, 10), "%h", strconv.FormatUint(links, 10),
 			"%b", strconv.FormatInt(blocks, 10), "%B", "512", "%U", owner, "%G", owner, "%u", strconv.Itoa(uidOf(owner)), "%g", strconv.Itoa(uidOf(owner)), "%a", octal, "%A", modeString(st.Mode()),
 			"%Y", strconv.FormatInt(mtime.Unix(), 10), "%X", strconv.FormatInt(mtime.Unix(), 10), "%Z", strconv.FormatInt(mtime.Unix(), 10), "%y", mtime.UTC().Format("2006-01-02 15:04:05.000000000 +0000"),
-			"%F", kind, "%d", "2049", "%D", "801", "%m", "/").Replace(format))
+			"%F", kind, "%d", "2049", "%D", "801", "%m", c.tree().mountOf(st.virt)).Replace(format))
 	}
 	return exit
 }
@@ -1330,23 +1373,28 @@ func df(c *invocation) int {
 		device, mount string
 		total, free   int64
 	}
-	total, free := c.node.diskBlocks()
-	root := system{"/dev/vda1", "/", total * 4, free * 4}
-	run := system{"tmpfs", "/run", 204800, 204000}
-	list := []system{root, run}
-	if len(names) > 0 {
-		list = nil
-		for _, name := range names {
-			st, err := c.stat(name)
-			if err != nil {
-				return c.fail(1, "%s: %s", name, errorText(err))
-			}
-			if tmpfs(st.virt) {
-				list = append(list, run)
-			} else {
-				list = append(list, root)
+	disk := func(s *fileSystem) system {
+		if s == nil {
+			return system{"tmpfs", "/run", 204800, 204000}
+		}
+		size, free := c.tree().space(s)
+		return system{s.device, s.mount, size / 1024, free / 1024}
+	}
+	var list []system
+	if len(names) == 0 {
+		list = append(list, disk(c.tree().system("/")), disk(nil))
+		for _, s := range c.tree().systems {
+			if s.mount != "/" {
+				list = append(list, disk(s))
 			}
 		}
+	}
+	for _, name := range names {
+		st, err := c.stat(name)
+		if err != nil {
+			return c.fail(1, "%s: %s", name, errorText(err))
+		}
+		list = append(list, disk(c.tree().system(st.virt)))
 	}
 	unit := int64(1)
 	label := "1K-blocks"
@@ -1601,7 +1649,7 @@ func sha256sum(c *invocation) int {
 	}
 	sum := func(r io.Reader) (string, error) {
 		h := sha256.New()
-		_, err := io.Copy(h, r)
+		_, err := copyBlocks(h, r)
 		return hex.EncodeToString(h.Sum(nil)), err
 	}
 	if _, check := opts["c"]; check {
@@ -1610,10 +1658,10 @@ func sha256sum(c *invocation) int {
 			lines := bufio.NewScanner(r)
 			for lines.Scan() {
 				want, name, _ := strings.Cut(lines.Text(), "  ")
-				data, err := c.readFile(name)
 				got := ""
-				if err == nil {
-					got, _ = sum(bytes.NewReader(data))
+				if d, err := c.open(name, os.O_RDONLY, 0); err == nil {
+					got, _ = sum(fdReader{c.p.ctx, d})
+					d.release()
 				}
 				if got == want {
 					c.printf("%s: OK\n", name)
@@ -1785,7 +1833,7 @@ func (c *invocation) resize(name string, size int64, grow bool) error {
 	if grow && size <= fi.Size() {
 		return nil
 	}
-	if grow && c.tree().noSpace(d.path) {
+	if more := size - fi.Size(); grow && c.tree().room(d.path, more) < more {
 		return syscall.ENOSPC
 	}
 	return d.file.Truncate(size)
@@ -1849,35 +1897,71 @@ func cmpProgram(c *invocation) int {
 	return 1
 }
 
+// du adds up the sizes of files: -k (the default), -b, -m, -s, -c and -x. What cannot be read is told and left out, as by du(1).
 func du(c *invocation) int {
-	opts, names := c.getopt("skmbhx", nil)
+	opts, names := c.getopt("skmbchxa", map[string]string{"summarize": "s", "total": "c", "bytes": "b", "one-file-system": "x"})
 	if opts == nil {
 		return 1
 	}
-	var size func(string) int64
-	size = func(name string) int64 {
+	if len(names) == 0 {
+		names = []string{"."}
+	}
+	_, one := opts["x"]
+	_, summarize := opts["s"]
+	unit := int64(1024)
+	if _, b := opts["b"]; b {
+		unit = 1
+	} else if _, m := opts["m"]; m {
+		unit = 1 << 20
+	}
+	exit := 0
+	show := func(n int64, name string) { c.printf("%d\t%s\n", (n+unit-1)/unit, name) }
+	var size func(name string, on *fileSystem) int64
+	size = func(name string, on *fileSystem) int64 {
 		st, err := c.lstat(name)
 		if err != nil {
+			exit = c.fail(1, "cannot access '%s': %s", name, errorText(err))
 			return 0
 		}
 		if !st.IsDir() {
 			return st.Size()
 		}
 		total := int64(4096)
-		entries, _ := c.tree().readdir(c.user(), c.dir, name)
+		entries, err := c.tree().readdir(c.user(), c.dir, name)
+		if err != nil {
+			exit = c.fail(1, "cannot read directory '%s': %s", name, errorText(err))
+		}
 		for _, e := range entries {
-			total += size(e.virt)
+			if c.p.ctx.Err() != nil {
+				break
+			}
+			if one && c.tree().system(e.virt) != on {
+				continue
+			}
+			total += size(path.Join(name, e.name), on)
+		}
+		if !summarize {
+			show(total, name)
 		}
 		return total
 	}
+	all := int64(0)
 	for _, name := range names {
-		n := size(name)
-		if _, b := opts["b"]; !b {
-			n = (n + 1023) / 1024
+		st, err := c.lstat(name)
+		if err != nil {
+			exit = c.fail(1, "cannot access '%s': %s", name, errorText(err))
+			continue
 		}
-		c.printf("%d\t%s\n", n, name)
+		n := size(name, c.tree().system(st.virt))
+		if summarize || !st.IsDir() {
+			show(n, name)
+		}
+		all += n
 	}
-	return 0
+	if _, total := opts["c"]; total {
+		show(all, "total")
+	}
+	return exit
 }
 
 func yes(c *invocation) int {

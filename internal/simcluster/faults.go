@@ -1,8 +1,13 @@
 package simcluster
 
 import (
+	"errors"
+	"fmt"
+	"os"
 	"strings"
 	"time"
+
+	"github.com/katoflow/katoflow/internal/simcluster/katodouble"
 )
 
 func (n *Node) fault(format string, args ...any) {
@@ -217,6 +222,123 @@ func (n *Node) KatoPrompts(on bool) {
 	}
 }
 
+// NoCoreAccess takes the Core's key out of the node's authorized_keys while on: exports of the cluster need it (kato.md §3.2).
+func (n *Node) NoCoreAccess(on bool) {
+	n.fault("no core access %v", on)
+	if err := n.setCoreAccess(!on); err != nil {
+		n.fault("authorized_keys: %v", err)
+	}
+}
+
+// NoOutbound makes the network refuse what the node's own programs (curl) want to reach while on, and breaks what they have reached.
+func (n *Node) NoOutbound(on bool) {
+	n.fault("no outbound %v", on)
+	n.set(func(f *faults) { f.noOutbound = on })
+	if on {
+		n.dropOutbound()
+	}
+}
+
+// DropOutbound breaks the connections of the node's own programs; new ones are possible.
+func (n *Node) DropOutbound() {
+	n.fault("outbound connections dropped")
+	n.dropOutbound()
+}
+
+// FreeSpace leaves so many bytes free on the file system that holds path; -1 = as many as at the start.
+func (n *Node) FreeSpace(path string, free int64) error {
+	n.fault("free space of %s: %d", path, free)
+	if err := n.ready(); err != nil {
+		return err
+	}
+	virt, err := n.tree.resolve("/", path, true)
+	if err != nil {
+		return fmt.Errorf("%s: %s", path, errorText(err))
+	}
+	return n.tree.setFree(virt, free)
+}
+
+// DataSize makes the data of the node's services so many bytes large, on a disk that is larger by as much.
+func (n *Node) DataSize(size int64) error {
+	n.fault("data of %d bytes", size)
+	if err := n.ready(); err != nil {
+		return err
+	}
+	file := n.tree.host(servicesPath + "/bulk")
+	old := int64(0)
+	if fi, err := os.Stat(file); err == nil {
+		old = fi.Size()
+	}
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE, 0o644)
+	if err != nil {
+		return bare(err)
+	}
+	defer f.Close()
+	if err := f.Truncate(size); err != nil { // it takes no space on this machine
+		return bare(err)
+	}
+	n.tree.system(servicesPath).grow(size - old)
+	return nil
+}
+
+// Resize makes a file of the node longer by so many zero bytes, or shorter by a negative count, as another program does that writes to it.
+func (n *Node) Resize(path string, count int64) error {
+	n.fault("file %s changes by %d bytes", path, count)
+	if err := n.ready(); err != nil {
+		return err
+	}
+	virt, err := n.tree.resolve("/", path, true)
+	if err != nil {
+		return fmt.Errorf("%s: %s", path, errorText(err))
+	}
+	fi, err := os.Stat(n.tree.host(virt))
+	if err != nil {
+		return fmt.Errorf("%s: %s", path, errorText(bare(err)))
+	}
+	return bare(os.Truncate(n.tree.host(virt), max(0, fi.Size()+count)))
+}
+
+func (n *Node) patchExport(p katodouble.ExportPatch) error {
+	k := n.cluster.kato
+	if k == nil {
+		return errors.New("a plain cluster has no kato")
+	}
+	return k.PatchNode(n.address, katodouble.StatePatch{Export: &p})
+}
+
+// ExportSize sets how many bytes of data the node's exports hold; they cannot be compressed. 0 = 256 KiB.
+func (n *Node) ExportSize(size int64) error {
+	n.fault("exports of %d bytes", size)
+	return n.patchExport(katodouble.ExportPatch{Size: &size})
+}
+
+// ExportTime sets how long the node's exports take; 0 = as long as writing takes.
+func (n *Node) ExportTime(d time.Duration) error {
+	n.fault("exports take %s", d)
+	return n.patchExport(katodouble.ExportPatch{Seconds: new(d.Seconds())})
+}
+
+// ExportFault lets the next exports of the node go wrong (all of them when times < 0). exit is the exit code of katodouble.ExportFails; 0 = 1.
+func (n *Node) ExportFault(fault katodouble.ExportFault, times, exit int) error {
+	n.fault("export %s %d times", fault, times)
+	return n.patchExport(katodouble.ExportPatch{Fault: &fault, Times: &times, Exit: &exit})
+}
+
+// HealExports makes the node's exports as they were at the start.
+func (n *Node) HealExports() {
+	n.fault("exports healed")
+	_ = n.patchExport(katodouble.ExportPatch{Size: new(int64), Seconds: new(float64), Fault: new(katodouble.ExportFault), Times: new(int), Exit: new(int)}) // a plain node has none
+}
+
+// ExternalDatabase lets the cluster's configuration name an external host for the database of mysql or postgresql; "" = on its own node.
+func (n *Node) ExternalDatabase(service, host string) error {
+	n.fault("database of %s at %q", service, host)
+	if n.cluster.kato == nil {
+		return errors.New("a plain cluster has no kato")
+	}
+	return n.cluster.kato.SetDatabaseHost(service, host)
+}
+
 // StopRole stops a role's processes until the next boot or StartRole.
 func (n *Node) StopRole(role string) {
 	n.fault("role %s stopped", role)
@@ -314,6 +436,15 @@ func (n *Node) Heal() {
 	n.SkewClock(0)
 	n.ExitZeroOnFailure(false)
 	n.KatoPrompts(false)
+	n.HealExports()
+	if n.exists() {
+		for _, s := range n.tree.systems {
+			_ = n.FreeSpace(s.mount, -1)
+		}
+		if n.cluster.kato != nil {
+			n.NoCoreAccess(false)
+		}
+	}
 	n.packages.releaseHolders()
 	n.set(func(f *faults) {
 		*f = faults{refuse: f.refuse, roleNeverStarts: f.roleNeverStarts}

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -51,7 +52,8 @@ type Node struct {
 	kernel    string // running release
 	listener  net.Listener
 	conns     map[*wire]struct{}
-	accepted  int // connections since the start
+	outbound  map[*outbound]struct{} // connections of the node's own programs
+	accepted  int                    // connections since the start
 	faults    faults
 	silent    chan struct{} // not nil while the network is cut
 	latency   time.Duration
@@ -66,6 +68,7 @@ type faults struct {
 	kernelNotUpdated  bool
 	degraded          bool
 	sudoPassword      bool
+	noOutbound        bool
 	slowBoot          time.Duration
 	commands          []*commandFault
 	roleNeverStarts   map[string]bool
@@ -81,7 +84,7 @@ type commandFault struct {
 }
 
 func (c *Cluster) newNode(i int, nc NodeConfig) (*Node, error) {
-	n := &Node{cluster: c, cfg: nc, name: nc.Name, address: nodeAddress(i), locks: newLockTable(), conns: map[*wire]struct{}{}}
+	n := &Node{cluster: c, cfg: nc, name: nc.Name, address: nodeAddress(i), locks: newLockTable(), conns: map[*wire]struct{}{}, outbound: map[*outbound]struct{}{}}
 	if n.cfg.Pending == nil {
 		n.cfg.Pending = DefaultPending()
 	}
@@ -93,8 +96,14 @@ func (c *Cluster) newNode(i int, nc NodeConfig) (*Node, error) {
 	}
 	n.kernel = n.cfg.Kernel
 	n.tree = &tree{root: filepath.Join(c.dir, "nodes", nc.Name), owners: map[string]string{}, skew: n.skew}
+	if n.cfg.Mounts == nil && c.cfg.Platform == platformALS && slices.Contains(nc.Roles, "filesystem") {
+		n.cfg.Mounts = []Mount{{Path: backupPath}}
+	}
 	n.packages = newPackageState(n)
 	var err error
+	if n.tree.systems, err = mountTable(n.cfg.Mounts); err != nil {
+		return nil, err
+	}
 	if n.originalKey, err = n.hostKeyFile(); err != nil {
 		return nil, err
 	}
@@ -304,6 +313,7 @@ func (n *Node) down(why string) {
 		l.Close()
 	}
 	n.closeConns()
+	n.dropOutbound()
 	if k := n.cluster.kato; k != nil {
 		k.NodeDown(n.address)
 	}

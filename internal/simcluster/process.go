@@ -102,19 +102,22 @@ func bufferDescription(w io.Writer) *description {
 
 const pipeCapacity = 64 << 10
 
+// pipe is a ring of Linux's capacity.
 type pipe struct {
 	mu             sync.Mutex
-	buf            []byte
+	ring           []byte // made by the first write
+	at, held       int    // where the content begins, and its length
 	rclosed, wdone bool
-	changed        chan struct{}
+	// changed is closed when something has changed that somebody waits for; nil while nobody does.
+	changed chan struct{}
 }
 
-// newPipe returns the two ends of a pipe with Linux's capacity.
+// newPipe returns the two ends of a pipe.
 func newPipe() (r, w *description) {
-	p := &pipe{changed: make(chan struct{})}
+	p := &pipe{}
 	r, w = newDescription(), newDescription()
 	r.read, w.write = p.read, p.write
-	r.onClose = func() { p.update(func() { p.rclosed = true; p.buf = nil }) }
+	r.onClose = func() { p.update(func() { p.rclosed, p.ring, p.held = true, nil, 0 }) }
 	w.onClose = func() { p.update(func() { p.wdone = true }) }
 	return r, w
 }
@@ -122,59 +125,75 @@ func newPipe() (r, w *description) {
 func (p *pipe) update(f func()) {
 	p.mu.Lock()
 	f()
-	close(p.changed)
-	p.changed = make(chan struct{})
+	p.wake()
 	p.mu.Unlock()
 }
 
-func (p *pipe) read(ctx context.Context, b []byte) (int, error) {
-	for {
-		p.mu.Lock()
-		if len(p.buf) > 0 {
-			n := copy(b, p.buf)
-			p.buf = p.buf[n:]
-			close(p.changed)
-			p.changed = make(chan struct{})
-			p.mu.Unlock()
-			return n, nil
-		}
-		done, changed := p.wdone, p.changed
-		p.mu.Unlock()
-		if done {
-			return 0, io.EOF
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return 0, ctx.Err()
-		}
+// wake lets those who wait look again; p.mu is held.
+func (p *pipe) wake() {
+	if p.changed != nil {
+		close(p.changed)
+		p.changed = nil
 	}
 }
 
+// wait gives p.mu up until something changes.
+func (p *pipe) wait(ctx context.Context) error {
+	if p.changed == nil {
+		p.changed = make(chan struct{})
+	}
+	changed := p.changed
+	p.mu.Unlock()
+	defer p.mu.Lock()
+	select {
+	case <-changed:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (p *pipe) read(ctx context.Context, b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for p.held == 0 {
+		if p.wdone || p.rclosed {
+			return 0, io.EOF
+		}
+		if err := p.wait(ctx); err != nil {
+			return 0, err
+		}
+	}
+	n := 0
+	for n < len(b) && p.held > 0 {
+		k := copy(b[n:], p.ring[p.at:min(pipeCapacity, p.at+p.held)])
+		n, p.at, p.held = n+k, (p.at+k)%pipeCapacity, p.held-k
+	}
+	p.wake()
+	return n, nil
+}
+
 func (p *pipe) write(ctx context.Context, b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	n := 0
 	for n < len(b) {
-		p.mu.Lock()
 		if p.rclosed {
-			p.mu.Unlock()
 			return n, syscall.EPIPE
 		}
-		if room := pipeCapacity - len(p.buf); room > 0 {
-			k := min(room, len(b)-n)
-			p.buf = append(p.buf, b[n:n+k]...)
-			n += k
-			close(p.changed)
-			p.changed = make(chan struct{})
-			p.mu.Unlock()
+		if p.held == pipeCapacity {
+			if err := p.wait(ctx); err != nil {
+				return n, err
+			}
 			continue
 		}
-		changed := p.changed
-		p.mu.Unlock()
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return n, ctx.Err()
+		if p.ring == nil {
+			p.ring = make([]byte, pipeCapacity)
 		}
+		end := (p.at + p.held) % pipeCapacity
+		k := copy(p.ring[end:min(pipeCapacity, end+pipeCapacity-p.held)], b[n:])
+		n, p.held = n+k, p.held+k
+		p.wake()
 	}
 	return n, nil
 }

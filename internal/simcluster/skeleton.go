@@ -1,6 +1,7 @@
 package simcluster
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -59,6 +60,12 @@ func (n *Node) make() error {
 	}
 	n.makeRun()
 	n.makeVirtual()
+	for _, m := range n.cfg.Mounts {
+		if err := os.MkdirAll(t.host(m.Path), 0o755); err != nil {
+			return err
+		}
+		t.setOwner(m.Path, user)
+	}
 	if existed {
 		return n.writeBootFiles()
 	}
@@ -94,7 +101,43 @@ func (n *Node) make() error {
 	if err := t.put("/etc/sudoers.d/nopasswd", user+" ALL=(ALL) NOPASSWD:SETENV: ALL\n", 0o440); err != nil {
 		return err
 	}
+	if n.cluster.cfg.Platform == platformALS {
+		if err := errors.Join(n.makeKeys(), n.makeData()); err != nil {
+			return err
+		}
+	}
 	return n.writeBootFiles()
+}
+
+// Where kato keeps the data of services and of apps (kato.md §3.7).
+const (
+	servicesPath = "/var/stackato/services"
+	dataPath     = "/home/stackato/stackato/data"
+)
+
+// makeData fills the data folders with a little of what the node's roles keep there.
+func (n *Node) makeData() error {
+	folders := []string{servicesPath, dataPath}
+	for _, r := range n.cfg.Roles {
+		switch r {
+		case "filesystem", "harbor", "mysql", "postgresql", "mongodb", "memcached", "redis", "rabbit", "rabbit3":
+			folders = append(folders, servicesPath+"/"+r)
+		case "controller":
+			folders = append(folders, dataPath+"/droplets")
+		}
+	}
+	for i, f := range folders {
+		if err := os.MkdirAll(n.tree.host(f), 0o755); err != nil {
+			return err
+		}
+		if i >= 2 {
+			if err := n.tree.put(f+"/data", strings.Repeat(n.name+"\n", 4096/(len(n.name)+1)), 0o644); err != nil {
+				return err
+			}
+		}
+	}
+	n.tree.setOwner(servicesPath, n.loginUser())
+	return nil
 }
 
 // makeRun fills the folders that are new after every boot.
@@ -195,10 +238,17 @@ func (n *Node) makeVirtual() {
 		"/proc/1/comm":    func() []byte { return []byte("systemd\n") },
 		"/proc/1/cmdline": func() []byte { return []byte("/sbin/init\x00") },
 		"/proc/mounts": func() []byte {
-			return []byte("/dev/vda1 / ext4 rw,relatime,errors=remount-ro 0 0\ntmpfs /run tmpfs rw,nosuid,nodev,noexec,relatime,size=204800k,mode=755 0 0\ntmpfs /dev/shm tmpfs rw,nosuid,nodev 0 0\n")
+			return []byte(n.tree.mountLines() + "tmpfs /run tmpfs rw,nosuid,nodev,noexec,relatime,size=204800k,mode=755 0 0\ntmpfs /dev/shm tmpfs rw,nosuid,nodev 0 0\n")
 		},
 		"/proc/locks":          func() []byte { return []byte(n.packages.procLocks() + n.locks.procLocks(10)) },
 		"/var/lib/dpkg/status": func() []byte { return []byte(n.packages.statusFile()) },
+	}
+	n.tree.pids = func() []int {
+		var out []int
+		for _, p := range current().list() {
+			out = append(out, p.pid)
+		}
+		return out
 	}
 	n.tree.proc = func(pid int, file string) ([]byte, bool) {
 		found := current().find(pid)
@@ -236,13 +286,4 @@ func (n *Node) makeVirtual() {
 			os.Chmod(n.tree.host(p), 0o666)
 		}
 	}
-}
-
-// diskBlocks are the blocks of 4 KiB of the node's disk, and how many are free.
-func (n *Node) diskBlocks() (total, free int64) {
-	total = 5 << 20
-	if n.tree.full.Load() {
-		return total, 0
-	}
-	return total, 3 << 20
 }

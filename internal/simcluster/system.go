@@ -1,6 +1,9 @@
 package simcluster
 
 import (
+	"context"
+	"errors"
+	"io"
 	"maps"
 	"os"
 	"path"
@@ -27,7 +30,7 @@ func commandTable() map[string]program {
 		"systemctl": bin(systemctl), "systemd-detect-virt": bin(detectVirt), "ps": bin(ps), "pgrep": bin(pgrep), "needrestart": sbin(func(*invocation) int { return 0 }),
 		"reboot": sbin(rebootProgram), "shutdown": sbin(rebootProgram), "poweroff": sbin(rebootProgram), "halt": sbin(rebootProgram), "ip": bin(func(*invocation) int { return 0 }),
 		"logname": bin(func(c *invocation) int { c.printf("%s\n", c.node.loginUser()); return 0 }), "lsb_release": bin(lsbRelease), "runlevel": sbin(func(c *invocation) int { c.printf("N 5\n"); return 0 }),
-		"kato": {"/home/stackato/bin", katoProgram},
+		"kato": {"/home/stackato/bin", katoProgram}, "ssh": bin(sshProgram), "curl": bin(curlProgram),
 	})
 	return t
 }
@@ -564,8 +567,42 @@ func katoProgram(c *invocation) int {
 	return c.node.cluster.kato.Run(c.p.ctx, katodouble.Invocation{
 		Args: c.argv[1:], Node: c.node.address, UID: uidOf(c.user()), Stdin: c.stdin(), Stdout: c,
 		Stderr: fdWriter{c.p.ctx, c.fds[2]}, Home: c.env["HOME"], Path: c.env["PATH"],
+		Dir: c.dir, Files: nodeFiles{c}, Reach: c.node.cluster.reach, Sudo: func(context.Context) error {
+			c.node.mu.Lock()
+			defer c.node.mu.Unlock()
+			if c.node.faults.sudoPassword {
+				return errors.New("a password is required")
+			}
+			return nil
+		},
 	})
 }
+
+// nodeFiles are the node's files with the rights of the process's user.
+type nodeFiles struct{ c *invocation }
+
+type nodeFile struct {
+	fdWriter
+}
+
+func (f nodeFile) Close() error {
+	f.d.release()
+	return nil
+}
+
+func (f nodeFiles) Create(name string) (io.WriteCloser, error) {
+	d, err := f.c.open(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o666)
+	if err != nil {
+		return nil, err
+	}
+	return nodeFile{fdWriter{f.c.p.ctx, d}}, nil
+}
+
+func (f nodeFiles) Mkdir(name string) error {
+	return f.c.tree().mkdir(f.c.user(), f.c.dir, name, 0o700)
+}
+
+func (f nodeFiles) RemoveAll(name string) error { return f.c.remove(name, true) }
 
 func newKato(c *Cluster) *katodouble.Cluster {
 	k := katodouble.New("3.4.2")

@@ -21,7 +21,9 @@ import (
 // leads out of the folder. Owners are kept beside it, because the host process is one user only.
 type tree struct {
 	root string
-	full atomic.Bool // no block left, except on tmpfs
+	full atomic.Bool // no block left on the root file system
+
+	systems []*fileSystem // the root last
 
 	mu     sync.Mutex
 	owners map[string]string
@@ -29,6 +31,7 @@ type tree struct {
 	virtual map[string]func() []byte // files of /proc and the like, made when read
 	skew    func() time.Duration     // of the node's clock
 	proc    func(pid int, file string) (content []byte, ok bool)
+	pids    func() []int
 }
 
 const superuser = "root"
@@ -199,8 +202,6 @@ func tmpfs(virt string) bool {
 	}
 	return false
 }
-
-func (t *tree) noSpace(virt string) bool { return t.full.Load() && !tmpfs(virt) }
 
 const (
 	mayRead  = 4
@@ -412,28 +413,20 @@ func (t *tree) open(user, dir, name string, flags int, perm fs.FileMode) (*descr
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		if !t.noSpace(virt) {
-			n, err := f.Write(b)
-			if err != nil {
-				err = bare(err)
-			}
-			return n, err
-		}
-		// Blocks that are allocated can be written; nothing grows.
-		fi, err := f.Stat()
+		// Blocks that are allocated can be written; what is longer needs room.
+		more, err := growth(f, flags&os.O_APPEND != 0, len(b))
 		if err != nil {
 			return 0, bare(err)
 		}
-		pos := fi.Size()
-		if flags&os.O_APPEND == 0 {
-			pos, _ = f.Seek(0, io.SeekCurrent)
+		allowed := max(0, int64(len(b))-(more-t.room(virt, more)))
+		n, err := f.Write(b[:allowed])
+		if err != nil {
+			return n, bare(err)
 		}
-		room := int(min(int64(len(b)), max(0, fi.Size()-pos)))
-		n, err := f.Write(b[:room])
-		if err == nil && n < len(b) {
-			err = syscall.ENOSPC
+		if n < len(b) {
+			return n, syscall.ENOSPC
 		}
-		return n, err
+		return n, nil
 	}
 	return d, nil
 }
@@ -561,8 +554,19 @@ func (t *tree) rename(user, dir, from, to string) error {
 			return err
 		}
 	}
-	if tmpfs(src) != tmpfs(dst) && t.noSpace(dst) {
-		return syscall.ENOSPC
+	if t.system(src) != t.system(dst) { // mv copies then, and needs the room
+		size := int64(0)
+		filepath.WalkDir(t.host(src), func(_ string, e fs.DirEntry, err error) error {
+			if err == nil && e.Type().IsRegular() {
+				if fi, err := e.Info(); err == nil {
+					size += fi.Size()
+				}
+			}
+			return nil
+		})
+		if t.noSpace(dst) || t.room(dst, size) < size {
+			return syscall.ENOSPC
+		}
 	}
 	if err := os.Rename(t.host(src), t.host(dst)); err != nil {
 		return bare(err)
@@ -610,6 +614,16 @@ func (t *tree) readdir(user, dir, name string) ([]info, error) {
 	if err != nil {
 		return nil, err
 	}
+	if _, file, ok := procFile(dir, name); ok && t.proc != nil {
+		if file != "" {
+			return nil, syscall.ENOTDIR
+		}
+		var out []info
+		for _, file := range []string{"cmdline", "comm", "stat"} {
+			out = append(out, info{FileInfo: st.FileInfo, name: file, virt: path.Join(path.Clean(name), file), mtime: st.mtime})
+		}
+		return out, nil
+	}
 	if !st.IsDir() {
 		return nil, syscall.ENOTDIR
 	}
@@ -627,6 +641,14 @@ func (t *tree) readdir(user, dir, name string) ([]info, error) {
 			continue // removed meanwhile
 		}
 		out = append(out, info{FileInfo: fi, name: e.Name(), virt: path.Join(st.virt, e.Name()), mtime: fi.ModTime().Add(t.skew())})
+	}
+	if st.virt == "/proc" && t.pids != nil {
+		if process, err := os.Lstat(t.host("/proc/1")); err == nil {
+			for _, pid := range t.pids() {
+				name := strconv.Itoa(pid)
+				out = append(out, info{FileInfo: process, name: name, virt: "/proc/" + name, mtime: st.mtime})
+			}
+		}
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].name < out[j].name })
 	return out, nil

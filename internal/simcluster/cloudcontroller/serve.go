@@ -321,7 +321,10 @@ func render(list string, i *item) map[string]any {
 }
 
 func (c *Controller) list(r *http.Request, who, list string) (answer, error) {
-	query := r.URL.Query()
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil { // such as a ; that is not escaped: the filter would be lost
+		return answer{}, apiError{400, 10005, "BadQueryParameter", "The query parameter is invalid: " + err.Error()}
+	}
 	number := func(name string, otherwise int) (int, error) {
 		text := query.Get(name)
 		if text == "" {

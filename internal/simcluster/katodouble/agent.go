@@ -50,9 +50,11 @@ type CommandLine struct {
 //	PATCH /config            a list of ConfigChange
 //	GET   /history           on the Core: a list of Command; POST adds one
 //	POST  /lock              on the Core: answers when the lock is free, which is held until the connection ends
+//	POST  /exports           ExportRequest: takes the place of an export, held until the connection ends; the header Export says what it does
+//	POST  /logins/ID         logs in to a node by key, as the login user of this one
 //
-// A wrong request is answered with 400, one of the Core's to another node with 404, and a state that cannot be written with 500 and changes
-// nothing.
+// A wrong request is answered with 400, one of the Core's to another node with 404, an export while another one runs with 409, and a state that cannot be
+// written with 500 and changes nothing.
 type Agent struct {
 	site *Site
 	core bool
@@ -202,9 +204,18 @@ func (a *Agent) change(f func() error) error {
 // badRequest is the caller's mistake; any other error is the node's.
 type badRequest struct{ error }
 
+func (e badRequest) Unwrap() error { return e.error }
+
 type notCore struct{ core SiteNode }
 
 func (e notCore) Error() string { return "this node is not the Core: ask " + e.core.address() }
+
+// ExportRequest is the body of POST /exports.
+type ExportRequest struct {
+	Node string `json:"node"`
+	// Cluster: it is an export of the whole cluster.
+	Cluster bool `json:"cluster"`
+}
 
 // Handler of the agent's requests.
 func (a *Agent) Handler() http.Handler {
@@ -215,6 +226,8 @@ func (a *Agent) Handler() http.Handler {
 			var bad badRequest
 			var elsewhere notCore
 			switch {
+			case errors.Is(err, errExporting):
+				http.Error(w, err.Error(), http.StatusConflict)
 			case errors.As(err, &bad):
 				http.Error(w, err.Error(), http.StatusBadRequest)
 			case errors.As(err, &elsewhere):
@@ -288,6 +301,10 @@ func (a *Agent) Handler() http.Handler {
 	}))
 	handle("POST /history", onCore(a.addHistory))
 	handle("POST /lock", onCore(a.holdLock))
+	handle("POST /exports", a.holdExport)
+	handle("POST /logins/{id}", func(_ http.ResponseWriter, r *http.Request) (any, error) {
+		return struct{}{}, a.site.logIn(r.Context(), r.PathValue("id"))
+	})
 	handle("GET /commands", func(http.ResponseWriter, *http.Request) (any, error) {
 		a.mu.Lock()
 		defer a.mu.Unlock()
@@ -356,6 +373,33 @@ func (a *Agent) holdLock(w http.ResponseWriter, r *http.Request) (any, error) {
 	}
 	defer func() { <-a.lock }()
 	hold(w, r, maxLock)
+	return nil, nil
+}
+
+// holdExport keeps the place of an export of this node, or on the Core of another node's, so that it is free again when kato ends, however it does.
+func (a *Agent) holdExport(w http.ResponseWriter, r *http.Request) (any, error) {
+	var want ExportRequest
+	if err := body(w, r, &want); err != nil {
+		return nil, err
+	}
+	var now Export
+	release := func() {}
+	err := a.change(func() (err error) {
+		now, release, err = a.c.beginExport(r.Context(), want.Node, want.Cluster)
+		return err
+	})
+	if release != nil {
+		defer release()
+	}
+	if err != nil {
+		return nil, err
+	}
+	b, err := json.Marshal(now)
+	if err != nil {
+		return nil, err
+	}
+	w.Header().Set("Export", string(b))
+	hold(w, r, 0)
 	return nil, nil
 }
 

@@ -56,12 +56,15 @@ type Cluster struct {
 	order   []string
 	config  map[string]any // component -> nested maps
 	history []Command
-	legacy  bool // status hangs while a node is offline
+	legacy  bool            // status hangs while a node is offline
+	exports map[string]bool // by the node they run on; whether they are of the whole cluster
 
 	// Of the kato of a real node, which asks the other nodes for their state (Site.Run); never set in process.
 	localAway bool                  // the local node does not answer
 	coreAway  string                // the Core's id, when it does not answer
 	refresh   func(context.Context) // asks again, while a command waits
+	// exportBegin does what beginExport does in process.
+	exportBegin func(ctx context.Context, id string, whole bool) (Export, func(), error)
 }
 
 type node struct {
@@ -77,6 +80,7 @@ type node struct {
 	retired        bool
 	exitZero       bool
 	prompts        bool
+	export         Export
 }
 
 // Command is one kato call, as `kato history` keeps it (kato.md §1).
@@ -92,8 +96,33 @@ func New(version string) *Cluster {
 	return &Cluster{version: version, nodes: map[string]*node{}, config: map[string]any{
 		"cloud_controller_ng": map[string]any{"maintenance_mode": false},
 		"cluster":             map[string]any{"endpoint": "api.demo.example.com"},
+		"mysql_node":          map[string]any{"mysql": map[string]any{"host": localDatabase, "port": int64(3306)}},
+		"postgresql_node":     map[string]any{"postgresql": map[string]any{"host": localDatabase, "port": int64(5432)}},
 		"fence":               map[string]any{"docker": map[string]any{"images": []any{"stackato/stack-alsek", "stackato/stack/alsek"}}},
 	}}
+}
+
+// localDatabase is where the data services' databases are until an external one is configured; the key is known, its first value is not (kato.md §3.1).
+const localDatabase = "127.0.0.1"
+
+// SetDatabaseHost configures where the database of a data service ("mysql" or "postgresql") is; "" = on its own node.
+func (c *Cluster) SetDatabaseHost(service, host string) error {
+	change, err := DatabaseHost(service, host)
+	if err != nil {
+		return err
+	}
+	return c.ChangeConfig([]ConfigChange{change})
+}
+
+// DatabaseHost is the change of the configuration that SetDatabaseHost makes.
+func DatabaseHost(service, host string) (ConfigChange, error) {
+	if service != "mysql" && service != "postgresql" {
+		return ConfigChange{}, fmt.Errorf("%q is neither mysql nor postgresql", service)
+	}
+	if host == "" {
+		host = localDatabase
+	}
+	return ConfigChange{Path: []string{service + "_node", service, "host"}, Value: host}, nil
 }
 
 // AddNode adds a running node. id is its address (kato.md §1), apps the instances a DEA runs.

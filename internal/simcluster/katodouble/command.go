@@ -26,6 +26,13 @@ type Invocation struct {
 	Home, Path     string
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
+	// Dir is the working directory, Files the file system it is of; without Files nothing can be exported.
+	Dir   string
+	Files Files
+	// Sudo returns an error when sudo asks the caller for a password; nil = it does not ask.
+	Sudo func(context.Context) error
+	// Reach returns an error when one node cannot log in to another one by key, both named by their ids; nil = it can.
+	Reach func(ctx context.Context, from, to string) error
 }
 
 type call struct {
@@ -46,6 +53,9 @@ const usageText = `Usage:
   kato config get [options] [<component>] [<key-path>]
   kato config set [options] <component> <key-path> [<value>]
   kato config del [options] <component> <key-path>
+  kato data export --only-this-node [options] [<filename>]
+  kato data export --cluster [options] [<filename>]
+  kato data export --manual [options] [<filename>]
   kato info [options]
   kato node list [options]
   kato node retire [options]
@@ -86,18 +96,7 @@ func (c *Cluster) Run(ctx context.Context, in Invocation) int {
 	prompts, exitZero := k.local.prompts, k.local.exitZero
 	c.mu.Unlock()
 	if prompts {
-		k.printf("[sudo] password for stackato: ")
-		// Waits for an answer as long as standard input stays open; an empty answer is a wrong password.
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			io.Copy(io.Discard, in.Stdin)
-		}()
-		select {
-		case <-done:
-		case <-ctx.Done():
-		}
-		return k.fail("sudo: no password was provided")
+		return k.prompt()
 	}
 	exit := k.run()
 	c.mu.Lock()
@@ -107,6 +106,23 @@ func (c *Cluster) Run(ctx context.Context, in Invocation) int {
 		return 0
 	}
 	return exit
+}
+
+// prompt asks for a sudo password and waits for an answer as long as standard input stays open; an empty answer is a wrong password (kato.md §0.5).
+func (k *call) prompt() int {
+	k.printf("[sudo] password for stackato: ")
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if k.Stdin != nil {
+			io.Copy(io.Discard, k.Stdin)
+		}
+	}()
+	select {
+	case <-done:
+	case <-k.ctx.Done():
+	}
+	return k.fail("sudo: no password was provided")
 }
 
 // options are those of kato.md §3: long, or one letter.
@@ -209,6 +225,10 @@ func (k *call) run() int {
 		switch sub {
 		case "get", "set", "del":
 			return k.config(sub, args[2:])
+		}
+	case "data":
+		if sub == "export" {
+			return k.dataExport(args[2:])
 		}
 	case "node":
 		switch sub {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -21,6 +22,7 @@ const (
 	// historyTimeout is short: a gate must not wait for the history of a Core that is rebooting.
 	historyTimeout = 500 * time.Millisecond
 	lockTimeout    = 30 * time.Second
+	loginTimeout   = 20 * time.Second
 	// refreshEvery is how often a waiting command asks again.
 	refreshEvery = 200 * time.Millisecond
 )
@@ -88,6 +90,9 @@ func (r *remote) send(ctx context.Context, node SiteNode, method, path string, i
 	if resp.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
 		resp.Body.Close()
+		if resp.StatusCode == http.StatusConflict {
+			return nil, errExporting
+		}
 		return nil, fmt.Errorf("node %s: %s", node.ID, strings.TrimSpace(string(text)))
 	}
 	return resp, nil
@@ -195,6 +200,7 @@ func (r *remote) run(ctx context.Context, in Invocation) int {
 	if len(in.Args) > 0 && (in.Args[0] == "config" || in.Args[0] == "history") && !r.shared(ctx, core, in.Args[0]) {
 		r.c.coreAway = core.ID
 	}
+	in.Sudo, in.Reach, r.c.exportBegin = r.site.sudo, r.reach, r.beginExport
 	out := in.Stdout
 	var kept bytes.Buffer
 	if changes(in.Args) && !local.Prompts {
@@ -220,6 +226,60 @@ func (r *remote) run(ctx context.Context, in Invocation) int {
 		_ = r.request(h, core, http.MethodPost, "/history", last, nil) // a Core that is away misses it; commands.jsonl has it
 	}
 	return exit
+}
+
+// reach lets one node log in to another one.
+func (r *remote) reach(ctx context.Context, from, to string) error {
+	ctx, cancel := context.WithTimeout(ctx, loginTimeout)
+	defer cancel()
+	return r.request(ctx, r.site.node(from), http.MethodPost, "/logins/"+to, nil, nil)
+}
+
+// beginExport takes the place of an export on this node and, if the Core can be asked, on the Core, which knows of those of the whole cluster. Both are
+// free again when kato ends, also by being killed.
+func (r *remote) beginExport(ctx context.Context, id string, whole bool) (now Export, release func(), err error) {
+	core, local := r.site.core(), r.site.node(id)
+	nodes := []SiteNode{core}
+	if core.ID != local.ID {
+		nodes = append(nodes, local)
+	}
+	var held []func()
+	release = func() {
+		for _, end := range held {
+			end()
+		}
+	}
+	for _, n := range nodes {
+		header, end, err := r.hold(ctx, n, "/exports", ExportRequest{Node: id, Cluster: whole})
+		if err != nil && !whole && n.ID != id && !errors.Is(err, errExporting) {
+			continue // the Core is away, and this export does without it
+		}
+		if err == nil {
+			held = append(held, end)
+			err = json.Unmarshal([]byte(header.Get("Export")), &now)
+		}
+		if err != nil {
+			release()
+			return Export{}, nil, err
+		}
+	}
+	return now, release, nil
+}
+
+// hold sends a request that the agent answers at once and keeps open until end is called.
+func (r *remote) hold(ctx context.Context, node SiteNode, path string, body any) (header http.Header, end func(), err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	timer := time.AfterFunc(askTimeout, cancel)
+	resp, err := r.send(ctx, node, http.MethodPost, path, body)
+	timer.Stop()
+	if err != nil {
+		cancel()
+		return nil, nil, err
+	}
+	return resp.Header, func() {
+		cancel()
+		resp.Body.Close()
+	}, nil
 }
 
 // refresh lets a waiting command see what changes on the nodes.

@@ -1,12 +1,15 @@
 package katodouble
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -43,6 +46,8 @@ type Site struct {
 	Version string `json:"version"`
 	// RoleStart is how long roles take from the boot to RUNNING, as "5s".
 	RoleStart string `json:"role_start,omitempty"`
+	// Login is the user whose keys lead from node to node, and who needs sudo without a password for an export; neither is looked at when it is empty.
+	Login string `json:"login,omitempty"`
 	// Dir of the node's files; StateDir if empty.
 	Dir string `json:"dir,omitempty"`
 	// Nodes in file order. The one with the role primary is the Core; the first one if none has it.
@@ -124,6 +129,33 @@ func (s *Site) node(id string) SiteNode {
 		return SiteNode{}
 	}
 	return s.Nodes[i]
+}
+
+// logIn tries to log in to another node, or to this one, by the login user's key.
+func (s *Site) logIn(ctx context.Context, id string) error {
+	to := s.node(id)
+	if to.ID == "" {
+		return badRequest{fmt.Errorf("node %s is not part of the cluster", id)}
+	}
+	if s.Login == "" {
+		return nil
+	}
+	const command = "ssh -n -o BatchMode=yes -o ConnectTimeout=5 "
+	cmd := exec.CommandContext(ctx, "su", "-", s.Login, "-s", "/bin/sh", "-c", command+to.ID+" true")
+	cmd.WaitDelay = time.Second
+	if out, err := cmd.CombinedOutput(); err != nil {
+		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+		return fmt.Errorf("%w: %s", err, lines[len(lines)-1])
+	}
+	return nil
+}
+
+// sudo returns an error when the login user's sudo asks for a password.
+func (s *Site) sudo(ctx context.Context) error {
+	if s.Login == "" {
+		return nil
+	}
+	return exec.CommandContext(ctx, "sudo", "-n", "true").Run()
 }
 
 // cluster is the site as it was installed.

@@ -35,6 +35,10 @@ type NodeState struct {
 	Prompts  bool `json:"prompts"`
 	// LegacyStatus: `kato status` hangs on every node while any node is offline, if a node that answers says so.
 	LegacyStatus bool `json:"legacy_status"`
+	// Export is what the next exports do.
+	Export Export `json:"export"`
+	// Exporting: an export runs.
+	Exporting bool `json:"exporting"`
 }
 
 // StatePatch is the body of PATCH /state: what it names is changed, the rest stays.
@@ -43,10 +47,11 @@ type StatePatch struct {
 	AppsDelta int  `json:"apps_delta,omitempty"`
 	Capacity  *int `json:"capacity,omitempty"`
 	// Retired, ExitZero (kato.md §0.4), Prompts (§0.5) and LegacyStatus (§0.7) as in NodeState.
-	Retired      *bool `json:"retired,omitempty"`
-	ExitZero     *bool `json:"exit_zero,omitempty"`
-	Prompts      *bool `json:"prompts,omitempty"`
-	LegacyStatus *bool `json:"legacy_status,omitempty"`
+	Retired      *bool        `json:"retired,omitempty"`
+	ExitZero     *bool        `json:"exit_zero,omitempty"`
+	Prompts      *bool        `json:"prompts,omitempty"`
+	LegacyStatus *bool        `json:"legacy_status,omitempty"`
+	Export       *ExportPatch `json:"export,omitempty"`
 	// Stop stops roles until the next boot, NeverStart keeps them STARTING from the next boot on, Start heals both. Resume ends only
 	// Stop, as `kato start` does.
 	Stop       []string `json:"stop,omitempty"`
@@ -77,7 +82,8 @@ func (c *Cluster) NodeState(id string) (s NodeState, ok bool) {
 		ok = true
 		s = NodeState{ID: n.id, Booted: n.booted, UpSeconds: time.Since(n.booted).Seconds(), RoleStartSeconds: n.startTime.Seconds(), Roles: map[string]State{},
 			Stopped: sortedKeys(n.stopped), NeverStart: sortedKeys(n.never), Stuck: sortedKeys(n.stuck),
-			Apps: n.apps, Capacity: n.capacity, Retired: n.retired, ExitZero: n.exitZero, Prompts: n.prompts, LegacyStatus: c.legacy}
+			Apps: n.apps, Capacity: n.capacity, Retired: n.retired, ExitZero: n.exitZero, Prompts: n.prompts, LegacyStatus: c.legacy, Export: n.export}
+		_, s.Exporting = c.exports[id]
 		for _, r := range n.roles {
 			s.Roles[r] = n.roleState(r)
 		}
@@ -91,6 +97,7 @@ func (c *Cluster) SetNodeState(s NodeState) {
 		n.up, n.booted, n.startTime = true, time.Now().Add(-seconds(s.UpSeconds)), seconds(s.RoleStartSeconds)
 		n.stopped, n.never, n.stuck = set(s.Stopped), set(s.NeverStart), set(s.Stuck)
 		n.apps, n.capacity, n.retired, n.exitZero, n.prompts = s.Apps, s.Capacity, s.Retired, s.ExitZero, s.Prompts
+		n.export = s.Export
 		c.legacy = c.legacy || s.LegacyStatus
 	})
 }
@@ -117,7 +124,12 @@ func (c *Cluster) PatchNode(id string, p StatePatch) error {
 			err = fmt.Errorf("node %s cannot have %d app instances: its capacity is %d", id, apps, capacity)
 			return
 		}
-		n.apps, n.capacity = apps, capacity
+		export, wrong := n.export.apply(p.Export)
+		if wrong != nil {
+			err = wrong
+			return
+		}
+		n.apps, n.capacity, n.export = apps, capacity, export
 		for to, from := range map[*bool]*bool{&n.retired: p.Retired, &n.exitZero: p.ExitZero, &n.prompts: p.Prompts, &c.legacy: p.LegacyStatus} {
 			if from != nil {
 				*to = *from

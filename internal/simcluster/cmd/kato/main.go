@@ -39,8 +39,13 @@ func run(args []string) int {
 		fmt.Fprintln(os.Stderr, "ERROR: this node is not part of a cluster:", err)
 		return 1
 	}
+	dir, err := os.Getwd()
+	if err != nil {
+		dir = "/"
+	}
 	return site.Run(ctx, katodouble.Invocation{
 		Args: args, UID: os.Getuid(), Home: os.Getenv("HOME"), Path: os.Getenv("PATH"), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+		Dir: dir, Files: katodouble.OSFiles{},
 	}, katodouble.JobOf("/proc", os.Getpid()))
 }
 

@@ -1,0 +1,421 @@
+package simcluster
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// The nodes' own SSH: the Core's key leads to all nodes and every node's key to itself, as "Passwordless SSH" of the best practices and kato.md §3.2 want
+// it. Nodes reach each other at port 22, whatever loopback port their server has on this machine.
+
+// newUserKey makes a key pair in the files' forms.
+func newUserKey(comment string) (private []byte, public string, err error) {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, "", err
+	}
+	block, err := ssh.MarshalPrivateKey(key, comment)
+	if err != nil {
+		return nil, "", err
+	}
+	public, err = authorizedKey(key.Public().(ed25519.PublicKey), comment)
+	return pem.EncodeToMemory(block), public, err
+}
+
+func authorizedKey(key any, comment string) (string, error) {
+	public, err := ssh.NewPublicKey(key)
+	if err != nil {
+		return "", err
+	}
+	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(public))) + " " + comment + "\n", nil
+}
+
+// core is the Core node: that with the role primary, the first one where none has it.
+func (c *Cluster) core() *Node {
+	for _, n := range c.nodes {
+		if slices.Contains(n.cfg.Roles, "primary") {
+			return n
+		}
+	}
+	return c.nodes[0]
+}
+
+// writeCoreKey makes the Core's key before any node's files are made, because all nodes have its public half.
+func (c *Cluster) writeCoreKey() error {
+	file := filepath.Join(c.dir, "core_ed25519")
+	if private, err := os.ReadFile(file); err == nil {
+		public, err := os.ReadFile(file + ".pub")
+		c.corePrivate, c.corePublic = private, string(public)
+		return err
+	}
+	var err error
+	if c.corePrivate, c.corePublic, err = newUserKey(c.loginUser() + "@" + c.core().name); err != nil {
+		return err
+	}
+	if err := os.WriteFile(file+".pub", []byte(c.corePublic), 0o644); err != nil {
+		return err
+	}
+	return os.WriteFile(file, c.corePrivate, 0o600)
+}
+
+// makeKeys writes the login user's keys of a node, and whom it knows and lets in.
+func (n *Node) makeKeys() error {
+	c := n.cluster
+	dir := n.homeOf(n.loginUser()) + "/.ssh/"
+	known := []*Node{n}
+	private, public := c.corePrivate, c.corePublic
+	accepted := public
+	if n == c.core() {
+		known = c.nodes
+	} else {
+		var err error
+		if private, public, err = newUserKey(n.loginUser() + "@" + n.name); err != nil {
+			return err
+		}
+		accepted += public
+	}
+	var hosts strings.Builder
+	for _, k := range known {
+		fmt.Fprintf(&hosts, "%s,%s %s", k.name, k.address, ssh.MarshalAuthorizedKey(k.originalKey.PublicKey()))
+	}
+	for _, f := range []struct {
+		name, text string
+		mode       os.FileMode
+	}{{"id_ed25519", string(private), 0o600}, {"id_ed25519.pub", public, 0o644}, {"authorized_keys", accepted, 0o600}, {"known_hosts", hosts.String(), 0o644}} {
+		if err := n.tree.put(dir+f.name, f.text, f.mode); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// setCoreAccess takes the Core's key out of the node's authorized_keys, or puts it back.
+func (n *Node) setCoreAccess(on bool) error {
+	if err := n.ready(); err != nil {
+		return err
+	}
+	file := n.homeOf(n.loginUser()) + "/.ssh/authorized_keys"
+	b, err := n.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	text := strings.ReplaceAll(string(b), n.cluster.corePublic, "")
+	if on {
+		text = n.cluster.corePublic + text
+	}
+	return n.tree.put(file, text, 0o600)
+}
+
+// sshError is the last line of an ssh that did not get in.
+type sshError struct{ text string }
+
+func (e sshError) Error() string { return e.text }
+
+// sshTarget is what a client was told.
+type sshTarget struct {
+	user, host string
+	port       int
+	keys       []string // files of private keys
+	known      string   // file of known hosts
+	newKeys    bool     // keys of hosts that are not known are accepted
+	timeout    time.Duration
+}
+
+// logIn does what ssh does before it runs a command: it finds the node, connects, checks the host key and shows the keys that user may read.
+func (n *Node) logIn(ctx context.Context, user string, t sshTarget) (*Node, error) {
+	var to *Node
+	for _, k := range n.cluster.nodes {
+		// Where nodes share their loopback address, the port tells them apart.
+		if k.name == t.host || k.address == t.host && (to == nil || k.port == t.port) {
+			to = k
+		}
+	}
+	if to == nil && (t.host == "localhost" || t.host == "127.0.0.1") {
+		to = n
+	}
+	unreached := func(why string) error {
+		return sshError{fmt.Sprintf("ssh: connect to host %s port %d: %s", t.host, t.port, why)}
+	}
+	if to == nil {
+		if net.ParseIP(t.host) != nil {
+			return nil, unreached("No route to host")
+		}
+		return nil, sshError{fmt.Sprintf("ssh: Could not resolve hostname %s: Name or service not known", t.host)}
+	}
+	if !runtimePort(t.port, to) {
+		return nil, unreached("Connection refused")
+	}
+	var timeout <-chan time.Time
+	if t.timeout > 0 {
+		timer := time.NewTimer(t.timeout)
+		defer timer.Stop()
+		timeout = timer.C
+	}
+	for _, end := range []*Node{n, to} {
+		for silent, _ := end.network(); silent != nil; silent, _ = end.network() {
+			select {
+			case <-silent:
+			case <-timeout:
+				return nil, unreached("Connection timed out")
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
+	}
+	to.mu.Lock()
+	running, listening := to.running, to.listener != nil
+	to.mu.Unlock()
+	switch {
+	case !running:
+		return nil, unreached("No route to host")
+	case !listening:
+		return nil, unreached("Connection refused")
+	}
+	if err := to.ready(); err != nil {
+		return nil, unreached(err.Error())
+	}
+	if !t.newKeys {
+		known, _ := n.ReadFile(t.known)
+		switch found, same := knownKey(known, t.host, to.HostKey()); {
+		case !found:
+			return nil, sshError{fmt.Sprintf("No ED25519 host key is known for %s and you have requested strict checking.\r\nHost key verification failed.", t.host)}
+		case !same:
+			return nil, sshError{"@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@\r\n@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @\r\n@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@\r\nHost key verification failed."}
+		}
+	}
+	accepted, _ := to.ReadFile(to.homeOf(to.loginUser()) + "/.ssh/authorized_keys")
+	for _, file := range t.keys {
+		st, err := n.tree.stat(user, "/", file, true)
+		if err != nil || !n.tree.permitted(user, st.virt, st.FileInfo, mayRead) || st.Mode().Perm()&0o077 != 0 {
+			continue
+		}
+		private, err := n.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		if signer, err := ssh.ParsePrivateKey(private); err == nil && t.user == to.loginUser() && holdsKey(accepted, signer.PublicKey()) {
+			return to, nil
+		}
+	}
+	return nil, sshError{fmt.Sprintf("%s@%s: Permission denied (publickey,password).", t.user, t.host)}
+}
+
+// runtimePort says whether a port is that of the node's SSH server: 22, or the one it has on this machine.
+func runtimePort(port int, n *Node) bool { return port == 22 || port == n.port }
+
+// knownKey looks a host up in a known_hosts file.
+func knownKey(text []byte, host string, key ssh.PublicKey) (found, same bool) {
+	for len(text) > 0 {
+		_, hosts, known, _, rest, err := ssh.ParseKnownHosts(text)
+		if err != nil {
+			break
+		}
+		text = rest
+		if slices.Contains(hosts, host) {
+			found = true
+			same = same || bytes.Equal(known.Marshal(), key.Marshal())
+		}
+	}
+	return found, same
+}
+
+func holdsKey(text []byte, key ssh.PublicKey) bool {
+	for len(text) > 0 {
+		known, _, _, rest, err := ssh.ParseAuthorizedKey(text)
+		if err != nil {
+			return false
+		}
+		if bytes.Equal(known.Marshal(), key.Marshal()) {
+			return true
+		}
+		text = rest
+	}
+	return false
+}
+
+// ownKeys are the private keys that ssh tries by itself.
+func ownKeys(home string) []string {
+	return []string{home + "/.ssh/id_rsa", home + "/.ssh/id_ecdsa", home + "/.ssh/id_ed25519"}
+}
+
+// reach is whether one node logs in to another one by key, both by their addresses; for kato.
+func (c *Cluster) reach(ctx context.Context, from, to string) error {
+	i := slices.IndexFunc(c.nodes, func(n *Node) bool { return n.address == from })
+	if i < 0 {
+		return fmt.Errorf("no node has the address %s", from)
+	}
+	n := c.nodes[i]
+	if err := n.ready(); err != nil {
+		return err
+	}
+	home := n.homeOf(n.loginUser())
+	_, err := n.logIn(ctx, n.loginUser(), sshTarget{user: n.loginUser(), host: to, port: 22, keys: ownKeys(home), known: home + "/.ssh/known_hosts", timeout: 5 * time.Second})
+	return err
+}
+
+// sshProgram is `ssh [-n] [-q] [-T] [-i KEY] [-l USER] [-p PORT] [-o OPTION]... [USER@]HOST COMMAND...` to another node, or to this one. It never asks.
+func sshProgram(c *invocation) int {
+	args := c.argv[1:]
+	home := c.env["HOME"]
+	t := sshTarget{user: c.user(), port: 22, known: home + "/.ssh/known_hosts"}
+	noInput, quiet, wrong := false, false, ""
+	setPort := func(text string) {
+		var err error
+		if t.port, err = strconv.Atoi(text); err != nil || t.port < 1 || t.port > 65535 {
+			wrong = fmt.Sprintf("Bad port '%s'", text)
+		}
+	}
+	option := func(text string) {
+		name, value, _ := strings.Cut(strings.Replace(text, " ", "=", 1), "=")
+		switch strings.ToLower(name) {
+		case "stricthostkeychecking":
+			t.newKeys = value == "no" || value == "accept-new"
+		case "userknownhostsfile":
+			t.known = value
+		case "connecttimeout":
+			seconds, err := strconv.Atoi(value)
+			if err != nil {
+				wrong = "command-line line 0: invalid time value."
+			}
+			t.timeout = time.Duration(seconds) * time.Second
+		case "user":
+			t.user = value
+		case "port":
+			setPort(value)
+		case "identityfile":
+			t.keys = append(t.keys, value)
+		case "batchmode", "passwordauthentication", "kbdinteractiveauthentication", "preferredauthentications", "numberofpasswordprompts", "loglevel", "identitiesonly",
+			"connectionattempts", "serveraliveinterval", "serveralivecountmax", "controlmaster", "controlpath", "forwardagent", "forwardx11", "requesttty", "globalknownhostsfile", "tcpkeepalive":
+		default:
+			wrong = fmt.Sprintf("command-line: line 0: Bad configuration option: %s", strings.ToLower(name))
+		}
+	}
+options:
+	for len(args) > 0 && len(args[0]) > 1 && args[0][0] == '-' {
+		a := args[0]
+		args = args[1:]
+		if a == "--" {
+			break
+		}
+		for i := 1; i < len(a); i++ {
+			switch o := a[i]; o {
+			case 'n':
+				noInput = true
+			case 'q':
+				quiet = true
+			case 'T', 'x', 'a', 'v', '4', '6', 'k', 'C':
+			case 'o', 'i', 'l', 'p', 'F':
+				value := a[i+1:]
+				if value == "" {
+					if len(args) == 0 {
+						c.errorf("option requires an argument -- %c", o)
+						return 255
+					}
+					value, args = args[0], args[1:]
+				}
+				switch o {
+				case 'o':
+					option(value)
+				case 'i':
+					t.keys = append(t.keys, value)
+				case 'l':
+					t.user = value
+				case 'p':
+					setPort(value)
+				}
+				continue options
+			default:
+				c.errorf("unknown option -- %c", o)
+				return 255
+			}
+		}
+	}
+	if wrong != "" {
+		c.errorf("%s", wrong)
+		return 255
+	}
+	if len(args) == 0 {
+		c.errorf("usage: ssh [-46AaCfGgKkMNnqsTtVvXxYy] destination [command [argument ...]]")
+		return 255
+	}
+	t.host = args[0]
+	if i := strings.LastIndexByte(t.host, '@'); i >= 0 {
+		t.user, t.host = t.host[:i], t.host[i+1:]
+	}
+	if t.keys == nil {
+		t.keys = ownKeys(home)
+	}
+	for i, k := range t.keys {
+		if strings.HasPrefix(k, "~/") {
+			k = home + k[1:]
+		}
+		if !path.IsAbs(k) {
+			k = path.Join(c.dir, k)
+		}
+		t.keys[i] = k
+	}
+	to, err := c.node.logIn(c.p.ctx, c.user(), t)
+	if err != nil {
+		var refused sshError
+		if errors.As(err, &refused) && !quiet {
+			c.errorf("%s\r", refused.text)
+		}
+		return 255
+	}
+	return c.remoteCommand(to, strings.Join(args[1:], " "), noInput)
+}
+
+// remoteCommand runs a command line on another node by the login shell, with this process's descriptors.
+func (c *invocation) remoteCommand(to *Node, command string, noInput bool) int {
+	to.mu.Lock()
+	boot := to.boot
+	to.mu.Unlock()
+	p, err := boot.newProcess(to, nil, to.loginUser(), []string{"-bash"})
+	if err != nil {
+		c.errorf("Connection closed by remote host")
+		return 255
+	}
+	env := to.loginEnvironment()
+	s := &shell{node: to, p: p, bash: true, arg0: "bash", dir: env["HOME"], umask: 0o022, mainPID: p.pid}
+	for i := range 3 {
+		s.fds[i] = c.fds[i].retain()
+	}
+	if noInput {
+		s.fds[0].release()
+		s.fds[0] = discardDescription()
+	}
+	s.vars = variables(env, env["HOME"])
+	go func() {
+		if command == "" {
+			s.login()
+			s.standardInput()
+		} else {
+			s.program(command)
+		}
+		s.fds.closeAll()
+		p.finish(s.exit)
+	}()
+	exit := c.waitFor(p)
+	p.mu.Lock()
+	signal := p.signal
+	p.mu.Unlock()
+	if signal != 0 {
+		return 255
+	}
+	return exit
+}
