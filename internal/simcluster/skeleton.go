@@ -31,7 +31,7 @@ func (n *Node) make() error {
 		path string
 		mode fs.FileMode
 	}{
-		{"/", 0o755}, {"/boot/grub", 0o755}, {"/dev/shm", 0o777 | fs.ModeSticky}, {"/etc/apt/apt.conf.d", 0o755}, {"/etc/default", 0o755}, {"/etc/profile.d", 0o755}, {"/etc/sudoers.d", 0o755},
+		{"/", 0o755}, {"/boot/grub", 0o755}, {"/dev/shm", 0o777 | fs.ModeSticky}, {"/etc/apt/apt.conf.d", 0o755}, {"/etc/default", 0o755}, {"/etc/profile.d", 0o755}, {"/etc/ssl/certs", 0o755}, {"/etc/sudoers.d", 0o755},
 		{"/home", 0o755}, {home, 0o755}, {home + "/bin", 0o755}, {home + "/.ssh", 0o700}, {"/opt", 0o755}, {"/proc/1", 0o755}, {"/proc/self", 0o755}, {"/proc/sys/kernel/random", 0o755},
 		{"/root", 0o700}, {"/run", 0o755}, {"/sys/class", 0o755}, {"/tmp", 0o777 | fs.ModeSticky}, {"/usr/bin", 0o755}, {"/usr/sbin", 0o755}, {"/usr/local/bin", 0o755}, {"/usr/local/sbin", 0o755}, {"/usr/share", 0o755},
 		{"/var/cache/apt/archives", 0o755}, {"/var/lib/apt/lists", 0o755}, {"/var/lib/apt/periodic", 0o755}, {"/var/lib/dpkg/info", 0o755}, {"/var/lib/dpkg/updates", 0o755},
