@@ -97,7 +97,7 @@ func (s site) staging(in ExportInput) []string {
 	if in.ToPath != "" {
 		return []string{in.ToPath, ".katoflow-" + remote.EncodeID(in.Operation.ID)}
 	}
-	return []string{s.cluster.Export.Folder, "katoflow-" + remote.EncodeID(in.Operation.ID)}
+	return []string{s.cluster.ExportSettings().Folder, "katoflow-" + remote.EncodeID(in.Operation.ID)}
 }
 
 func (s site) exportJob(in ExportInput) remote.JobSpec {

@@ -136,7 +136,7 @@ func (x *Archives) readyNode(ctx context.Context, r ready, node *inventory.Node)
 	here := name == r.in.Node.Name
 	limit := gateTime(r.site, t) + askWithin*4
 	folder := r.site.staging(r.in.ExportInput)
-	folders := r.site.cluster.Export.DataFolders
+	folders := r.site.cluster.ExportSettings().DataFolders
 	direct := r.in.ToPath == "" && r.in.Mode != operation.TransferWorker && len(r.in.EncryptTo) == 0
 	args := append([]string{flag(here), flag(node == r.core), flag(!r.in.OnlyThisNode), folder[0], folder[1], flag(direct), katoSeconds(r.site), r.site.cluster.Kato.Path,
 		strconv.Itoa(len(folders))}, folders...)
@@ -304,39 +304,22 @@ func exportNode(file *inventory.File, c *inventory.Cluster, in ExportRequest, en
 			problem("s3: %v", err)
 		}
 	}
-	name := in.Node
-	if name == "" && !in.OnlyThisNode {
-		name = c.Export.Node
+	if in.OnlyThisNode && in.Node == "" {
+		return c.CoreNode(), problems
 	}
-	if name != "" {
-		n, err := c.Node(name)
+	if in.Node == "" {
+		n, err := c.ExportNode()
 		if err != nil {
-			problems = append(problems, err.Error())
-		} else if !in.OnlyThisNode && !n.HasRole("filesystem") && slices.ContainsFunc(c.Nodes, func(o *inventory.Node) bool { return o.HasRole("filesystem") }) {
-			problem("%s has not the role filesystem, and an export of the cluster runs on the node that has it: leave --node and export.node out, or correct the roles", name)
+			problems = append(problems, err.Error()+"; or name the node with --node")
 		}
 		return n, problems
 	}
-	if in.OnlyThisNode {
-		return c.CoreNode(), problems
+	n, err := c.Node(in.Node)
+	switch {
+	case err != nil:
+		problems = append(problems, err.Error())
+	case !in.OnlyThisNode && !n.HasRole("filesystem") && slices.ContainsFunc(c.Nodes, func(o *inventory.Node) bool { return o.HasRole("filesystem") }):
+		problem("%s has not the role filesystem, and an export of the cluster runs on the node that has it: leave --node out, or correct the roles", in.Node)
 	}
-	var candidates []*inventory.Node
-	for _, n := range c.Nodes {
-		if n.HasRole("filesystem") {
-			candidates = append(candidates, n)
-		}
-	}
-	switch len(candidates) {
-	case 0:
-		problem("no node of %s has the role filesystem, on which an export of the cluster runs: write the role into the inventory, or name the node with --node", c.Name)
-		return nil, problems
-	case 1:
-		return candidates[0], problems
-	}
-	names := make([]string, len(candidates))
-	for i, n := range candidates {
-		names[i] = n.Name
-	}
-	problem("%s have the role filesystem: name the one that exports with --node, or as export.node in the inventory", strings.Join(names, " and "))
-	return nil, problems
+	return n, problems
 }

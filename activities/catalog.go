@@ -31,6 +31,8 @@ type Catalog struct {
 	// Operations says which operations run.
 	Operations Lister
 	Logger     *zap.Logger
+	// LeftoverAge is how old an upload is when it can be a dead operation's (0 = 24 h): older than what began since the living were asked for.
+	LeftoverAge time.Duration
 }
 
 const (
@@ -38,8 +40,8 @@ const (
 	lookAttempts = 5
 	// verifyAttempts at a request in the middle of reading an archive back, which would begin again: ten minutes and more.
 	verifyAttempts = 60
-	// leftoverAge is how old an upload is when it can be a dead operation's: older than what began since the living were asked for.
-	leftoverAge = 24 * time.Hour
+	// defaultLeftoverAge is in the commands' help.
+	defaultLeftoverAge = 24 * time.Hour
 	// What a result may take in a history, in bytes.
 	archivesBudget  = 256 << 10
 	keptBudget      = 128 << 10
@@ -264,7 +266,6 @@ func describe(out *operation.ArchiveDetails, m archive.Manifest) {
 	}
 	out.Content.AppList, out.Content.MoreApps = bounded(apps, len(apps), contentBudget, func(app operation.ArchivedApp) operation.ArchivedApp { return app })
 	out.Content.ServiceList, out.Content.MoreServices = bounded(services, len(services), contentBudget, func(s operation.ArchivedService) operation.ArchivedService { return s })
-	// Where there are counts and no names nothing is left out that the manifest would have.
 }
 
 // VerifyArchiveInput names the archive that is read back.
@@ -461,6 +462,13 @@ func (c *Catalog) PlanPrune(ctx context.Context, in operation.BackupPruneInput) 
 	return out, nil
 }
 
+func (c *Catalog) leftoverAge() time.Duration {
+	if c.LeftoverAge > 0 {
+		return c.LeftoverAge
+	}
+	return defaultLeftoverAge
+}
+
 // leftovers are the uploads of a cluster's operations that do not run any more and began long enough ago. A bucket in which they cannot be listed is told in a
 // note: what is kept and deleted does not depend on it.
 func (c *Catalog) leftovers(a *attempt, store *archive.Store, cluster string) (left []archive.Leftover, note string, err error) {
@@ -471,7 +479,7 @@ func (c *Catalog) leftovers(a *attempt, store *archive.Store, cluster string) (l
 	case err != nil:
 		return nil, "", c.failed(a, err)
 	}
-	all = slices.DeleteFunc(all, func(l archive.Leftover) bool { return l.Cluster != cluster || time.Since(l.Begun) < leftoverAge })
+	all = slices.DeleteFunc(all, func(l archive.Leftover) bool { return l.Cluster != cluster || time.Since(l.Begun) < c.leftoverAge() })
 	if len(all) == 0 {
 		return nil, "", nil
 	}
@@ -589,7 +597,7 @@ func (c *Catalog) PruneArchives(ctx context.Context, in PruneArchivesInput) (Pru
 	for _, l := range left {
 		dead[l.Ref] = true
 	}
-	aborted, err := store.AbortLeftovers(a.ctx, leftoverAge, func(ref archive.Ref) bool { return !dead[ref] })
+	aborted, err := store.AbortLeftovers(a.ctx, c.leftoverAge(), func(ref archive.Ref) bool { return !dead[ref] })
 	out.Uploads, out.MoreUploads = bounded(aborted, len(aborted), leftoversBudget, leftoverOf)
 	if a.ctx.Err() != nil {
 		return out, c.failed(a, err)

@@ -25,7 +25,10 @@ func inventoryOf(t *testing.T, section string, files map[string]string) (*invent
 	for name, content := range files {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600))
 	}
-	for _, name := range []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_WEB_IDENTITY_TOKEN_FILE"} {
+	for _, name := range []string{
+		"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+		"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_WEB_IDENTITY_TOKEN_FILE",
+	} {
 		t.Setenv(name, "")
 	}
 	t.Setenv("AWS_CONFIG_FILE", filepath.Join(dir, "aws-config"))
@@ -44,8 +47,10 @@ func TestConfigOf_EveryField_IsTakenOver(t *testing.T) {
 	server := httptest.NewTLSServer(http.NotFoundHandler())
 	defer server.Close()
 	ca := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}))
-	f, s := inventoryOf(t, `endpoint: "https://s3.example.org", region: eu-1, bucket: archives, prefix: prod, access_key: {env: ACCESS}, secret_key: {file: key}, session_token: {env: TOKEN},
-		path_style: true, ca_file: ca.pem, encryption: "aws:kms", kms_key: alias/mine, storage_class: STANDARD_IA, lock_mode: GOVERNANCE, lock_for: 90d`, map[string]string{"key": "hunter2\n", "ca.pem": ca})
+	f, s := inventoryOf(t, `endpoint: "https://s3.example.org", region: eu-1, bucket: archives, prefix: prod, path_style: true, ca_file: ca.pem,
+    access_key: {env: ACCESS}, secret_key: {file: key}, session_token: {env: TOKEN},
+    encryption: "aws:kms", kms_key: alias/mine, storage_class: STANDARD_IA, lock_mode: GOVERNANCE, lock_for: 90d`,
+		map[string]string{"key": "hunter2\n", "ca.pem": ca})
 	c, err := ConfigOf(f, s, func(name string) (string, bool) { return "value of " + name, true })
 	require.NoError(t, err)
 	require.NotNil(t, c.Proxy)

@@ -214,6 +214,23 @@ func TestToken_ManyAtOnce_ShareOneLogin(t *testing.T) {
 	assert.Equal(t, []string{"password"}, s.grants())
 }
 
+func TestToken_RevokedWhileManyUseIt_IsRenewedOnce(t *testing.T) {
+	s := newSite(t, cloudcontroller.Options{}, nil)
+	guid := s.AddApp("o", "s", cloudcontroller.App{Name: "a"})
+	_, err := s.App(t.Context(), guid)
+	require.NoError(t, err)
+	s.RevokeTokens(false)
+	var wait sync.WaitGroup
+	for range 20 {
+		wait.Go(func() {
+			_, err := s.App(t.Context(), guid)
+			assert.NoError(t, err)
+		})
+	}
+	wait.Wait()
+	assert.Equal(t, []string{"password", "refresh_token"}, s.grants())
+}
+
 func TestLogin_AddressesOfOlderControllers_AreFound(t *testing.T) {
 	s := newSite(t, cloudcontroller.Options{}, nil)
 	s.OmitTokenEndpoint(true)
@@ -321,6 +338,22 @@ func TestRequest_FailuresThatStay_AreNotTriedAgain(t *testing.T) {
 			assert.Equal(t, 1, s.Count("GET", "/v2/apps"))
 		})
 	}
+}
+
+func TestRequest_Redirection_IsNotFollowed(t *testing.T) {
+	var asked bool
+	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked = true }))
+	defer other.Close()
+	first := httptest.NewServer(http.RedirectHandler(other.URL+"/v2/info?token=hunter2", http.StatusFound))
+	defer first.Close()
+	client, err := Open(Config{URL: first.URL, User: "u", Password: password}, nil)
+	require.NoError(t, err)
+	defer client.Close()
+	_, err = client.Info(t.Context())
+	e := ofKind(t, err, KindOther)
+	assert.Contains(t, e.Error(), "HTTP 302 to "+other.URL)
+	assert.Contains(t, e.Error(), "write the right address as controller.url")
+	assert.False(t, asked)
 }
 
 func TestRequest_AnswerWithoutEnd_IsNotReadToIt(t *testing.T) {
@@ -465,19 +498,55 @@ func TestList_EntryDeletedBetweenPages_IsReadAgain(t *testing.T) {
 	assert.True(t, e.Retryable())
 }
 
-func TestContent_SpaceComesInTheMiddle_IsReadAgain(t *testing.T) {
+func TestList_FewerThanItSays_IsNotTakenForTheWhole(t *testing.T) {
+	s := newSite(t, cloudcontroller.Options{}, nil)
+	s.Answer("/v2/apps", -1, 200, `{"total_results": 2, "resources": [{"metadata": {"guid": "a"}, "entity": {"name": "a"}}]}`)
+	_, err := s.Apps(t.Context())
+	ofKind(t, err, KindChanged)
+}
+
+func TestContent_PlaceOfSomethingComesInTheMiddle_IsReadAgain(t *testing.T) {
+	for path, add := range map[string]func(s *site){
+		"/v2/spaces":        func(s *site) { s.AddApp("org-1", "new", cloudcontroller.App{Name: "new"}) },
+		"/v2/organizations": func(s *site) { s.AddApp("org-2", "new", cloudcontroller.App{Name: "new"}) },
+		"/v2/apps":          func(s *site) { s.AddService("org-1", "new", "store", "mysql", "free"); s.AddSpace("org-1", "other") },
+	} {
+		t.Run(path, func(t *testing.T) {
+			s := newSite(t, cloudcontroller.Options{}, nil)
+			s.Fill(1, 1, 1)
+			once := true
+			s.AfterPage(func(p string) {
+				if once && p == path {
+					once = false
+					add(s)
+				}
+			})
+			content, err := s.Content(t.Context())
+			require.NoError(t, err)
+			assert.False(t, once)
+			var spaces, things int
+			for _, org := range content.List {
+				spaces += len(org.Spaces)
+				for _, space := range org.Spaces {
+					things += len(space.Apps) + len(space.Services)
+				}
+			}
+			assert.Equal(t, []int{content.Spaces, content.Apps + content.Services}, []int{spaces, things}, "everything has its place")
+			assert.Equal(t, 3, things)
+		})
+	}
+
 	s := newSite(t, cloudcontroller.Options{}, nil)
 	s.Fill(1, 1, 1)
-	once := true
-	s.AfterPage(func(path string) {
-		if once && path == "/v2/spaces" {
-			once = false
-			s.AddApp("org-1", "new", cloudcontroller.App{Name: "new"})
+	n := 0
+	s.AfterPage(func(p string) {
+		if p == "/v2/spaces" {
+			n++
+			s.AddApp("org-1", fmt.Sprintf("space-of-%d", n), cloudcontroller.App{Name: "new"})
 		}
 	})
-	content, err := s.Content(t.Context())
-	require.NoError(t, err)
-	assert.Equal(t, []int{2, 2}, []int{content.Spaces, content.Apps})
+	_, err := s.Content(t.Context())
+	ofKind(t, err, KindChanged)
 }
 
 func TestList_NextPageElsewhere_TokenStaysHere(t *testing.T) {

@@ -15,6 +15,8 @@ const (
 	maxPages = maxItems / 50
 	// passes over a list that changes while it is read.
 	passes = 3
+
+	between = "check what stands between worker and controller"
 )
 
 // resource is an entry of a list (kato.md §6).
@@ -77,10 +79,10 @@ func listOnce[E any](ctx context.Context, c *Client, what string) (all []resourc
 			return all, changed || len(all) != total, nil
 		}
 		if next, err = c.nextPage(p.NextURL); err != nil {
-			return nil, false, c.failure(KindAnswer, "list "+what, "the next page is not at an address of the controller", "check what stands between worker and controller")
+			return nil, false, c.failure(KindAnswer, "list "+what, "the next page is not at an address of the controller", between)
 		}
 	}
-	return nil, false, c.failure(KindAnswer, "list "+what, fmt.Sprintf("more than %d entries or %d pages", maxItems, maxPages), "check what stands between worker and controller")
+	return nil, false, c.failure(KindAnswer, "list "+what, fmt.Sprintf("more than %d entries or %d pages", maxItems, maxPages), between)
 }
 
 // nextPage returns path and query of a next_url, which must be of this controller: the token goes there.

@@ -55,7 +55,7 @@ func (c *Client) token(ctx context.Context, refused string, withPassword bool) (
 		return login.PasswordCredentialsToken(ctx, c.cfg.User, c.cfg.Password)
 	})
 	if err != nil {
-		s.token, s.address = nil, "" // another try asks again where to log in
+		s.address = "" // another try asks again where to log in
 		return "", err
 	}
 	return s.token.AccessToken, nil

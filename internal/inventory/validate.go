@@ -521,7 +521,8 @@ func (v validator) controller(c *Controller, path string) {
 
 func (v validator) export(c *Cluster, path string) {
 	nodes := parent(path) + ".nodes"
-	if p := path + ".node"; v.given(p) && !v.broken[nodes] && len(c.Nodes) > 0 && !slices.ContainsFunc(c.Nodes, func(n *Node) bool { return n != nil && n.Name == c.Export.Node }) {
+	isNamed := func(n *Node) bool { return n.Name == c.Export.Node }
+	if p := path + ".node"; v.given(p) && !v.broken[nodes] && len(c.Nodes) > 0 && !slices.ContainsFunc(c.Nodes, isNamed) {
 		names := make([]string, 0, len(c.Nodes))
 		for _, n := range c.Nodes {
 			names = append(names, n.Name)

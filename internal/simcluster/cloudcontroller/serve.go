@@ -246,12 +246,15 @@ func (c *Controller) login(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if name == "" {
-		refuse(400, "invalid_grant", "The provided access grant is invalid, expired, or revoked (e.g. invalid assertion, expired authorization token, bad end-user password credentials, or mismatching authorization code and redirection URI).")
+		refuse(400, "invalid_grant", "The provided access grant is invalid, expired, or revoked (e.g. invalid assertion, expired authorization token, "+
+			"bad end-user password credentials, or mismatching authorization code and redirection URI).")
 		return
 	}
 	token := guid()
 	c.access[token] = grant{user: name, expires: time.Now().Add(c.options.TokenLife)}
-	granted := map[string]any{"access_token": token, "token_type": "bearer", "expires_in": int(c.options.TokenLife / time.Second), "scope": "cloud_controller.read cloud_controller.write openid"}
+	granted := map[string]any{
+		"access_token": token, "token_type": "bearer", "expires_in": int(c.options.TokenLife / time.Second), "scope": "cloud_controller.read cloud_controller.write openid",
+	}
 	if refresh != "" {
 		granted["refresh_token"] = refresh
 	}

@@ -533,17 +533,25 @@ func (e *exporter) fill(archive *tar.Writer, flush func() error) error {
 			if err := e.pace(int64(len(b))); err != nil {
 				return err
 			}
-			switch {
-			case e.now.Fault == ExportHangs && e.done >= hangs:
-				if err := flush(); err != nil {
-					return err
-				}
-				<-e.k.ctx.Done()
-				return e.k.ctx.Err()
-			case e.now.Fault == ExportFails && e.done >= fails:
-				return errors.Join(flush(), errExportFault)
+			if err := e.fail(flush, e.done >= hangs, e.done >= fails); err != nil {
+				return err
 			}
 		}
+	}
+	return e.fail(flush, true, true) // of a node whose roles have nothing to export
+}
+
+// fail is where a fault ends an export; what was written before is on the disk.
+func (e *exporter) fail(flush func() error, hangs, fails bool) error {
+	switch {
+	case e.now.Fault == ExportHangs && hangs:
+		if err := flush(); err != nil {
+			return err
+		}
+		<-e.k.ctx.Done()
+		return e.k.ctx.Err()
+	case e.now.Fault == ExportFails && fails:
+		return errors.Join(flush(), errExportFault)
 	}
 	return nil
 }
