@@ -567,7 +567,8 @@ func TestList_HostileAnswers_AreErrors(t *testing.T) {
 		"no guid":     `{"total_results": 1, "resources": [{"metadata": {}, "entity": {"name": "a"}}]}`,
 		"wrong types": `{"total_results": "many", "resources": {}}`,
 		"half":        `{"total_results": 1, "resources": [`,
-		"circle":      `{"total_results": 1, "next_url": "/v2/apps?page=1", "resources": []}`,
+		"circle":      `{"total_results": 1, "next_url": "/v2/apps?page=1", "resources": [{"metadata": {"guid": "a"}, "entity": {}}]}`,
+		"empty pages": `{"total_results": 1, "next_url": "/v2/apps?page=1", "resources": []}`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSite(t, cloudcontroller.Options{}, nil)

@@ -11,8 +11,6 @@ import (
 const (
 	// maxItems bounds a list.
 	maxItems = 500_000
-	// maxPages bounds the pages of a list, so that one that goes round in a circle ends.
-	maxPages = maxItems / 50
 	// passes over a list that changes while it is read.
 	passes = 3
 
@@ -54,7 +52,7 @@ func listOnce[E any](ctx context.Context, c *Client, what string) (all []resourc
 	next := "/v2/" + what + "?results-per-page=100" // the most that is possible
 	seen := make(map[string]bool)
 	total := -1
-	for range maxPages {
+	for {
 		var p page[E]
 		if err := c.do(ctx, request{what: "list " + what, method: http.MethodGet, path: next}, &p); err != nil {
 			return nil, false, err
@@ -63,6 +61,7 @@ func listOnce[E any](ctx context.Context, c *Client, what string) (all []resourc
 			changed = true // what was on a page to come may have moved to one that was read
 		}
 		total = p.TotalResults
+		before := len(all)
 		for _, r := range p.Resources {
 			if r.Metadata.GUID == "" {
 				return nil, false, c.failure(KindAnswer, "list "+what, "an entry without a guid", "check controller.url")
@@ -72,17 +71,18 @@ func listOnce[E any](ctx context.Context, c *Client, what string) (all []resourc
 				all = append(all, r)
 			}
 		}
-		if len(all) > maxItems {
-			break
-		}
-		if p.NextURL == "" {
+		switch {
+		case len(all) > maxItems:
+			return nil, false, c.failure(KindAnswer, "list "+what, fmt.Sprintf("more than %d entries", maxItems), between)
+		case p.NextURL == "":
 			return all, changed || len(all) != total, nil
+		case len(all) == before:
+			return nil, false, c.failure(KindAnswer, "list "+what, "a page without a new entry that is not the last: the pages go round in a circle", between)
 		}
 		if next, err = c.nextPage(p.NextURL); err != nil {
 			return nil, false, c.failure(KindAnswer, "list "+what, "the next page is not at an address of the controller", between)
 		}
 	}
-	return nil, false, c.failure(KindAnswer, "list "+what, fmt.Sprintf("more than %d entries or %d pages", maxItems, maxPages), between)
 }
 
 // nextPage returns path and query of a next_url, which must be of this controller: the token goes there.
