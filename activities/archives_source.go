@@ -19,13 +19,18 @@ import (
 
 // NodeFile is a file on a node as the source of an upload: ranges of it are read, and hashed, where it lies.
 type NodeFile struct {
-	Runner remote.Runner
-	Host   remote.Host
-	// Path, absolute.
-	Path string
+	runner remote.Runner
+	host   remote.Host
+	path   string
+	ranges rangeServer
 }
 
-var _ archive.Source = NodeFile{}
+var _ archive.Source = (*NodeFile)(nil)
+
+// NewNodeFile returns the file at an absolute path on a node. Close it.
+func NewNodeFile(runner remote.Runner, host remote.Host, path string) *NodeFile {
+	return &NodeFile{runner: runner, host: host, path: path, ranges: rangeServer{runner: runner, host: host, path: path}}
+}
 
 const (
 	// rangesAtOnce are hashed by one command.
@@ -41,10 +46,10 @@ var (
 )
 
 // Stat returns size and time of the last change, by the node's clock.
-func (f NodeFile) Stat(ctx context.Context) (archive.Stat, error) {
+func (f *NodeFile) Stat(ctx context.Context) (archive.Stat, error) {
 	ctx, cancel := context.WithTimeout(ctx, statWait)
 	defer cancel()
-	result, err := f.Runner.Run(ctx, f.Host, remote.Command{Argv: []string{"stat", "-c", "%s %Y", f.Path}})
+	result, err := f.runner.Run(ctx, f.host, remote.Command{Argv: []string{"stat", "-c", "%s %Y", f.path}})
 	if err != nil {
 		return archive.Stat{}, err
 	}
@@ -52,61 +57,42 @@ func (f NodeFile) Stat(ctx context.Context) (archive.Stat, error) {
 	bytes, err := strconv.ParseInt(size, 10, 64)
 	seconds, timeErr := strconv.ParseInt(changed, 10, 64)
 	if err != nil || timeErr != nil {
-		return archive.Stat{}, fmt.Errorf("%s: size and time of %s cannot be read", remote.Escape(f.Host.Name), remote.Escape(f.Path))
+		return archive.Stat{}, fmt.Errorf("%s: size and time of %s cannot be read", remote.Escape(f.host.Name), remote.Escape(f.path))
 	}
 	return archive.Stat{Size: bytes, Modified: time.Unix(seconds, 0)}, nil
 }
 
-// ReadRange streams a range. Closing the reader ends the command on the node.
-func (f NodeFile) ReadRange(ctx context.Context, offset, length int64) (io.ReadCloser, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	read, write := io.Pipe()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_, err := f.Runner.Run(ctx, f.Host, remote.Command{Stdout: write, Argv: []string{"dd", "if=" + f.Path, "bs=1048576", "iflag=skip_bytes,count_bytes",
-			"skip=" + strconv.FormatInt(offset, 10), "count=" + strconv.FormatInt(length, 10)}})
-		_ = write.CloseWithError(err) // nil is the end of the file
-	}()
-	return &rangeReader{PipeReader: read, cancel: cancel, done: done}, nil
+// ReadRange streams a range. Closing the reader before its end ends the command on the node.
+func (f *NodeFile) ReadRange(ctx context.Context, offset, length int64) (io.ReadCloser, error) {
+	return f.ranges.open(ctx, offset, length)
 }
 
-type rangeReader struct {
-	*io.PipeReader
-	cancel context.CancelFunc
-	done   chan struct{}
-}
-
-func (r *rangeReader) Close() error {
-	err := r.PipeReader.Close()
-	r.cancel()
-	<-r.done
-	return err
-}
+// Close ends what still waits on the node.
+func (f *NodeFile) Close() { f.ranges.close() }
 
 // Sums hashes ranges on the node.
-func (f NodeFile) Sums(ctx context.Context, ranges []archive.Range) ([]archive.Sum, error) {
+func (f *NodeFile) Sums(ctx context.Context, ranges []archive.Range) ([]archive.Sum, error) {
 	var out []archive.Sum
 	for some := range slices.Chunk(ranges, rangesAtOnce) {
-		args := []string{f.Path}
+		args := []string{f.path}
 		var bytes int64
 		for _, r := range some {
 			args = append(args, strconv.FormatInt(r.Offset, 10), strconv.FormatInt(r.Length, 10))
 			bytes += r.Length
 		}
 		limit := askWithin + time.Duration(bytes/sumRate)*time.Second
-		answer, err := askFor(ctx, limit, runnerOnly{f.Runner}, f.Host, sumsScript, args...)
+		answer, err := askFor(ctx, limit, runnerOnly{f.runner}, f.host, sumsScript, args...)
 		if err != nil {
 			return nil, err
 		}
 		told := answer.values["sum"]
 		if len(told) != len(some) {
-			return nil, fmt.Errorf("%s: %d of %d ranges of %s were hashed", remote.Escape(f.Host.Name), len(told), len(some), remote.Escape(f.Path))
+			return nil, fmt.Errorf("%s: %d of %d ranges of %s were hashed", remote.Escape(f.host.Name), len(told), len(some), remote.Escape(f.path))
 		}
 		for _, text := range told {
 			var sum archive.Sum
 			if n, err := hex.Decode(sum[:], []byte(text)); err != nil || n != len(sum) {
-				return nil, fmt.Errorf("%s: %q is no SHA-256", remote.Escape(f.Host.Name), oneLine(text, 80))
+				return nil, fmt.Errorf("%s: %q is no SHA-256", remote.Escape(f.host.Name), oneLine(text, 80))
 			}
 			out = append(out, sum)
 		}
@@ -121,7 +107,7 @@ func (runnerOnly) Forget(remote.Host) {}
 
 // DirectSender lets a node upload a file to presigned URLs by itself, with its own curl.
 type DirectSender struct {
-	File NodeFile
+	File *NodeFile
 	// CA are the certificates, PEM, that the node verifies the endpoint against instead of its own.
 	CA []byte
 	// Parallel parts at once (default 3).
@@ -184,7 +170,7 @@ func (d DirectSender) Send(ctx context.Context, t *archive.Transfer, record func
 					return err
 				}
 			}
-			return fmt.Errorf("%s has sent parts and S3 has not recorded them", remote.Escape(d.File.Host.Name))
+			return fmt.Errorf("%s has sent parts and S3 has not recorded them", remote.Escape(d.File.host.Name))
 		}
 		if err := sleep(ctx, time.Duration(failed)*time.Second); err != nil {
 			return err
@@ -213,9 +199,9 @@ func (d DirectSender) part(ctx context.Context, p archive.PresignedPart, expiry 
 
 	ctx, cancel := context.WithTimeout(ctx, expiry+time.Minute)
 	defer cancel()
-	node := remote.Escape(d.File.Host.Name)
-	result, err := d.File.Runner.Run(ctx, d.File.Host, remote.Command{Script: sendScript, Stdin: &config, AnyExit: true,
-		Args: []string{"", d.File.Path, strconv.FormatInt(p.Offset, 10), strconv.FormatInt(p.Length, 10)}})
+	node := remote.Escape(d.File.host.Name)
+	result, err := d.File.runner.Run(ctx, d.File.host, remote.Command{Script: sendScript, Stdin: &config, AnyExit: true,
+		Args: []string{"", d.File.path, strconv.FormatInt(p.Offset, 10), strconv.FormatInt(p.Length, 10)}})
 	if err != nil {
 		return err
 	}

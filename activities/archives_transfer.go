@@ -77,7 +77,8 @@ func (x *Archives) Transfer(ctx context.Context, in TransferInput) (TransferResu
 		return TransferResult{}, operation.NewError(operation.Failure{Type: operation.ErrS3, Message: oneLine(err.Error(), maxMessage)})
 	}
 	m := x.manifest(a, s, t, in)
-	file := NodeFile{Runner: x.Connections, Host: t.host, Path: in.staged()}
+	file := NewNodeFile(x.Connections, t.host, in.staged())
+	defer file.Close()
 	up := archive.Upload{Ref: m.Ref, Source: file, SHA256: in.Checked.SHA256, Recipients: in.EncryptTo, Progress: a.previous.Upload}
 	up.Record = func(p archive.Progress) { a.uploaded(p) }
 	sender := sending{mode: in.Mode, file: file, ca: cfg.CA, log: logOf(x.Logger, in.Operation, in.Node.Name, operation.StepTransfer)}
@@ -114,7 +115,7 @@ func (x *Archives) Transfer(ctx context.Context, in TransferInput) (TransferResu
 // sending moves the parts, one way or the other.
 type sending struct {
 	mode operation.TransferMode
-	file NodeFile
+	file *NodeFile
 	ca   []byte
 	log  *zap.Logger
 	// used is the way that was gone, and note why it is not the one that was asked for first.
