@@ -194,16 +194,25 @@ func (s *site) start(args ...string) *op {
 func (s *site) startDirectly(in operation.SecurityUpgradeInput) *op {
 	s.t.Helper()
 	in.OperationID, in.Cluster = fmt.Sprintf("op-%d", shared.number.Add(1)), s.cluster.Name()
-	_, err := s.client.ExecuteWorkflow(context.Background(), client.StartWorkflowOptions{
-		ID: operation.WorkflowID(in.Cluster, operation.KindSecurityUpgrade, in.OperationID), TaskQueue: s.Queue, WorkflowTaskTimeout: 5 * time.Second,
-		TypedSearchAttributes: temporal.NewSearchAttributes(operation.AttributeCluster.ValueSet(in.Cluster), operation.AttributeOperation.ValueSet(operation.KindSecurityUpgrade)),
-	}, operation.WorkflowSecurityUpgrade, in)
-	require.NoError(s.t, err)
-	return s.attach(in.OperationID)
+	return s.execute(operation.KindSecurityUpgrade, operation.WorkflowSecurityUpgrade, in.OperationID, in)
 }
 
-func (s *site) attach(id string) *op {
-	w := operation.WorkflowID(s.cluster.Name(), operation.KindSecurityUpgrade, id)
+// execute starts the workflow of an operation, whose input has that id.
+func (s *site) execute(kind, workflow, id string, in any) *op {
+	s.t.Helper()
+	o := s.attachTo(kind, id)
+	_, err := s.client.ExecuteWorkflow(context.Background(), client.StartWorkflowOptions{
+		ID: o.workflow, TaskQueue: s.Queue, WorkflowTaskTimeout: 5 * time.Second,
+		TypedSearchAttributes: temporal.NewSearchAttributes(operation.AttributeCluster.ValueSet(s.cluster.Name()), operation.AttributeOperation.ValueSet(kind)),
+	}, workflow, in)
+	require.NoError(s.t, err)
+	return o
+}
+
+func (s *site) attach(id string) *op { return s.attachTo(operation.KindSecurityUpgrade, id) }
+
+func (s *site) attachTo(kind, id string) *op {
+	w := operation.WorkflowID(s.cluster.Name(), kind, id)
 	return &op{site: s, id: id, workflow: w, run: s.client.GetWorkflow(context.Background(), w, "")}
 }
 
