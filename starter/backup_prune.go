@@ -70,7 +70,7 @@ func (f *pruneFlags) input(c *cli, cluster string) (operation.BackupPruneInput, 
 	}
 	if f.TimeZone != "" {
 		if _, err := loadZone(f.TimeZone); err != nil {
-			problems = append(problems, "--"+err.Error())
+			problems = append(problems, strings.Replace(err.Error(), "time zone", "--time-zone", 1))
 		}
 	}
 	return in, f.check(c, cluster, "", problems)

@@ -120,11 +120,16 @@ func (s *Store) Entry(ctx context.Context, ref Ref) (Entry, error) {
 	entry, err := s.inspect(ctx, ref)
 	if err == nil && entry.Manifest == nil && entry.Reason == reasonNothing {
 		found := false
-		err = s.keys(ctx, s.key(ref, ""), func(string, int64, time.Time) { found = true })
+		entry.Reason = reasonNoObject
+		err = s.keys(ctx, s.key(ref, ""), func(key string, _ int64, _ time.Time) {
+			found = true
+			if key == s.key(ref, stateName) {
+				entry.Reason = reasonUnderWay
+			}
+		})
 		if err == nil && !found {
 			err = failure(KindNotFound, "archive %s does not exist: see the list of archives", ref)
 		}
-		entry.Reason = reasonNoObject
 	}
 	return entry, err
 }
@@ -133,6 +138,7 @@ const (
 	reasonNothing    = "neither manifest nor object is there"
 	reasonNoManifest = "the manifest is missing: the transfer did not end, or the deletion was interrupted"
 	reasonNoObject   = "the object is missing"
+	reasonUnderWay   = "the transfer has not ended"
 )
 
 // inspect looks at the objects of one archive.
@@ -214,7 +220,7 @@ func (s *Store) List(ctx context.Context, cluster string) (archives, incomplete 
 				archives = append(archives, entry)
 			} else {
 				if entry.Reason == reasonNothing {
-					entry.Reason = "the transfer has not ended"
+					entry.Reason = reasonUnderWay
 				}
 				incomplete = append(incomplete, entry)
 			}
