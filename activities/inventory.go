@@ -93,7 +93,7 @@ func planOf(c *inventory.Cluster, ordered []*inventory.Node, core *inventory.Nod
 		GateTimes: c.Gates.Times, GateInterval: operation.Duration(c.Gates.Interval), GateTimeout: operation.Duration(c.Gates.Timeout),
 		UnreachableAfter: operation.Duration(c.Timeouts.UnreachableAfter), BootTimeout: operation.Duration(c.Timeouts.Boot),
 		UpgradeTimeout: operation.Duration(c.Timeouts.Upgrade), AptLockTimeout: operation.Duration(c.Timeouts.AptLock),
-		ExportTimeout: operation.Duration(c.ExportSettings().Timeout),
+		ExportTimeout: operation.Duration(c.ExportSettings().Timeout), KeepReports: c.S3 != nil,
 	}
 	for _, n := range ordered {
 		plan.Nodes = append(plan.Nodes, operation.PlannedNode{Name: n.Name, Roles: n.Roles, Core: n == core})

@@ -331,6 +331,7 @@ func (r *run) finish(ctx workflow.Context, failure *operation.Failure) (*operati
 		event = operation.EventFailed
 	}
 	r.notify(ctx, event)
+	r.keepReport(ctx)
 	r.messages.Wait(ctx)
 	r.refresh(ctx)
 	_ = workflow.Await(ctx, func() bool { return workflow.AllHandlersFinished(ctx) }) // the context is never cancelled
@@ -494,6 +495,24 @@ func (r *run) notify(ctx workflow.Context, event string, asked ...operation.Ques
 		var notifier *activities.Notifier
 		if err := workflow.ExecuteActivity(quick(ctx, "notify: "+event), notifier.Notify, n).Get(ctx, nil); err != nil {
 			r.report.Warnings = append(r.report.Warnings, "notification ("+event+") was not delivered: "+operation.FailureOf(err).Message)
+		}
+	})
+}
+
+// keepReport stores the report in the cluster's bucket in the background; a bucket that does not take it is a warning, never a failure.
+func (r *run) keepReport(ctx workflow.Context) {
+	if r.req.DryRun || !r.plan.KeepReports {
+		return
+	}
+	options := workflow.GetActivityOptions(quick(ctx, "keep the report in the bucket"))
+	options.RetryPolicy = &temporal.RetryPolicy{InitialInterval: time.Second, MaximumAttempts: 2}
+	report := r.trimmed()
+	r.messages.Add(1)
+	workflow.Go(ctx, func(ctx workflow.Context) {
+		defer r.messages.Done()
+		var archives *activities.Archives
+		if err := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, options), archives.KeepReport, report).Get(ctx, nil); err != nil {
+			r.report.Warnings = append(r.report.Warnings, "the report was not kept in the bucket: "+operation.FailureOf(err).Message)
 		}
 	})
 }

@@ -52,6 +52,8 @@ type Plan struct {
 	AptLockTimeout   Duration `json:"aptLockTimeout"`
 	// ExportTimeout is the ceiling of one export (als).
 	ExportTimeout Duration `json:"exportTimeout,omitempty"`
+	// KeepReports: the cluster has a bucket for them.
+	KeepReports bool `json:"keepReports,omitempty"`
 	// NotifyOn are the events the site wants to hear of: parked, failed, done.
 	NotifyOn []string `json:"notifyOn,omitempty"`
 }
