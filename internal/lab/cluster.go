@@ -27,6 +27,9 @@ type ClusterConfig struct {
 	RoleStart time.Duration
 	// Docker gives hosts with the dea role a docker daemon of their own, at /run/docker.sock.
 	Docker bool
+	// DiskSize and SrvSize are the bytes of the hosts' root and of the volume at /srv, which takes space on this machine only as it is filled; defaults 1.5 GiB and
+	// 256 MiB. On an ALS host with the role filesystem a folder of the volume is at /mnt/backup too.
+	DiskSize, SrvSize int64
 }
 
 // NodeConfig describes a host.
@@ -84,6 +87,12 @@ func (l *Lab) Start(ctx context.Context, cfg ClusterConfig) (*Cluster, error) {
 	if cfg.Nodes == nil {
 		cfg.Nodes = DefaultNodes(5)
 	}
+	if cfg.DiskSize == 0 {
+		cfg.DiskSize = diskSize
+	}
+	if cfg.SrvSize == 0 {
+		cfg.SrvSize = srvSize
+	}
 	dir := filepath.Join(l.cfg.Dir, "cluster-"+cfg.Name)
 	if err := os.Mkdir(dir, 0o711); err != nil {
 		return nil, fmt.Errorf("the lab has a cluster %s already: %w", cfg.Name, err)
@@ -107,6 +116,11 @@ func (c *Cluster) start(ctx context.Context) error {
 		h := newHost(c, n, number)
 		c.hosts = append(c.hosts, h)
 	}
+	if c.cfg.Platform == "als" {
+		if err := run(ctx, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", LoginUser+"@"+c.core().Name(), "-f", c.coreKeyPath()); err != nil {
+			return err
+		}
+	}
 	// The disks are made one after the other, which is quick; booting is what takes time.
 	for _, h := range c.hosts {
 		if err := h.make(ctx); err != nil {
@@ -115,6 +129,11 @@ func (c *Cluster) start(ctx context.Context) error {
 	}
 	if err := c.writeKnownHosts(); err != nil {
 		return err
+	}
+	if c.cfg.Platform == "als" {
+		if err := c.introduceHosts(); err != nil {
+			return err
+		}
 	}
 	for _, h := range c.hosts {
 		if c.cfg.Docker && slices.Contains(h.cfg.Roles, "dea") {
@@ -226,16 +245,56 @@ func (h *Host) Outages() []Outage {
 func (c *Cluster) writeKnownHosts() error {
 	var out bytes.Buffer
 	for _, h := range c.hosts {
-		for _, kind := range hostKeyKinds {
-			b, err := os.ReadFile(h.path("etc/ssh/ssh_host_" + kind + "_key.pub"))
-			if err != nil {
-				return err
-			}
-			words := strings.Fields(string(b))
-			fmt.Fprintf(&out, "%s %s %s\n", h.Address(), words[0], words[1])
+		lines, err := h.knownHosts(h.Address())
+		if err != nil {
+			return err
 		}
+		out.Write(lines)
 	}
 	return os.WriteFile(c.KnownHostsPath(), out.Bytes(), 0o644)
+}
+
+// knownHosts are the host's lines of known_hosts, under its names.
+func (h *Host) knownHosts(names ...string) ([]byte, error) {
+	var out bytes.Buffer
+	for _, kind := range hostKeyKinds {
+		b, err := os.ReadFile(h.path("etc/ssh/ssh_host_" + kind + "_key.pub"))
+		if err != nil {
+			return nil, err
+		}
+		words := strings.Fields(string(b))
+		fmt.Fprintf(&out, "%s %s %s\n", strings.Join(names, ","), words[0], words[1])
+	}
+	return out.Bytes(), nil
+}
+
+// core is the host with the role primary, the first one where none has it.
+func (c *Cluster) core() *Host {
+	for _, h := range c.hosts {
+		if slices.Contains(h.cfg.Roles, "primary") {
+			return h
+		}
+	}
+	return c.hosts[0]
+}
+
+// coreKeyPath is the key of the Core's login user, which leads to all hosts.
+func (c *Cluster) coreKeyPath() string { return filepath.Join(c.dir, "core_ed25519") }
+
+// introduceHosts lets the Core know all hosts, and every host itself.
+func (c *Cluster) introduceHosts() error {
+	var all []byte
+	for _, h := range c.hosts {
+		own, err := h.knownHosts(h.Name(), h.Address())
+		if err != nil {
+			return err
+		}
+		all = append(all, own...)
+		if err := h.write("home/stackato/.ssh/known_hosts", string(own), 0o644, loginID); err != nil {
+			return err
+		}
+	}
+	return c.core().write("home/stackato/.ssh/known_hosts", string(all), 0o644, loginID)
 }
 
 // InventoryYAML is the inventory of the cluster, with absolute paths of the key and of known_hosts.

@@ -54,6 +54,18 @@ func Faults() []Fault {
 			return f(h, d)
 		}
 	}
+	count := func(f func(*Host, string, int64) error) func(*Host, []string) error {
+		return func(h *Host, args []string) error {
+			if len(args) != 2 {
+				return errors.New("takes a path and a number of bytes")
+			}
+			n, err := strconv.ParseInt(args[1], 10, 64)
+			if err != nil {
+				return fmt.Errorf("%q is not a number", args[1])
+			}
+			return f(h, args[0], n)
+		}
+	}
 	role := func(patch func(role string) katodouble.StatePatch) func(*Host, []string) error {
 		return func(h *Host, args []string) error {
 			if len(args) != 1 {
@@ -104,6 +116,42 @@ func Faults() []Fault {
 			return h.HangCommand(args[0], times)
 		}},
 		{"heal-commands", "", "end fail-command and hang-command", plain((*Host).HealCommands)},
+		{"exit-zero-on-failure", "[on|off]", "kato exits 0 whatever happens", toggle(func(h *Host, on bool) error { return h.Kato(katodouble.StatePatch{ExitZero: &on}) })},
+		{"kato-prompts", "[on|off]", "kato asks a question and waits", toggle(func(h *Host, on bool) error { return h.Kato(katodouble.StatePatch{Prompts: &on}) })},
+		{"no-core-access", "[on|off]", "take the Core's SSH key off the host", toggle((*Host).NoCoreAccess)},
+		{"no-outbound", "[on|off]", "refuse and break connections to what is outside of the lab, as to S3", toggle((*Host).NoOutbound)},
+		{"drop-outbound", "", "break connections to what is outside of the lab", plain((*Host).DropOutbound)},
+		{"free-space", "FOLDER BYTES", "leave only so much free where FOLDER is mounted (-1 ends it)", count((*Host).FreeSpace)},
+		{"resize", "FILE BYTES", "make a file longer, or shorter (-5)", count((*Host).Resize)},
+		{"export-size", "BYTES", "kato data export writes so much", func(h *Host, args []string) error {
+			if len(args) != 1 {
+				return errors.New("takes a number of bytes")
+			}
+			return count(func(h *Host, _ string, size int64) error { return h.ExportSize(size) })(h, []string{"", args[0]})
+		}},
+		{"export-time", "DURATION", "kato data export takes so long", duration((*Host).ExportTime)},
+		{"export-fault", "hangs|error-text|nothing|truncated|fails [TIMES [EXIT]]", "let kato data export go wrong (TIMES -1: always)", func(h *Host, args []string) error {
+			if len(args) < 1 || len(args) > 3 {
+				return errors.New("takes a fault, how many times, and an exit code")
+			}
+			times, exit := 1, 0
+			for i, to := range []*int{&times, &exit} {
+				if len(args) > i+1 {
+					var err error
+					if *to, err = strconv.Atoi(args[i+1]); err != nil {
+						return fmt.Errorf("%q is not a number", args[i+1])
+					}
+				}
+			}
+			return h.ExportFault(katodouble.ExportFault(args[0]), times, exit)
+		}},
+		{"heal-exports", "", "end export-size, export-time and export-fault", plain((*Host).HealExports)},
+		{"external-database", "mysql|postgresql [HOST]", "let kato's configuration name an external database (no HOST ends it)", func(h *Host, args []string) error {
+			if len(args) < 1 || len(args) > 2 {
+				return errors.New("takes mysql or postgresql, and a host")
+			}
+			return h.ExternalDatabase(args[0], strings.Join(args[1:], ""))
+		}},
 		{"stop-role", "ROLE", "stop a role of kato until the next boot", role(func(r string) katodouble.StatePatch { return katodouble.StatePatch{Stop: []string{r}} })},
 		{"role-never-starts", "ROLE", "keep a role of kato from starting after the next boots", role(func(r string) katodouble.StatePatch { return katodouble.StatePatch{NeverStart: []string{r}} })},
 		{"start-role", "ROLE", "heal stop-role and role-never-starts", role(func(r string) katodouble.StatePatch { return katodouble.StatePatch{Start: []string{r}} })},

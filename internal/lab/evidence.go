@@ -347,6 +347,8 @@ func changes(args []string) bool {
 		return second == "set" || second == "del"
 	case "node":
 		return second == "retire"
+	case "data":
+		return true
 	case "start", "stop", "restart":
 		return true
 	}

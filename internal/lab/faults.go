@@ -62,6 +62,52 @@ rm -f /var/tmp/fill.not
 exit 1`)
 }
 
+// NoCoreAccess takes the Core's key out of the login user's authorized_keys, or puts it back.
+func (h *Host) NoCoreAccess(on bool) error {
+	const file = "home/stackato/.ssh/authorized_keys"
+	key, err := os.ReadFile(h.c.coreKeyPath() + ".pub")
+	if err != nil {
+		return err
+	}
+	b, err := os.ReadFile(h.path(file))
+	if err != nil {
+		return err
+	}
+	text := strings.ReplaceAll(string(b), string(key), "")
+	if !on {
+		text += string(key)
+	}
+	return h.write(file, text, 0o600, loginID)
+}
+
+// NoOutbound leaves the host no way to what is outside of the lab (Lab.Forward), and breaks what it has connected there.
+func (h *Host) NoOutbound(on bool) error {
+	ctx, cancel := context.WithTimeout(context.Background(), execWithin)
+	defer cancel()
+	if !on {
+		return run(ctx, "ip", "-n", h.netns(), "route", "flush", "type", "unreachable")
+	}
+	if err := run(ctx, "ip", "-n", h.netns(), "route", "replace", "unreachable", h.c.lab.outside.String()+"/32"); err != nil {
+		return err
+	}
+	return h.DropOutbound()
+}
+
+// FreeSpace leaves so many bytes free in a folder that is the top of a file system, for everybody but root; -1 ends it.
+func (h *Host) FreeSpace(folder string, free int64) error {
+	if free < 0 {
+		return h.do(`rm -f "$1/.fill"`, folder)
+	}
+	return h.do(`rm -f "$1/.fill"
+left=$(df --output=avail -B1 "$1" | tail -n 1)
+[ "$left" -le "$2" ] || fallocate -l "$((left - $2))" "$1/.fill"`, folder, strconv.FormatInt(free, 10))
+}
+
+// Resize makes a file of the host longer by so many zero bytes, or shorter by a negative count, as another program does that writes to it.
+func (h *Host) Resize(file string, by int64) error {
+	return h.do(`truncate -s "$2" "$1"`, file, fmt.Sprintf("%+d", by))
+}
+
 //go:embed files/hold.py
 var holdScript string
 
@@ -242,7 +288,7 @@ func (h *Host) HealCommands() error {
 
 // programs that can be made to fail, by their path on the host.
 var programs = map[string]string{"apt-get": "usr/bin/apt-get", "unattended-upgrades": "usr/bin/unattended-upgrades", "dpkg": "usr/bin/dpkg", "reboot": "usr/sbin/reboot",
-	"kato": "home/stackato/bin/kato"}
+	"kato": "home/stackato/bin/kato", "curl": "usr/bin/curl", "tar": "usr/bin/tar"}
 
 // fault puts a script before the program, and the program where the script finds it.
 func (h *Host) fault(command, mode string, times int, value, text string) error {

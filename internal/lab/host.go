@@ -20,8 +20,12 @@ import (
 )
 
 const (
-	diskSize = "1536M"
-	srvSize  = "256M"
+	diskSize = 1536 << 20
+	srvSize  = 256 << 20
+	// loginID is the number of the login user and its group.
+	loginID = 1000
+	// backupPath is a folder of the volume at /srv on the host with the role filesystem.
+	backupPath = "/mnt/backup"
 	// rebooted is nspawn's exit code when its system asked for a reboot and nspawn may not keep its unit.
 	rebooted = 133
 )
@@ -67,15 +71,24 @@ func (h *Host) make(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, fs := range [][2]string{{"disk", diskSize}, {"srv", srvSize}} {
-		image := filepath.Join(h.dir, fs[0]+".img")
-		if err := run(ctx, "truncate", "-s", fs[1], image); err != nil {
+	for _, fs := range []struct {
+		name string
+		size int64
+	}{{"disk", h.c.cfg.DiskSize}, {"srv", h.c.cfg.SrvSize}} {
+		image := filepath.Join(h.dir, fs.name+".img")
+		if err := run(ctx, "truncate", "-s", strconv.FormatInt(fs.size, 10), image); err != nil {
 			return err
 		}
 		if err := run(ctx, "mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=1,lazy_journal_init=1", image); err != nil {
 			return err
 		}
-		if err := run(ctx, "mount", "-o", "loop,noatime", image, filepath.Join(h.dir, fs[0])); err != nil {
+		if err := run(ctx, "mount", "-o", "loop,noatime", image, filepath.Join(h.dir, fs.name)); err != nil {
+			return err
+		}
+	}
+	if h.hasBackup() {
+		backup := filepath.Join(h.dir, "srv", "backup")
+		if err := errors.Join(os.Mkdir(backup, 0o755), os.Chown(backup, loginID, loginID)); err != nil {
 			return err
 		}
 	}
@@ -92,6 +105,23 @@ func (h *Host) make(ctx context.Context) error {
 		return err
 	}
 	return h.furnish(ctx)
+}
+
+// hasBackup says whether the host has a mounted folder for exports.
+func (h *Host) hasBackup() bool {
+	return h.c.cfg.Platform == "als" && slices.Contains(h.cfg.Roles, "filesystem")
+}
+
+// write makes a file of the host, and the folders it is in.
+func (h *Host) write(name, text string, mode os.FileMode, user int) error {
+	path := h.path(name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(path, []byte(text), mode); err != nil {
+		return err
+	}
+	return errors.Join(os.Chmod(path, mode), os.Chown(path, user, user))
 }
 
 // connect makes the host's network: a namespace with a link to the bridge.
@@ -161,24 +191,29 @@ func (h *Host) furnish(ctx context.Context) error {
 			return err
 		}
 		files = append(files, file{"home/stackato/bin/kato", string(binary), 0o755, 1000}, file{"etc/kato/node.json", string(node), 0o644, 0},
-			file{"etc/systemd/system/kato-agent.service", katoUnit, 0o644, 0})
+			file{"etc/systemd/system/kato-agent.service", katoUnit, 0o644, 0},
+			// An export asks sudo for it; katoflow's own file, which is read later, has the last word.
+			file{"etc/sudoers.d/kato", LoginUser + " ALL=(root) NOPASSWD: /usr/bin/true\n", 0o440, 0})
+		private, accepted, err := h.loginKey(ctx)
+		if err != nil {
+			return err
+		}
+		files = append(files, file{"home/stackato/.ssh/id_ed25519", private, 0o600, loginID}, file{"home/stackato/.ssh/authorized_keys", string(public) + accepted, 0o600, loginID})
+		for _, f := range []string{"var/stackato/services", "home/stackato/stackato/data"} {
+			files = append(files, file{f + "/katoflow-lab", strings.Repeat(h.Name()+"\n", 1000), 0o644, loginID})
+		}
 	}
 	for _, f := range files {
-		path := h.path(f.name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			return err
-		}
-		if err := os.WriteFile(path, []byte(f.text), f.mode); err != nil {
-			return err
-		}
-		if err := os.Chmod(path, f.mode); err != nil {
-			return err
-		}
-		if err := os.Chown(path, f.user, f.user); err != nil {
+		if err := h.write(f.name, f.text, f.mode, f.user); err != nil {
 			return err
 		}
 	}
 	if h.c.cfg.Platform == "als" {
+		for _, dir := range []string{"home/stackato/stackato", "home/stackato/stackato/data", "var/stackato/services"} {
+			if err := os.Chown(h.path(dir), loginID, loginID); err != nil {
+				return err
+			}
+		}
 		wants := h.path("etc/systemd/system/multi-user.target.wants/kato-agent.service")
 		if err := os.Symlink("/etc/systemd/system/kato-agent.service", wants); err != nil {
 			return err
@@ -201,6 +236,28 @@ func (h *Host) furnish(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// loginKey returns the private key of the host's login user, and the public ones that let in: the Core's and its own.
+func (h *Host) loginKey(ctx context.Context) (private, accepted string, err error) {
+	core, err := os.ReadFile(h.c.coreKeyPath() + ".pub")
+	if err != nil {
+		return "", "", err
+	}
+	path := h.c.coreKeyPath()
+	if h != h.c.core() {
+		path = filepath.Join(h.dir, "id_ed25519")
+		if err := run(ctx, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", LoginUser+"@"+h.Name(), "-f", path); err != nil {
+			return "", "", err
+		}
+		own, err := os.ReadFile(path + ".pub")
+		if err != nil {
+			return "", "", err
+		}
+		accepted = string(own)
+	}
+	b, err := os.ReadFile(path)
+	return string(b), string(core) + accepted, err
 }
 
 // intoGroup runs the arguments in a control group of their own.
@@ -284,6 +341,9 @@ func (h *Host) spawn() (*exec.Cmd, error) {
 	argv := []string{"-c", intoGroup, "sh", h.group("host"), "env", "SYSTEMD_SECCOMP=0", "systemd-nspawn", "-q", "--register=no", "--keep-unit", "--link-journal=no", "--resolv-conf=off", "--timezone=off",
 		"--network-namespace-path=/run/netns/" + h.netns(), "--hostname=" + h.Name(), "-D", filepath.Join(h.dir, "root"), "--capability=all",
 		"--bind=" + filepath.Join(h.dir, "srv") + ":/srv"}
+	if h.hasBackup() {
+		argv = append(argv, "--bind="+filepath.Join(h.dir, "srv", "backup")+":"+backupPath)
+	}
 	if h.docker != nil {
 		argv = append(argv, "--bind="+h.dockerDir()+"/docker.sock:/run/docker.sock", "--bind-ro=/usr/bin/docker")
 	}

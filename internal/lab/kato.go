@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"slices"
 	"strconv"
 	"time"
 
@@ -19,7 +18,7 @@ const katoUnit = katodouble.AgentUnit
 
 // katoSite is the host's /etc/kato/node.json.
 func (h *Host) katoSite() katodouble.Site {
-	out := katodouble.Site{ID: h.Address(), Version: "3.4.2", RoleStart: h.c.cfg.RoleStart.String()}
+	out := katodouble.Site{ID: h.Address(), Version: "3.4.2", RoleStart: h.c.cfg.RoleStart.String(), Login: LoginUser}
 	for _, o := range h.c.hosts {
 		apps := o.cfg.Apps
 		if apps == 0 {
@@ -49,18 +48,49 @@ func (c *Cluster) Maintenance() (bool, error) {
 	if c.cfg.Platform != "als" {
 		return false, nil
 	}
-	core := c.hosts[0]
-	for _, h := range c.hosts {
-		if slices.Contains(h.cfg.Roles, "primary") {
-			core = h
-		}
-	}
 	var config map[string]map[string]any
-	if err := core.askKato(http.MethodGet, "/config", nil, &config); err != nil {
+	if err := c.core().askKato(http.MethodGet, "/config", nil, &config); err != nil {
 		return false, err
 	}
 	v := config["cloud_controller_ng"]["maintenance_mode"]
 	return v == true || v == "true", nil
+}
+
+// ExportSize sets how many bytes of data the host's exports hold; they cannot be compressed. 0 = 256 KiB.
+func (h *Host) ExportSize(size int64) error {
+	return h.patchExport(katodouble.ExportPatch{Size: &size})
+}
+
+// ExportTime sets how long the host's exports take; 0 = as long as writing takes.
+func (h *Host) ExportTime(d time.Duration) error {
+	return h.patchExport(katodouble.ExportPatch{Seconds: new(d.Seconds())})
+}
+
+// ExportFault lets the next exports of the host go wrong (all of them when times < 0). exit is the exit code of katodouble.ExportFails; 0 = 1.
+func (h *Host) ExportFault(fault katodouble.ExportFault, times, exit int) error {
+	return h.patchExport(katodouble.ExportPatch{Fault: &fault, Times: &times, Exit: &exit})
+}
+
+// HealExports makes the host's exports as they were at the start.
+func (h *Host) HealExports() error {
+	return h.patchExport(katodouble.ExportPatch{Size: new(int64), Seconds: new(float64), Fault: new(katodouble.ExportFault), Times: new(int), Exit: new(int)})
+}
+
+func (h *Host) patchExport(p katodouble.ExportPatch) error {
+	return h.Kato(katodouble.StatePatch{Export: &p})
+}
+
+// ExternalDatabase lets the cluster's configuration name an external host for the database of mysql or postgresql; "" = on its own node.
+func (h *Host) ExternalDatabase(service, host string) error {
+	change, err := katodouble.DatabaseHost(service, host)
+	if err != nil {
+		return err
+	}
+	b, err := json.Marshal([]katodouble.ConfigChange{change})
+	if err != nil {
+		return err
+	}
+	return h.c.core().askKato(http.MethodPatch, "/config", b, nil)
 }
 
 func (h *Host) askKato(method, path string, body []byte, out any) error {

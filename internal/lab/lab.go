@@ -44,11 +44,14 @@ type Lab struct {
 	bridge netip.Addr
 	server *http.Server
 	port   int
+	// outside is the address on which hosts reach what is outside of the lab; forwarders listen on it.
+	outside netip.Addr
 
-	mu    sync.Mutex
-	hosts map[int]bool // numbers in use
-	guard *exec.Cmd
-	hold  *os.File // the guard's standard input
+	mu         sync.Mutex
+	forwarders []*forwarder
+	hosts      map[int]bool // numbers in use
+	guard      *exec.Cmd
+	hold       *os.File // the guard's standard input
 }
 
 //go:embed files/clean.sh
@@ -165,6 +168,13 @@ func (l *Lab) Close() error {
 	if l.server != nil {
 		_ = l.server.Close()
 	}
+	l.mu.Lock()
+	forwarders := l.forwarders
+	l.forwarders = nil
+	l.mu.Unlock()
+	for _, f := range forwarders {
+		f.close()
+	}
 	if l.hold == nil {
 		return nil
 	}
@@ -179,7 +189,7 @@ func (l *Lab) Close() error {
 // Dir is the lab's folder.
 func (l *Lab) Dir() string { return l.cfg.Dir }
 
-// makeBridge finds a free network in 10.213.0.0/16 and gives its first address to the bridge.
+// makeBridge finds a free network in 10.213.0.0/16 and gives its first two addresses to the bridge: this machine, and what is outside of the lab.
 func (l *Lab) makeBridge(ctx context.Context) error {
 	taken := map[string]bool{}
 	addrs, err := net.InterfaceAddrs()
@@ -203,9 +213,11 @@ func (l *Lab) makeBridge(ctx context.Context) error {
 		if err := run(ctx, "ip", "link", "add", bridge, "type", "bridge"); err != nil {
 			return err
 		}
-		l.bridge = p.Addr()
-		if err := run(ctx, "ip", "addr", "add", p.String(), "dev", bridge); err != nil {
-			return err
+		l.bridge, l.outside = p.Addr(), p.Addr().Next()
+		for _, a := range []netip.Addr{l.bridge, l.outside} {
+			if err := run(ctx, "ip", "addr", "add", netip.PrefixFrom(a, p.Bits()).String(), "dev", bridge); err != nil {
+				return err
+			}
 		}
 		return run(ctx, "ip", "link", "set", bridge, "up")
 	}
