@@ -20,10 +20,10 @@ func Archives(cluster string, l *operation.ArchiveList, incomplete bool, s Style
 	if len(l.Archives) == 0 {
 		line("no archives of %s in %s", clean(cluster), where)
 	} else {
-		w := newTable(s, "ARCHIVE", "STARTED", "SIZE", "EXPORT", "VERIFIED", "NODE", "BY", "")
+		w := newTable(s, "ARCHIVE", "STARTED", "SIZE", "VERIFIED", "EXPORT", "NODE", "BY", "")
 		for i := range l.Archives {
 			a := &l.Archives[i]
-			w.AppendRow(table.Row{clean(a.Operation), minute(a.StartedAt), operation.Size(a.Size), exported(a), verified(a.Verified, s), clean(a.Node), clean(a.RequestedBy), encrypted(a)})
+			w.AppendRow(table.Row{clean(a.Operation), minute(a.StartedAt), operation.Size(a.Size), verified(a.Verified, s), exported(a), clean(a.Node), clean(a.RequestedBy), encrypted(a)})
 		}
 		b.WriteString(renderFit(w, s))
 		if l.More > 0 {
@@ -137,6 +137,7 @@ func ArchiveDetails(d *operation.ArchiveDetails, s Style) string {
 		row(name, "%s", clean(r))
 	}
 	switch v := d.Verified; {
+	case v == nil && !d.Complete:
 	case v == nil:
 		row("verified", "never; katoflow backup verify %s %s", clean(d.Cluster), clean(d.Operation))
 	case v.OK:
