@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/crypto/ssh"
 
+	"github.com/katoflow/katoflow/internal/simcluster/cloudcontroller"
 	"github.com/katoflow/katoflow/internal/simcluster/katodouble"
 )
 
@@ -32,6 +33,7 @@ type Cluster struct {
 	nodes     []*Node
 	byName    map[string]*Node
 	kato      *katodouble.Cluster
+	ccng      *cloudcontroller.Joined // nil on a plain cluster
 	commands  map[string]program
 	programs  *programCache
 	clientKey ssh.PublicKey
@@ -121,6 +123,9 @@ func (c *Cluster) start() error {
 	}
 	if c.cfg.Platform == platformALS {
 		c.kato = newKato(c)
+		if c.ccng, err = newController(c); err != nil {
+			return err
+		}
 	}
 	for _, n := range c.nodes {
 		if err := n.firstBoot(); err != nil {
@@ -155,6 +160,9 @@ func (c *Cluster) Close() error {
 	}
 	ends.Wait()
 	c.wg.Wait()
+	if c.ccng != nil {
+		c.ccng.Close()
+	}
 	if !c.temporary {
 		return nil
 	}
@@ -219,7 +227,7 @@ func (c *Cluster) Node(name string) *Node { return c.byName[name] }
 // Nodes in inventory order.
 func (c *Cluster) Nodes() []*Node { return append([]*Node(nil), c.nodes...) }
 
-// InventoryYAML is the inventory of the cluster, with absolute paths of the key and of known_hosts.
+// InventoryYAML is the inventory of the cluster, with absolute paths of the files it names.
 func (c *Cluster) InventoryYAML() []byte {
 	type sshSection struct {
 		User       string   `yaml:"user,omitempty"`
@@ -234,11 +242,15 @@ func (c *Cluster) InventoryYAML() []byte {
 		SSH     sshSection `yaml:"ssh"`
 	}
 	type clusterSection struct {
-		Platform string        `yaml:"platform"`
-		SSH      sshSection    `yaml:"ssh"`
-		Nodes    []nodeSection `yaml:"nodes"`
+		Platform   string                   `yaml:"platform"`
+		SSH        sshSection               `yaml:"ssh"`
+		Controller *cloudcontroller.Section `yaml:"controller,omitempty"`
+		Nodes      []nodeSection            `yaml:"nodes"`
 	}
 	cs := clusterSection{Platform: c.cfg.Platform, SSH: sshSection{User: c.loginUser(), KeyFiles: []string{c.ClientKeyPath()}, KnownHosts: []string{c.KnownHostsPath()}}}
+	if c.ccng != nil {
+		cs.Controller = c.ccng.Section()
+	}
 	for _, n := range c.nodes {
 		cs.Nodes = append(cs.Nodes, nodeSection{Name: n.name, Address: n.address, Roles: n.cfg.Roles, SSH: sshSection{Port: n.port}})
 	}
@@ -330,6 +342,22 @@ func (c *Cluster) MaxOutOfService() int {
 
 // Maintenance says whether ALS's maintenance mode is on (kato.md §4).
 func (c *Cluster) Maintenance() bool { return c.kato != nil && c.kato.Maintenance() }
+
+// Controller is the cluster's Cloud Controller, whose maintenance mode is kato's; nil on a plain cluster.
+func (c *Cluster) Controller() *cloudcontroller.Controller {
+	if c.ccng == nil {
+		return nil
+	}
+	return c.ccng.Controller
+}
+
+// ControllerURL is the address of the Cloud Controller; "" on a plain cluster.
+func (c *Cluster) ControllerURL() string {
+	if c.ccng == nil {
+		return ""
+	}
+	return c.ccng.URL()
+}
 
 // Commands of all nodes, in order of their start.
 func (c *Cluster) Commands() []Execution {

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/katoflow/katoflow/internal/simcluster/cloudcontroller"
 	"github.com/katoflow/katoflow/internal/simcluster/katodouble"
 )
 
@@ -610,6 +611,20 @@ func newKato(c *Cluster) *katodouble.Cluster {
 		k.AddNode(n.address, n.name, n.cfg.Roles, n.cfg.Apps)
 	}
 	return k
+}
+
+// newController is the Cloud Controller of the cluster. It answers also while the Core is down, which no procedure counts on.
+func newController(c *Cluster) (*cloudcontroller.Joined, error) {
+	return cloudcontroller.Join(c.dir, "", cloudcontroller.Options{
+		Maintenance: c.kato.Maintenance, SetMaintenance: c.kato.SetMaintenance, VendorVersion: "v3.4.2",
+		Nodes: func() map[string][]string {
+			roles := map[string][]string{}
+			for _, n := range c.nodes {
+				roles[n.address] = n.cfg.Roles
+			}
+			return roles
+		},
+	})
 }
 
 // hostBooted is when the machine under containers was booted, as they see it.

@@ -208,6 +208,13 @@ func (c *Cluster) Maintenance() bool {
 	return v == true || v == "true"
 }
 
+// SetMaintenance switches it, as the Cloud Controller does when it is asked to (kato.md §4).
+func (c *Cluster) SetMaintenance(on bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.config["cloud_controller_ng"].(map[string]any)["maintenance_mode"] = on
+}
+
 // Apps is the number of app instances on a node.
 func (c *Cluster) Apps(id string) (apps int) {
 	c.with(id, func(n *node) { apps = n.apps })

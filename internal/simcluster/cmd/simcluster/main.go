@@ -47,6 +47,7 @@ type readyFile struct {
 	KnownHosts string `json:"known_hosts"`
 	Key        string `json:"key"`
 	Control    string `json:"control"`
+	Controller string `json:"controller,omitempty"` // URL of the Cloud Controller
 	PID        int    `json:"pid"`
 }
 
@@ -61,7 +62,7 @@ func serveCommand() *cobra.Command {
 		Use:   "serve",
 		Short: "Run a cluster until SIGTERM or Ctrl-C",
 		Long: `Run a cluster until SIGTERM or Ctrl-C. The folder gets inventory.yaml, known_hosts, id_ed25519 and the nodes' files;
-a folder used before keeps its keys, not its ports.`,
+a folder used before keeps its keys, not its ports. An ALS cluster has a Cloud Controller too, whose certificate and password are in the folder.`,
 		Example: "  simcluster serve --dir .demo/cluster --boot-time 2s --upgrade-time 3s\n  simcluster serve --dir /tmp/big --platform plain --count 500 --boot-time 100ms",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -89,7 +90,7 @@ a folder used before keeps its keys, not its ports.`,
 	f.StringVar(&cfg.Dir, "dir", ".demo/cluster", "folder of the cluster's files")
 	f.StringVar(&cfg.Platform, "platform", "als", "als or plain")
 	f.StringVar(&cfg.Name, "name", "demo", "name of the cluster in the inventory")
-	f.StringVar(&nodesFile, "nodes-file", "", "YAML list of nodes: name, roles, kernel, container, apps")
+	f.StringVar(&nodesFile, "nodes-file", "", "YAML list of nodes: name, roles, kernel, container, apps, mounts (a list of path and size in bytes)")
 	f.IntVar(&count, "count", 0, "run this many nodes instead of the demo's five")
 	f.IntVar(&control, "control", 0, "port of the control API on 127.0.0.1 (0 = free)")
 	f.DurationVar(&cfg.BootTime, "boot-time", 100*time.Millisecond, "how long a boot takes")
@@ -117,13 +118,21 @@ func readNodes(file string) ([]simcluster.NodeConfig, error) {
 		Kernel    string   `yaml:"kernel"`
 		Container bool     `yaml:"container"`
 		Apps      int      `yaml:"apps"`
+		Mounts    []struct {
+			Path string `yaml:"path"`
+			Size int64  `yaml:"size"`
+		} `yaml:"mounts"`
 	}
 	if err := yaml.UnmarshalWithOptions(b, &list, yaml.DisallowUnknownField()); err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	var nodes []simcluster.NodeConfig
 	for _, n := range list {
-		nodes = append(nodes, simcluster.NodeConfig{Name: n.Name, Roles: n.Roles, Kernel: n.Kernel, Container: n.Container, Apps: n.Apps})
+		node := simcluster.NodeConfig{Name: n.Name, Roles: n.Roles, Kernel: n.Kernel, Container: n.Container, Apps: n.Apps}
+		for _, m := range n.Mounts {
+			node.Mounts = append(node.Mounts, simcluster.Mount{Path: m.Path, Size: m.Size})
+		}
+		nodes = append(nodes, node)
 	}
 	if len(nodes) == 0 {
 		return nil, fmt.Errorf("%s: no nodes", file)
@@ -173,7 +182,7 @@ func serve(ctx context.Context, out io.Writer, cfg simcluster.Config, control in
 	server := &http.Server{Handler: c.ControlHandler(), ReadHeaderTimeout: 10 * time.Second}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(l) }()
-	b, err := json.MarshalIndent(readyFile{c.Name(), inventory, c.KnownHostsPath(), c.ClientKeyPath(), url, os.Getpid()}, "", "  ")
+	b, err := json.MarshalIndent(readyFile{c.Name(), inventory, c.KnownHostsPath(), c.ClientKeyPath(), url, c.ControllerURL(), os.Getpid()}, "", "  ")
 	if err != nil {
 		return err
 	}
