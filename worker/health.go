@@ -17,11 +17,12 @@ import (
 // silentAfter is how long a healthy server may be silent: a long poll lasts up to 60 s, and some are always under way.
 const silentAfter = 2 * time.Minute
 
-// health answers /healthz (the process lives) and /readyz (it can carry out operations).
+// health answers /healthz (the process lives), /readyz (it can carry out operations) and /metrics.
 type health struct {
 	started   atomic.Bool
 	stopping  atomic.Bool
 	contact   *temporalkit.Contact
+	schedules *scheduleMetrics
 	inventory func() error
 	now       func() time.Time
 }
@@ -74,6 +75,7 @@ func (h *health) handler() http.Handler {
 		}
 		_ = json.NewEncoder(w).Encode(r) // the client has gone
 	})
+	mux.Handle("GET /metrics", metricsHandler(h.schedules))
 	return mux
 }
 

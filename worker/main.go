@@ -142,7 +142,7 @@ Exit codes: 0 stopped as asked, 1 failed, 2 bad flag or inventory, 9 no Temporal
 	f.StringVar(&c.client.Namespace, "namespace", "", "Temporal namespace (default $TEMPORAL_NAMESPACE, the profile's, or default)")
 	f.StringVar(&c.logFormat, "log-format", "", "json or console (default: console on a terminal, else json; $KATOFLOW_LOG_FORMAT)")
 	f.StringVar(&c.logLevel, "log-level", "info", "debug, info, warn or error ($KATOFLOW_LOG_LEVEL)")
-	f.StringVar(&c.health, "health", "", "serve /healthz and /readyz at [HOST:]PORT, HOST being 127.0.0.1 when absent (default: not served; $KATOFLOW_HEALTH)")
+	f.StringVar(&c.health, "health", "", "serve /healthz, /readyz and /metrics at [HOST:]PORT, HOST being 127.0.0.1 when absent (default: not served; $KATOFLOW_HEALTH)")
 	f.IntVar(&c.settings.MaxActivities, "max-activities", temporalkit.DefaultMaxActivities, "activities at once")
 	f.DurationVar(&c.settings.StopTimeout, "stop-timeout", temporalkit.DefaultStopTimeout, "how long activities may go on after a signal to stop")
 	f.DurationVar(&c.connectTimeout, "connect-timeout", time.Minute, "how long to wait for the Temporal server at the start; 0 = one try")

@@ -46,7 +46,7 @@ func (c *config) run(ctx context.Context, env func(string) (string, bool), stdou
 	if err := file.Check(); err != nil {
 		return exit(exitBadInput, listed(err))
 	}
-	h := &health{contact: &temporalkit.Contact{}, inventory: file.Check, now: time.Now}
+	h := &health{contact: &temporalkit.Contact{}, schedules: &scheduleMetrics{}, inventory: file.Check, now: time.Now}
 	if c.health != "" {
 		listening, stop, err := h.serve(c.health)
 		if err != nil {
@@ -67,6 +67,7 @@ func (c *config) run(ctx context.Context, env func(string) (string, bool), stdou
 		return err
 	}
 	defer temporal.Close()
+	h.schedules.connected(temporal, target.Namespace)
 
 	pool := remote.NewPool(remote.Options{Logger: log})
 	defer closePool(pool, log)
