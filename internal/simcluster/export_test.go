@@ -78,6 +78,7 @@ func TestExport_Running_IsSeenByItsCommandLineAndEndsWithItsJob(t *testing.T) {
 	done := make(chan result, 1)
 	go func() { done <- run(t, c, loginKato+"--cluster /home/stackato/e.tgz") }()
 	eventually(t, "the export is seen", func() bool { return run(t, c, probe).out == "1\n" })
+	eventually(t, "it has begun", files.Exporting)
 	eventually(t, "half of it is written", func() bool { return run(t, c, "test $(stat -c %s e.tgz) -ge 131072").exit == 0 })
 	r := run(t, dial(t, core), loginKato+"--only-this-node /home/stackato/e.tgz")
 	require.Equal(t, 1, r.exit)
@@ -235,6 +236,28 @@ func TestSSH_BetweenNodes_IsWhatTheKeysAllow(t *testing.T) {
 	refused("usage", run(t, onCore, "ssh -Z "+files.Address()), "unknown option -- Z")
 	require.Equal(t, 0, run(t, onCore, "chmod 644 .ssh/id_ed25519").exit)
 	refused("a key that all can read is not used", run(t, onCore, ssh+files.Address()+" true"), "Permission denied")
+}
+
+func TestCluster_StartedAgainInItsFolder_KeepsTheNodesKeysAndFiles(t *testing.T) {
+	dir := t.TempDir()
+	reach := func(c *Cluster) {
+		for _, n := range c.Nodes() {
+			require.NoError(t, c.reach(t.Context(), c.core().Address(), n.Address()))
+		}
+	}
+	c, err := Start(Config{Dir: dir})
+	require.NoError(t, err)
+	require.NoError(t, c.reach(t.Context(), c.core().Address(), c.Node("dea-1").Address()), "the files of the others are not made yet")
+	require.NoError(t, c.Close())
+	c, core, files := alsCluster(t, Config{Dir: dir})
+	reach(c)
+	r := run(t, dial(t, files), loginKato+"--cluster /mnt/backup/e.tgz && du -sk /var/stackato/services")
+	require.Equal(t, 0, r.exit, r.err)
+	require.False(t, files.Exporting())
+	core.NoCoreAccess(true)
+	require.Error(t, c.reach(t.Context(), core.Address(), core.Address()))
+	core.Heal()
+	reach(c)
 }
 
 func TestStream_NetworkCutInMidTransfer_StopsAndGoesOn(t *testing.T) {

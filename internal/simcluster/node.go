@@ -492,6 +492,11 @@ func (n *Node) OutOfService() []string {
 	return out
 }
 
+// Exporting says whether `kato data export` is at work on the node.
+func (n *Node) Exporting() bool {
+	return n.cluster.kato != nil && n.cluster.kato.Exporting(n.address)
+}
+
 // Processes lists the command lines that run on the node now.
 func (n *Node) Processes() []string {
 	n.mu.Lock()

@@ -504,6 +504,25 @@ func TestControl_Faults_AreAppliedAndWrongOnesRefused(t *testing.T) {
 		require.GreaterOrEqual(t, code, 400, path)
 		require.NotEmpty(t, text)
 	}
+	files := c.Node("filesystem-1")
+	require.NoError(t, files.WriteFile("/home/stackato/x", []byte("12345")))
+	for _, f := range []struct {
+		name, args string
+		code       int
+	}{
+		{"export-size", `["2MiB"]`, 204}, {"export-time", `["1s"]`, 204}, {"export-fault", `["fails","2","9"]`, 204}, {"heal-exports", "", 204}, {"free-space", `["/mnt/backup","1G"]`, 204},
+		{"data-size", `["10GiB"]`, 204}, {"resize", `["/home/stackato/x","-2"]`, 204}, {"external-database", `["mysql","db.example.com"]`, 204}, {"external-database", `["mysql"]`, 204},
+		{"export-size", `["-1"]`, 400}, {"export-size", `["much"]`, 400}, {"export-time", `["soon"]`, 400}, {"export-fault", `["burns"]`, 400}, {"export-fault", `["fails","x"]`, 400}, {"export-fault", `["fails","1","300"]`, 400},
+		{"free-space", `["/run","1G"]`, 400}, {"free-space", `["/"]`, 400}, {"data-size", `[]`, 400}, {"resize", `["/nothing","1"]`, 400}, {"external-database", `["redis","x"]`, 400},
+	} {
+		code, text := post("/nodes/filesystem-1/faults/"+f.name, f.args)
+		require.Equal(t, f.code, code, "%s %s: %s", f.name, f.args, text)
+	}
+	b, err := files.ReadFile("/home/stackato/x")
+	require.NoError(t, err)
+	require.Equal(t, "123", string(b))
+	state, _ := c.kato.NodeState(files.Address())
+	require.Zero(t, state.Export)
 	req, _ := http.NewRequest("GET", s.URL+"/status", nil)
 	req.Header.Set("Origin", "http://evil.example.com")
 	resp, err := http.DefaultClient.Do(req)

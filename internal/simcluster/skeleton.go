@@ -49,6 +49,7 @@ func (n *Node) make() error {
 		}
 	}
 	t.setOwner(home, user)
+	t.setOwner(servicesPath, user)
 	for link, target := range map[string]string{"/bin": "usr/bin", "/sbin": "usr/sbin", "/var/run": "/run", "/var/lock": "/run/lock"} {
 		if err := os.Symlink(target, t.host(link)); err != nil && !os.IsExist(err) {
 			return err
@@ -136,7 +137,6 @@ func (n *Node) makeData() error {
 			}
 		}
 	}
-	n.tree.setOwner(servicesPath, n.loginUser())
 	return nil
 }
 

@@ -88,11 +88,14 @@ func TestServe_BadInput_SaysWhatIsWrong(t *testing.T) {
 	_, port, _ := net.SplitHostPort(l.Addr().String())
 	nodes := filepath.Join(dir, "nodes.yaml")
 	require.NoError(t, os.WriteFile(nodes, []byte("- name: a\n  colour: red\n"), 0o644))
+	mounts := filepath.Join(dir, "mounts.yaml")
+	require.NoError(t, os.WriteFile(mounts, []byte("- name: a\n  mounts: [{path: /run/x}]\n"), 0o644))
 	for want, args := range map[string][]string{
 		"address already in use":     {"serve", "--dir", dir, "--control", port},
 		"neither als nor plain":      {"serve", "--dir", dir, "--platform", "vms"},
 		"exclude each other":         {"serve", "--dir", dir, "--count", "3", "--nodes-file", nodes},
 		"not between":                {"serve", "--dir", dir, "--count", "-1"},
+		"no system folder":           {"serve", "--dir", dir, "--nodes-file", mounts},
 		"colour":                     {"serve", "--dir", dir, "--nodes-file", nodes},
 		"no cluster runs in":         {"show", "--dir", dir},
 		"requires at least 2 arg(s)": {"fault", "core"},
@@ -104,7 +107,7 @@ func TestServe_BadInput_SaysWhatIsWrong(t *testing.T) {
 
 func TestServe_NodesFile_MakesThoseNodes(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "nodes.yaml")
-	require.NoError(t, os.WriteFile(file, []byte("- name: web-1\n- name: web-2\n  container: true\n"), 0o644))
+	require.NoError(t, os.WriteFile(file, []byte("- name: web-1\n- name: web-2\n  container: true\n  mounts: [{path: /mnt/nas, size: 1048576}]\n"), 0o644))
 	dir, _ := start(t, "--platform", "plain", "--nodes-file", file)
 	out, err := execute(t.Context(), "show", "--dir", dir)
 	require.NoError(t, err)
