@@ -68,6 +68,7 @@ func newShelves(t *testing.T) *shelves {
 	workflows.Register(w)
 	source := activities.NewSource(s.inventory, os.LookupEnv)
 	w.RegisterActivity(&activities.Catalog{Source: source, Operations: c, LeftoverAge: time.Nanosecond})
+	w.RegisterActivity(&activities.Archives{Source: source})
 	w.RegisterActivity(&activities.Notifier{Source: source})
 	require.NoError(t, w.Start())
 	t.Cleanup(w.Stop)

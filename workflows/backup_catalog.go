@@ -328,6 +328,7 @@ func (k *keeping) finish(ctx workflow.Context, failure *operation.Failure) (*ope
 		event = operation.EventFailed
 	}
 	k.report.EndedAt = stamp(ctx)
+	k.keepReport(ctx)
 	if !k.req.DryRun && slices.Contains(k.notifyOn, event) {
 		var notifier *activities.Notifier
 		n := operation.Notification{Event: event, Cluster: k.req.Cluster, Kind: k.kind, OperationID: k.req.OperationID, WorkflowID: k.report.WorkflowID,
@@ -341,6 +342,19 @@ func (k *keeping) finish(ctx workflow.Context, failure *operation.Failure) (*ope
 		return nil, end()
 	}
 	return &k.report, nil
+}
+
+// keepReport stores the report in the bucket, where it says for longer than Temporal who has deleted what. A bucket that does not take it is a warning.
+func (k *keeping) keepReport(ctx workflow.Context) {
+	if k.req.DryRun || k.report.Catalog.Bucket == "" {
+		return
+	}
+	options := workflow.GetActivityOptions(quick(ctx, "keep the report in the bucket"))
+	options.RetryPolicy = &temporal.RetryPolicy{InitialInterval: time.Second, MaximumAttempts: 2}
+	var archives *activities.Archives
+	if err := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, options), archives.KeepReport, k.report).Get(ctx, nil); err != nil {
+		k.report.Warnings = append(k.report.Warnings, "the report was not kept in the bucket: "+operation.FailureOf(err).Message)
+	}
 }
 
 // cancelNote says what a cancelled operation has left.

@@ -26,6 +26,7 @@ type bucketWorld struct {
 	t     *testing.T
 	calls []string
 	told  []operation.Notification
+	kept  []operation.Report
 	place activities.ArchivePlace
 	// found is what ShowArchive answers, plan what PlanPrune does.
 	found  operation.ArchiveDetails
@@ -46,7 +47,7 @@ func newBucketWorld(t *testing.T, workflowID string) *bucketWorld {
 	w.found.Archive = operation.Archive{Operation: "night-3", Cluster: "prod", Complete: true, Size: 5 << 30, StoredSize: 5 << 30}
 	w.SetStartWorkflowOptions(client.StartWorkflowOptions{ID: workflowID, TaskQueue: "q"})
 	Register(w)
-	for _, a := range []any{w.LocateArchives, w.ListArchives, w.ShowArchive, w.VerifyArchive, w.DeleteArchive, w.PlanPrune, w.PruneArchives, w.Notify} {
+	for _, a := range []any{w.LocateArchives, w.ListArchives, w.ShowArchive, w.VerifyArchive, w.DeleteArchive, w.PlanPrune, w.PruneArchives, w.KeepReport, w.Notify} {
 		w.RegisterActivity(a)
 	}
 	w.OnUpsertTypedSearchAttributes(mock.Anything).Return(nil).Maybe()
@@ -91,6 +92,11 @@ func (w *bucketWorld) PlanPrune(ctx context.Context, in operation.BackupPruneInp
 
 func (w *bucketWorld) PruneArchives(ctx context.Context, in activities.PruneArchivesInput) (activities.PruneArchivesResult, error) {
 	return w.pruned, w.call(ctx, "PruneArchives", in)
+}
+
+func (w *bucketWorld) KeepReport(ctx context.Context, r operation.Report) error {
+	w.kept = append(w.kept, r)
+	return w.call(ctx, "KeepReport", r)
 }
 
 func (w *bucketWorld) Notify(ctx context.Context, n operation.Notification) error {
@@ -148,7 +154,7 @@ func TestBackupVerify_OfTheLatest_ReadsTheOneThatWasFound(t *testing.T) {
 	r, err := w.play(operation.WorkflowBackupVerify, operation.BackupVerifyInput{Request: request()})
 	require.NoError(t, err)
 	require.True(t, during)
-	require.Equal(t, []string{"LocateArchives", "ShowArchive", "VerifyArchive", "Notify"}, w.calls)
+	require.Equal(t, []string{"LocateArchives", "ShowArchive", "VerifyArchive", "KeepReport", "Notify"}, w.calls)
 	require.Equal(t, operation.BackupShowInput{Cluster: "prod", Archive: "latest"}, w.inputs["ShowArchive"])
 	require.Equal(t, activities.VerifyArchiveInput{Operation: activities.Operation{ID: "op-1", Cluster: "prod", WorkflowID: verifyID}, Archive: "night-3", Who: "ann@here"}, w.inputs["VerifyArchive"])
 	require.Equal(t, operation.PhaseDone, r.Phase)
@@ -158,6 +164,7 @@ func TestBackupVerify_OfTheLatest_ReadsTheOneThatWasFound(t *testing.T) {
 	require.True(t, r.Catalog.Verification.OK)
 	require.Equal(t, operation.EventDone, w.told[0].Event)
 	require.Empty(t, r.Nodes)
+	require.Equal(t, r, w.kept[0], "what is kept in the bucket is the report")
 }
 
 func TestBackupVerify_OfADamagedArchive_FailsWithWhatDoesNotAgree(t *testing.T) {
@@ -309,16 +316,17 @@ func TestBackupPrune_DryRunOrNothingToDo_DeletesNothing(t *testing.T) {
 	in.DryRun = false
 	r, err = w.play(operation.WorkflowBackupPrune, in)
 	require.NoError(t, err, "what is locked for now is no failure")
-	require.Equal(t, []string{"LocateArchives", "PlanPrune", "Notify"}, w.calls)
+	require.Equal(t, []string{"LocateArchives", "PlanPrune", "KeepReport", "Notify"}, w.calls)
 	require.Equal(t, "0 archives deleted, 0 kept, 1 kept by object lock", r.Message)
 }
 
-func TestBackupOperations_SiteCannotBeTold_IsAWarning(t *testing.T) {
+func TestBackupOperations_SiteCannotBeToldOrReportKept_IsAWarning(t *testing.T) {
 	w := newBucketWorld(t, deleteID)
+	w.errs["KeepReport"] = fail(operation.ErrS3, "access denied")
 	w.errs["Notify"] = fail(operation.ErrBadInput, "the receiver answered 404")
 	r, err := w.play(operation.WorkflowBackupDelete, operation.BackupDeleteInput{Request: request(), Archive: "night-3"})
 	require.NoError(t, err)
-	require.Equal(t, []string{"notification (done) was not delivered: the receiver answered 404"}, r.Warnings)
+	require.Equal(t, []string{"the report was not kept in the bucket: access denied", "notification (done) was not delivered: the receiver answered 404"}, r.Warnings)
 }
 
 func TestBackupList_AndShow_AreOneLook(t *testing.T) {
