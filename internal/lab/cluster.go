@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/katoflow/katoflow/internal/simcluster/cloudcontroller"
 )
 
 // ClusterConfig describes a cluster of hosts.
@@ -66,6 +68,7 @@ type Cluster struct {
 	cfg   ClusterConfig
 	dir   string
 	hosts []*Host
+	ccng  *cloudcontroller.Joined // nil on a plain cluster
 
 	mu      sync.Mutex
 	away    map[*Host]bool
@@ -134,6 +137,10 @@ func (c *Cluster) start(ctx context.Context) error {
 		if err := c.introduceHosts(); err != nil {
 			return err
 		}
+		var err error
+		if c.ccng, err = c.startController(); err != nil {
+			return err
+		}
 	}
 	for _, h := range c.hosts {
 		if c.cfg.Docker && slices.Contains(h.cfg.Roles, "dea") {
@@ -159,6 +166,9 @@ func (c *Cluster) start(ctx context.Context) error {
 
 // Close ends the hosts and removes what is theirs.
 func (c *Cluster) Close() error {
+	if c.ccng != nil {
+		c.ccng.Close()
+	}
 	var all []error
 	var done sync.WaitGroup
 	var mu sync.Mutex
@@ -181,7 +191,7 @@ func (c *Cluster) Close() error {
 // Name of the cluster.
 func (c *Cluster) Name() string { return c.cfg.Name }
 
-// Dir holds the cluster's key and known_hosts.
+// Dir holds the cluster's key and known_hosts, and the certificate and password of its Cloud Controller.
 func (c *Cluster) Dir() string { return c.dir }
 
 // ClientKeyPath is the private key file that logs in to every host.
@@ -297,7 +307,7 @@ func (c *Cluster) introduceHosts() error {
 	return c.core().write("home/stackato/.ssh/known_hosts", string(all), 0o644, loginID)
 }
 
-// InventoryYAML is the inventory of the cluster, with absolute paths of the key and of known_hosts.
+// InventoryYAML is the inventory of the cluster, with absolute paths of the files it names.
 func (c *Cluster) InventoryYAML() []byte {
 	type ssh struct {
 		User       string   `yaml:"user"`
@@ -310,11 +320,15 @@ func (c *Cluster) InventoryYAML() []byte {
 		Roles   []string `yaml:"roles,omitempty,flow"`
 	}
 	type cluster struct {
-		Platform string `yaml:"platform"`
-		SSH      ssh    `yaml:"ssh"`
-		Nodes    []node `yaml:"nodes"`
+		Platform   string                   `yaml:"platform"`
+		SSH        ssh                      `yaml:"ssh"`
+		Controller *cloudcontroller.Section `yaml:"controller,omitempty"`
+		Nodes      []node                   `yaml:"nodes"`
 	}
 	out := cluster{Platform: c.cfg.Platform, SSH: ssh{User: LoginUser, KeyFiles: []string{c.ClientKeyPath()}, KnownHosts: []string{c.KnownHostsPath()}}}
+	if c.ccng != nil {
+		out.Controller = c.ccng.Section()
+	}
 	for _, h := range c.hosts {
 		out.Nodes = append(out.Nodes, node{Name: h.Name(), Address: h.Address(), Roles: h.cfg.Roles})
 	}

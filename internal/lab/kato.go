@@ -9,8 +9,10 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"time"
 
+	"github.com/katoflow/katoflow/internal/simcluster/cloudcontroller"
 	"github.com/katoflow/katoflow/internal/simcluster/katodouble"
 )
 
@@ -56,6 +58,40 @@ func (c *Cluster) Maintenance() (bool, error) {
 	return v == true || v == "true", nil
 }
 
+// startController serves the cluster's Cloud Controller in this process, at the lab's address outside of the hosts. Its maintenance mode is that of the Core's kato;
+// while the Core does not answer, what it said last.
+func (c *Cluster) startController() (*cloudcontroller.Joined, error) {
+	var last atomic.Bool
+	roles := map[string][]string{}
+	for _, h := range c.hosts {
+		roles[h.Address()] = h.cfg.Roles
+	}
+	return cloudcontroller.Join(c.dir, net.JoinHostPort(c.lab.outside.String(), "0"), cloudcontroller.Options{
+		Maintenance: func() bool {
+			if on, err := c.Maintenance(); err == nil {
+				last.Store(on)
+			}
+			return last.Load()
+		},
+		SetMaintenance: func(on bool) {
+			if err := c.changeConfig(katodouble.ConfigChange{Path: []string{"cloud_controller_ng", "maintenance_mode"}, Value: on}); err != nil {
+				c.lab.cfg.Log("maintenance mode was not set by the Cloud Controller: %v", err)
+				return
+			}
+			last.Store(on)
+		},
+		Nodes: func() map[string][]string { return roles },
+	})
+}
+
+// Controller is the cluster's Cloud Controller; nil on a plain cluster.
+func (c *Cluster) Controller() *cloudcontroller.Controller {
+	if c.ccng == nil {
+		return nil
+	}
+	return c.ccng.Controller
+}
+
 // ExportSize sets how many bytes of data the host's exports hold; they cannot be compressed. 0 = 256 KiB.
 func (h *Host) ExportSize(size int64) error {
 	return h.patchExport(katodouble.ExportPatch{Size: &size})
@@ -86,11 +122,16 @@ func (h *Host) ExternalDatabase(service, host string) error {
 	if err != nil {
 		return err
 	}
+	return h.c.changeConfig(change)
+}
+
+// changeConfig changes the configuration that all nodes' katos share.
+func (c *Cluster) changeConfig(change katodouble.ConfigChange) error {
 	b, err := json.Marshal([]katodouble.ConfigChange{change})
 	if err != nil {
 		return err
 	}
-	return h.c.core().askKato(http.MethodPatch, "/config", b, nil)
+	return c.core().askKato(http.MethodPatch, "/config", b, nil)
 }
 
 func (h *Host) askKato(method, path string, body []byte, out any) error {

@@ -29,7 +29,7 @@ type Server struct {
 	served chan struct{}
 }
 
-// Start serves the controller at a loopback address such as "127.0.0.1:0" (port 0 for any that is free; "" for that): with TLS under a certificate of an
+// Start serves the controller at an address of this machine such as "127.0.0.1:0" (port 0 for any that is free; "" for that): with TLS under a certificate of an
 // authority of its own, or plain. names are further host names and addresses of the certificate, such as "api.demo.example.com"; the address itself and
 // localhost are always among them. Close ends it.
 func (c *Controller) Start(address string, withTLS bool, names ...string) (*Server, error) {
