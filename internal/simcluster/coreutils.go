@@ -673,14 +673,14 @@ func dd(c *invocation) int {
 	if bs <= 0 {
 		return c.fail(1, "invalid number: '0'")
 	}
-	source, sourceName := c.fds[0], "'standard input'"
+	source, sourceName := c.fds[0], "standard input"
 	if in != "" {
 		d, err := c.open(in, os.O_RDONLY, 0)
 		if err != nil {
 			return c.fail(1, "failed to open '%s': %s", in, errorText(err))
 		}
 		defer d.release()
-		source, sourceName = d, "'"+in+"'"
+		source, sourceName = d, in
 	}
 	r := fdReader{c.p.ctx, source}
 	var w io.Writer = fdWriter{c.p.ctx, c.fds[1]}

@@ -52,9 +52,9 @@ func tarProgram(c *invocation) int {
 		var err error
 		if unzip, err = gzip.NewReader(blocks); err != nil {
 			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-				c.errorf("gzip: stdin: unexpected end of file")
+				c.errorf("\ngzip: stdin: unexpected end of file")
 			} else {
-				c.errorf("gzip: stdin: not in gzip format")
+				c.errorf("\ngzip: stdin: not in gzip format")
 			}
 			return fatal("Child returned status 1")
 		}
@@ -99,11 +99,11 @@ func tarProgram(c *invocation) int {
 		case c.p.ctx.Err() != nil:
 			return 128 + sigTERM
 		case unzip != nil && (errors.Is(err, gzip.ErrChecksum) || isCorrupt(err)):
-			c.errorf("gzip: stdin: invalid compressed data--crc error")
+			c.errorf("\ngzip: stdin: invalid compressed data--crc error")
 			return fatal("Child returned status 1")
 		case errors.Is(err, io.ErrUnexpectedEOF):
 			if unzip != nil {
-				c.errorf("gzip: stdin: unexpected end of file")
+				c.errorf("\ngzip: stdin: unexpected end of file")
 			}
 			return fatal("Unexpected EOF in archive")
 		case errors.Is(err, tar.ErrHeader):
@@ -117,9 +117,9 @@ func tarProgram(c *invocation) int {
 	// What is behind the end of the archive has to be whole as well: gzip is read to its checksum.
 	if _, err := copyBlocks(io.Discard, r); err != nil && unzip != nil {
 		if errors.Is(err, io.ErrUnexpectedEOF) {
-			c.errorf("gzip: stdin: unexpected end of file")
+			c.errorf("\ngzip: stdin: unexpected end of file")
 		} else {
-			c.errorf("gzip: stdin: invalid compressed data--crc error")
+			c.errorf("\ngzip: stdin: invalid compressed data--crc error")
 		}
 		return fatal("Child returned status 1")
 	}
