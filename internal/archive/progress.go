@@ -45,11 +45,16 @@ func (p Progress) has(number int) bool {
 	return (number-1)/8 < len(p.Done) && p.Done[(number-1)/8]&(1<<((number-1)%8)) != 0
 }
 
-// choosePartSize returns the part size for a source: 8 MiB, or as many whole MiB as make 10,000 parts at most.
-func choosePartSize(size int64) int64 {
+// choosePartSize returns the part size for a source: a 64th of it between 8 and 256 MiB, as each part costs requests, and a session where its source is on a node;
+// 8 MiB for an encrypted one, of which parts are held in memory; in whole MiB, and as many as make 10,000 parts at most.
+func choosePartSize(size int64, encrypted bool) int64 {
 	const mib = 1 << 20
-	least := (size + maxParts - 1) / maxParts
-	return max(smallPartSize, (least+mib-1)/mib*mib)
+	wanted := int64(smallPartSize)
+	if !encrypted {
+		wanted = min(max(size/64, smallPartSize), 256*mib)
+	}
+	wanted = max(wanted, (size+maxParts-1)/maxParts)
+	return (wanted + mib - 1) / mib * mib
 }
 
 func countParts(size, partSize int64) int {

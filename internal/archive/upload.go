@@ -193,7 +193,7 @@ func (t *Transfer) open(ctx context.Context) error {
 		t.partSize = t.up.Progress.PartSize
 	}
 	if t.partSize < minPartSize {
-		t.partSize = choosePartSize(t.stat.Size)
+		t.partSize = choosePartSize(t.stat.Size, len(t.recipients) > 0)
 	}
 	t.count = countParts(t.stat.Size, t.partSize)
 	if t.count > maxParts {

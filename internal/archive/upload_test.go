@@ -315,16 +315,21 @@ func TestProgress_OfTenThousandParts_FitsAHeartbeat(t *testing.T) {
 
 func TestChoosePartSize_OfAnySize_KeepsS3sLimits(t *testing.T) {
 	for _, size := range []int64{1, smallPartSize, smallPartSize + 1, 10_000 * smallPartSize, 10_000*smallPartSize + 1, 1 << 40, maxSize} {
-		part := choosePartSize(size)
-		require.GreaterOrEqual(t, part, int64(smallPartSize))
-		require.LessOrEqual(t, part, int64(maxPartSize))
-		require.LessOrEqual(t, countParts(size, part), maxParts)
-		last := partRange(size, part, countParts(size, part))
-		require.Equal(t, size, last.Offset+last.Length)
-		require.Positive(t, last.Length)
+		for _, encrypted := range []bool{false, true} {
+			part := choosePartSize(size, encrypted)
+			require.GreaterOrEqual(t, part, int64(smallPartSize))
+			require.LessOrEqual(t, part, int64(maxPartSize))
+			require.LessOrEqual(t, countParts(size, part), maxParts)
+			last := partRange(size, part, countParts(size, part))
+			require.Equal(t, size, last.Offset+last.Length)
+			require.Positive(t, last.Length)
+		}
 	}
-	require.Equal(t, int64(smallPartSize), choosePartSize(80_000*mib))
-	require.Equal(t, int64(9*mib), choosePartSize(80_000*mib+1))
+	require.Equal(t, int64(smallPartSize), choosePartSize(80_000*mib, true))
+	require.Equal(t, int64(9*mib), choosePartSize(80_000*mib+1, true))
+	require.Equal(t, int64(smallPartSize), choosePartSize(512*mib, false))
+	require.Equal(t, int64(32*mib), choosePartSize(2048*mib, false))
+	require.Equal(t, int64(256*mib), choosePartSize(100_000*mib, false))
 }
 
 func TestPresignedParts_UploadedByAnybody_AreCountedAndChecked(t *testing.T) {
