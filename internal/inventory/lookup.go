@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"time"
 )
 
 // Path is where the file was loaded from, as it was named to Load.
@@ -115,6 +116,14 @@ func (c *Cluster) Roles() []string {
 		slices.SortStableFunc(roles, func(a, b string) int { return slices.Index(order, a) - slices.Index(order, b) })
 	}
 	return roles
+}
+
+// DeadMan returns how long an operation may be silent before maintenance mode is put back by the Core itself; 0 = there is no dead-man.
+func (c *Cluster) DeadMan() time.Duration {
+	if c.Maintenance == nil {
+		return 0
+	}
+	return c.Maintenance.DeadMan.Std()
 }
 
 // HasRole tells whether r is among the node's roles.

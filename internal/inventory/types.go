@@ -54,6 +54,8 @@ type Cluster struct {
 	Controller *Controller `yaml:"controller,omitempty" json:"controller,omitempty"`
 	// Export says where and how long exports run (als only). Left out, its defaults hold.
 	Export *Export `yaml:"export,omitempty" json:"export,omitempty"`
+	// Maintenance says what happens to maintenance mode when nobody is there to put it back (als only).
+	Maintenance *Maintenance `yaml:"maintenance,omitempty" json:"maintenance,omitempty"`
 }
 
 // Node is one VM of a cluster.
@@ -206,6 +208,13 @@ type Export struct {
 	// DataFolders are measured on every node to estimate the size of an archive (default "/var/stackato/services" and
 	// "/home/stackato/stackato/data", kato.md §3.7).
 	DataFolders []string `yaml:"data_folders,omitempty" json:"data_folders,omitempty"`
+}
+
+// Maintenance is about the read-only mode of the Cloud Controller.
+type Maintenance struct {
+	// DeadMan: a job on the Core puts maintenance mode back as it was found when an operation has shown no sign of life for so long and nothing of it runs
+	// on any node. At least 1m; left out, there is none.
+	DeadMan Duration `yaml:"dead_man,omitempty" json:"dead_man,omitempty"`
 }
 
 // Secret is a reference, exactly one of its fields set; a value in clear text is refused.

@@ -9,6 +9,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"time"
 )
 
 var (
@@ -102,7 +103,7 @@ func (v validator) cluster(c *Cluster, path string) {
 	v.ssh(c.SSH, path+".ssh")
 	v.nodes(c, path)
 	if c.Platform != PlatformALS && !v.broken[platform] {
-		for _, section := range []struct{ field, what string }{{"kato", "kato"}, {"controller", "a Cloud Controller"}, {"export", "exports"}} {
+		for _, section := range []struct{ field, what string }{{"kato", "kato"}, {"controller", "a Cloud Controller"}, {"export", "exports"}, {"maintenance", "a maintenance mode"}} {
 			if p := path + "." + section.field; v.given(p) {
 				v.at(p, "only clusters with platform: als have %s: take it out or write the platform", section.what)
 			}
@@ -130,7 +131,13 @@ func (v validator) cluster(c *Cluster, path string) {
 	if c.Export != nil && !v.broken[path+".export"] {
 		v.export(c, path+".export")
 	}
+	if p := path + ".maintenance.dead_man"; c.Maintenance != nil && v.given(p) && c.Maintenance.DeadMan < leastDeadMan {
+		v.at(p, "%s is too short: a lost connection would look like a dead operation; write at least %s", c.Maintenance.DeadMan, leastDeadMan)
+	}
 }
+
+// leastDeadMan leaves the sign of life, given every third of it, room for a connection that is made anew.
+const leastDeadMan = Duration(time.Minute)
 
 func (v validator) ssh(s SSH, path string) {
 	if p := path + ".user"; v.given(p) && !userForm.MatchString(s.User) {
