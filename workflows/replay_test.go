@@ -64,7 +64,8 @@ func TestReplay_EveryRecordedHistory_IsDeterministic(t *testing.T) {
 			require.NoError(t, replay(t, h, func(r Registry) { Register(r) }))
 		})
 	}
-	for _, name := range []string{operation.WorkflowSecurityUpgrade, operation.WorkflowSecurityUpgradeNode, operation.WorkflowClusterLock, operation.WorkflowClusterCheck, operation.WorkflowClusterTrust} {
+	for _, name := range []string{operation.WorkflowSecurityUpgrade, operation.WorkflowSecurityUpgradeNode, operation.WorkflowClusterLock, operation.WorkflowClusterCheck, operation.WorkflowClusterTrust,
+		operation.WorkflowBackup, operation.WorkflowBackupList, operation.WorkflowBackupShow, operation.WorkflowBackupVerify, operation.WorkflowBackupPrune, operation.WorkflowBackupDelete} {
 		require.NotZero(t, types[name], "no history of %s", name)
 	}
 }

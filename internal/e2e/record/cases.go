@@ -17,6 +17,7 @@ import (
 	"github.com/katoflow/katoflow/internal/e2e/harness"
 	"github.com/katoflow/katoflow/internal/operation"
 	"github.com/katoflow/katoflow/internal/simcluster"
+	"github.com/katoflow/katoflow/internal/simcluster/katodouble"
 )
 
 // scenario is one way an operation can go, on a cluster of its own: plain nodes a, b and c, or the five nodes of simcluster.DefaultNodes.
@@ -28,7 +29,9 @@ type scenario struct {
 	// impatient clusters wait 2 s for gates and nodes instead of 30 s.
 	impatient bool
 	faults    func(*simcluster.Cluster)
-	args      []string // of `katoflow upgrade security`
+	args      []string // of the command
+	// backup is an export by `katoflow backup create` on an ALS cluster with a bucket, instead of a rolling security upgrade.
+	backup bool
 	// input starts it without the CLI, which would refuse it.
 	input  *operation.SecurityUpgradeInput
 	script func(*recording)
@@ -156,7 +159,62 @@ func cases() []scenario {
 					return r.client.TerminateWorkflow(ctx, operation.LockWorkflowID(r.name), "", "recording")
 				})
 			}},
+
+		{name: "backup", als: true, backup: true, phase: operation.PhaseDone, inventory: "    notify: {command: [\"true\"]}\n", script: func(r *recording) { r.archives() }},
+		{name: "backup-one-node-by-the-worker", als: true, backup: true, args: []string{"--only-this-node", "--transfer", "worker", "--exclude", "droplets"}, phase: operation.PhaseDone},
+		{name: "backup-to-path", als: true, backup: true, args: []string{"--to-path", "/mnt/backup"}, phase: operation.PhaseDone},
+		{name: "backup-dry-run", als: true, backup: true, args: []string{"--dry-run"}, phase: operation.PhaseDone},
+		{name: "backup-refused", als: true, backup: true, phase: operation.PhaseFailed, faults: func(c *simcluster.Cluster) { c.Node(exporter).SudoPassword(true) }},
+		{name: "backup-failed-retried", als: true, backup: true, phase: operation.PhaseDone, faults: exports(katodouble.ExportFails, 1),
+			script: func(r *recording) { r.answer(exporter, operation.Retry) }},
+		{name: "backup-not-whole-retried", als: true, backup: true, phase: operation.PhaseDone, faults: exports(katodouble.ExportTruncated, 1),
+			script: func(r *recording) { r.answer(exporter, operation.Retry) }},
+		{name: "backup-aborted", als: true, backup: true, phase: operation.PhaseAborted, faults: exports(katodouble.ExportNothing, 1),
+			script: func(r *recording) { r.answer(exporter, operation.Abort) }},
+		{name: "backup-transfer-failed-left", als: true, backup: true, args: []string{"--transfer", "direct"}, phase: operation.PhaseAborted,
+			faults: func(c *simcluster.Cluster) { c.Node(exporter).NoOutbound(true) },
+			script: func(r *recording) {
+				r.answer(exporter, operation.Retry)
+				r.answer(exporter, operation.Leave)
+			}},
+		{name: "backup-paused-then-cancelled", als: true, backup: true, phase: operation.PhaseCancelled,
+			faults: func(c *simcluster.Cluster) { _ = c.Node(exporter).ExportTime(time.Second) },
+			script: func(r *recording) {
+				r.exporting()
+				r.katoflow("op", "pause", r.workflow, "--reason", "lunch")
+				r.until("the archive to be read", func(p operation.Report) bool { return p.Export != nil && p.Export.SHA256 != "" })
+				r.katoflow("op", "cancel", r.workflow, "--detach")
+			}},
+		{name: "backup-cancelled-in-the-export", als: true, backup: true, phase: operation.PhaseCancelled, faults: exports(katodouble.ExportHangs, 1),
+			script: func(r *recording) {
+				r.exporting()
+				r.katoflow("op", "cancel", r.workflow, "--detach")
+			}},
+		{name: "backup-reset-after-the-end", als: true, backup: true, phase: operation.PhaseAborted,
+			script: func(r *recording) {
+				r.ended(r.workflow)
+				r.reset(func(h *historypb.History) int64 { return activityTask(h, "Export") })
+				r.answer(exporter, operation.Retry) // the export has run, and what it staged is gone
+				r.answer(exporter, operation.Abort) // the archive is in the bucket already
+			}},
 	}
+}
+
+// exporter is the node with the role filesystem of simcluster.DefaultNodes.
+const exporter = "filesystem-1"
+
+func exports(fault katodouble.ExportFault, times int) func(*simcluster.Cluster) {
+	return func(c *simcluster.Cluster) { _ = c.Node(exporter).ExportFault(fault, times, 1) } // nodes of an ALS cluster export
+}
+
+// activityTask is the workflow task that schedules the first activity of a name.
+func activityTask(h *historypb.History, name string) int64 {
+	for _, e := range h.Events {
+		if a := e.GetActivityTaskScheduledEventAttributes(); a != nil && a.ActivityType.GetName() == name {
+			return a.WorkflowTaskCompletedEventId
+		}
+	}
+	return 0
 }
 
 // workflowTask is the id of the nth completed workflow task.
@@ -205,6 +263,10 @@ func (r *recording) run() error {
 	}
 	r.workflow = operation.WorkflowID(r.name, operation.KindSecurityUpgrade, "op-1")
 	args := append([]string{"upgrade", "security", r.name, "--id", "op-1", "--detach"}, r.args...)
+	if r.backup {
+		r.workflow = operation.WorkflowID(r.name, operation.KindBackup, "op-1")
+		args = append([]string{"backup", "create", r.name, "--id", "op-1", "--detach"}, r.args...)
+	}
 	if r.input != nil {
 		r.do(func(ctx context.Context) error {
 			r.input.Cluster, r.input.OperationID = r.name, "op-1"
@@ -257,6 +319,39 @@ func (r *recording) others() {
 			return run.Get(ctx, nil)
 		})
 		r.keep(name, id, "")
+	}
+}
+
+// exporting waits until kato exports.
+func (r *recording) exporting() {
+	r.do(func(context.Context) error {
+		return harness.WaitFor(patience, "an export to run", func() (bool, error) { return r.cluster.Node(exporter).Exporting(), nil })
+	})
+}
+
+// archives are the operations on what the export has made.
+func (r *recording) archives() {
+	r.ended(r.workflow)
+	who := operation.Request{Cluster: r.name, OperationID: "1"}
+	for _, w := range []struct {
+		kind, workflow string
+		input          any
+	}{
+		{operation.KindBackupList, operation.WorkflowBackupList, operation.BackupListInput{Cluster: r.name}},
+		{operation.KindBackupShow, operation.WorkflowBackupShow, operation.BackupShowInput{Cluster: r.name, Archive: operation.LatestArchive}},
+		{operation.KindBackupVerify, operation.WorkflowBackupVerify, operation.BackupVerifyInput{Request: who}},
+		{operation.KindBackupPrune, operation.WorkflowBackupPrune, operation.BackupPruneInput{Request: who, Retention: operation.Retention{KeepLast: 1}}},
+		{operation.KindBackupDelete, operation.WorkflowBackupDelete, operation.BackupDeleteInput{Request: who, Archive: "op-1"}},
+	} {
+		id := operation.WorkflowID(r.name, w.kind, "1")
+		r.do(func(ctx context.Context) error {
+			run, err := r.client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: id, TaskQueue: r.Queue}, w.workflow, w.input)
+			if err != nil {
+				return err
+			}
+			return run.Get(ctx, nil)
+		})
+		r.keep(w.kind, id, "")
 	}
 }
 

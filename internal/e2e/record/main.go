@@ -22,6 +22,7 @@ import (
 	"go.temporal.io/sdk/client"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/katoflow/katoflow/internal/archive/archivetest"
 	"github.com/katoflow/katoflow/internal/e2e/harness"
 	"github.com/katoflow/katoflow/internal/simcluster"
 )
@@ -94,6 +95,18 @@ func record(release, only string, atOnce int) (int, error) {
 		limits := "    gates: {times: 2, interval: 100ms, timeout: 30s}\n    timeouts: {unreachable_after: 30s, boot: 30s, upgrade: 2m, apt_lock: 10s}\n"
 		if s.impatient {
 			limits = "    gates: {times: 2, interval: 100ms, timeout: 2s}\n    timeouts: {unreachable_after: 2s, boot: 3s, upgrade: 2m, apt_lock: 10s}\n"
+		}
+		if s.backup {
+			bucket, err := archivetest.NewBucket(context.Background(), server.S3, s.name, false)
+			if err != nil {
+				return 0, err
+			}
+			defer bucket.Close()
+			section, err := harness.S3Section(dir, server.S3.URL, bucket)
+			if err != nil {
+				return 0, err
+			}
+			limits += section
 		}
 		inventory += strings.Replace(body, key, key+limits+s.inventory, 1)
 		runs[i] = &recording{Site: site, scenario: s, client: c, cluster: cluster}
