@@ -299,7 +299,7 @@ func TestScripts_EveryShell_GivesACompleteAnswer(t *testing.T) {
 			"gates": {gatesScript, []string{"5", "", "0", "true", "exit 3"}}, "proof": {proofScript, nil}, "probe": {probeScript, nil}, "upgraded": {upgradedScript, nil},
 			"preflight": {preflightScript, []string{"0", "0", "1", "1", "5", "", "0"}}, "record": {recordScript, []string{"x", "bash"}}, "prepare": {prepareScript, []string{"list"}},
 			"candidates": {candidatesScript, []string{"bash"}}, "maintenance": {maintenanceScript, []string{"5", "echo", "true"}}, "roles": {rolesScript, []string{"5", "echo"}},
-			"forget": {forgetScript, []string{"x"}},
+			"forget": {forgetScript, []string{"x"}}, "maintenance_set": {setMaintenanceScript, []string{"", "", "true", "printf true"}}, "maintenance_life": {lifeScript, []string{"x", "1"}},
 		} {
 			t.Run(shell[0]+"/"+name, func(t *testing.T) {
 				cmd := exec.Command(shell[0], append(append(slices.Clone(shell[1:]), "-c", c.text, "sh"), c.args...)...)
@@ -341,12 +341,12 @@ func TestScripts_EveryShell_GivesACompleteAnswer(t *testing.T) {
 				}
 			})
 		}
-		t.Run(shell[0]+"/keep", func(t *testing.T) {
+		t.Run(shell[0]+"/record", func(t *testing.T) {
 			folder := filepath.Join(home, ".local/state/katoflow")
 			if err := os.MkdirAll(folder, 0o700); err != nil {
 				t.Fatal(err)
 			}
-			cmd := exec.Command(shell[0], append(slices.Clone(shell[1:]), "-c", keepScript, "sh", `{"operation":"a","token":1,"found":"off"}`)...)
+			cmd := exec.Command(shell[0], append(slices.Clone(shell[1:]), "-c", setMaintenanceScript, "sh", `{"operation":"a","token":1,"found":"off"}`, "", "", "printf true")...)
 			cmd.Env = append(os.Environ(), "HOME="+home, "PATH="+path)
 			if out, err := cmd.CombinedOutput(); err != nil {
 				t.Fatalf("%v: %s", err, out)

@@ -65,8 +65,11 @@ func (n *Nodes) Preflight(ctx context.Context, in PreflightInput) (PreflightResu
 	if s.als() && core != nil {
 		n.preflightRoles(a.ctx, s, targets, readings, errs, &out)
 	}
-	if err := n.foreignJobs(a, in, targets[:len(in.Nodes)], errs, &out); err != nil {
+	if err := n.foreignJobs(a, in, targets, errs, &out); err != nil {
 		return PreflightResult{}, err
+	}
+	if s.als() && core != nil {
+		n.preflightMaintenance(a.ctx, s, targets, errs, in.Operation, &out)
 	}
 	return out, nil
 }
@@ -229,7 +232,7 @@ func sameAddress(a, b string) bool {
 	return errX == nil && errY == nil && x.Unmap() == y.Unmap()
 }
 
-// foreignJobs waits for jobs of other operations that still run on the nodes to be worked on, and then makes them a problem.
+// foreignJobs waits for jobs of other operations that still run on any node, and then makes them a problem: as long as they live the node's lease cannot be taken.
 func (n *Nodes) foreignJobs(a *attempt, in PreflightInput, targets []target, errs []error, out *PreflightResult) error {
 	waiting := make([]bool, len(targets))
 	for i := range targets {
@@ -237,7 +240,8 @@ func (n *Nodes) foreignJobs(a *attempt, in PreflightInput, targets []target, err
 	}
 	began := a.since("jobs of other operations")
 	for {
-		running := make([]string, len(targets))
+		over := time.Since(began)+jobPoll > in.WaitForJobs.D()
+		running, warnings := make([]string, len(targets)), make([]string, len(targets))
 		failed := make([]error, len(targets))
 		each(len(targets), func(i int) {
 			if !waiting[i] {
@@ -250,26 +254,31 @@ func (n *Nodes) foreignJobs(a *attempt, in PreflightInput, targets []target, err
 				}
 			}
 			for _, j := range jobs {
-				if j.ID.Operation != in.Operation.ID {
+				if j.ID.Operation != in.Operation.ID && j.ID.Step != stepDeadMan {
 					running[i] = fmt.Sprintf("job %s of operation %s still runs: wait for its end (katoflow op show), or end it there", oneLine(j.ID.Step, 64), oneLine(j.ID.Operation, 64))
-					break
+					return
 				}
+			}
+			if dead, ok := deadManOf(jobs, in.Operation); ok {
+				running[i], warnings[i] = n.relieve(a.ctx, in.Operation, targets[i], dead, over)
 			}
 		})
 		if a.ctx.Err() != nil {
 			return ended(a.ctx)
 		}
-		over := time.Since(began)+jobPoll > in.WaitForJobs.D()
 		left := 0
 		for i := range targets {
 			entry := &out.Nodes[i]
 			switch {
 			case !waiting[i]:
+			case failed[i] != nil && i >= len(in.Nodes):
+				waiting[i] = false // it is only fenced, if it can be
 			case failed[i] != nil:
 				waiting[i] = false
 				entry.Problems = append(entry.Problems, withoutNode(failureOf(failed[i]).Message, targets[i].host.Name))
 			case running[i] == "":
 				waiting[i] = false
+				entry.Warnings = append(entry.Warnings, notes(warnings[i])...)
 			case over:
 				waiting[i] = false
 				entry.Problems = append(entry.Problems, running[i])

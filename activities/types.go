@@ -234,6 +234,11 @@ type RecordResult struct {
 type MaintenanceInput struct {
 	Operation        Operation          `json:"operation"`
 	UnreachableAfter operation.Duration `json:"unreachableAfter,omitempty"`
+	// DeadMan: the procedure allows a dead-man, where the inventory wants one.
+	DeadMan bool `json:"deadMan,omitempty"`
+	// Entered, for LeaveMaintenance: the last EnterMaintenance ended well, so that nothing of it can be under way; Found is what it said.
+	Entered bool   `json:"entered,omitempty"`
+	Found   string `json:"found,omitempty"`
 }
 
 // MaintenanceResult is the state before and after.
@@ -242,6 +247,16 @@ type MaintenanceResult struct {
 	Found string `json:"found"`
 	Now   string `json:"now"`
 	Note  string `json:"note,omitempty"`
+	// Ago is how long before the end of the activity the mode was begun to be set (EnterMaintenance), or was seen put back (LeaveMaintenance).
+	Ago operation.Duration `json:"ago,omitempty"`
+	// SignEvery is how often a sign of life must be given, because a dead-man is armed; 0 = there is none.
+	SignEvery operation.Duration `json:"signEvery,omitempty"`
+}
+
+// SignOfLifeInput shows the dead-man of maintenance mode that the operation lives.
+type SignOfLifeInput struct {
+	MaintenanceInput
+	SignEvery operation.Duration `json:"signEvery"`
 }
 
 // PlanCommandsInput asks for the commands of a dry run.

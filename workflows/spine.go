@@ -58,10 +58,7 @@ type run struct {
 	preflightSettled bool
 	preflightFailure *operation.Failure
 
-	found                 string         // maintenance mode as it was found
-	readOnly              bool           // maintenance mode is to be put back
-	readOnlySince         time.Time      // when it was begun to be set
-	readOnlyFor           time.Duration  // how long it was on by this operation, all together
+	readOnlyMode
 	lastTry               map[string]int // by node and step: the try of the last question
 	shownPhase, shownNode string
 	shownNeeds            bool
