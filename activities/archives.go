@@ -30,6 +30,8 @@ type Archives struct {
 	Jobs        Jobs
 	// Logger gets the output of jobs line by line; nil for none.
 	Logger *zap.Logger
+	// PartSize of uploads in bytes, at least 5 MiB; 0 = chosen by the size of the archive.
+	PartSize int64
 }
 
 // ExportInput is the input of the steps of an export.
@@ -77,12 +79,14 @@ const (
 	contentWithin = 10 * time.Minute
 	// checkFloor is the least time that reading an archive may take.
 	checkFloor = time.Hour
+	// maxSaid is how much of the end of an export's output is looked at, in bytes: an error stands before what is said at the end.
+	maxSaid = 64 << 10
 )
 
 var (
 	prepareExportScript = script("staging", "export_prepare")
 	foundScript         = script("export_found")
-	tidyScript          = script("staging", "export_tidy")
+	tidyScript          = remote.VaultsScript() + script("staging", "export_tidy")
 	checkScript         = plainScript("export_check")
 	placeScript         = plainScript("export_place")
 )
@@ -217,7 +221,7 @@ func (x *Archives) Export(ctx context.Context, in ExportInput) (ExportResult, er
 	case !result.Started:
 		return ExportResult{JobResult: result}, nil
 	}
-	said, err := x.said(a, in, t, job.spec.ID)
+	said, err := x.said(a, in, t, job.spec.ID, maxSaid)
 	if err != nil {
 		return ExportResult{}, err
 	}
@@ -241,10 +245,10 @@ func (x *Archives) Export(ctx context.Context, in ExportInput) (ExportResult, er
 }
 
 // said is the end of a job's output, also when an earlier attempt has followed it.
-func (x *Archives) said(a *attempt, in ExportInput, t target, id remote.JobID) (string, error) {
+func (x *Archives) said(a *attempt, in ExportInput, t target, id remote.JobID, most int) (string, error) {
 	var out []byte
 	err := a.persist(t.host.Name, in.UnreachableAfter.D(), id.Dir(), func(ctx context.Context) (err error) {
-		out, err = x.Jobs.Output(ctx, t.host, id, maxTail)
+		out, err = x.Jobs.Output(ctx, t.host, id, most)
 		return err
 	})
 	return string(out), err
@@ -267,7 +271,7 @@ func (x *Archives) CheckArchive(ctx context.Context, in ExportInput) (CheckArchi
 	}
 	said := ""
 	if end.State == remote.JobExited && !end.NeverStarted {
-		if said, err = x.said(a, in, t, job.spec.ID); err != nil {
+		if said, err = x.said(a, in, t, job.spec.ID, maxTail); err != nil {
 			return CheckArchiveResult{}, err
 		}
 		if end.ExitCode != 0 {
@@ -361,12 +365,14 @@ func (x *Archives) PlanExport(ctx context.Context, in PlanExportInput) (PlanComm
 // TidyInput says what of an export is to be removed.
 type TidyInput struct {
 	ExportInput
-	// Abort also ends the upload: the operation will not go on.
+	// Abort also ends the upload, and removes what lies in its place without a manifest: the operation will not go on.
 	Abort bool `json:"abort,omitempty"`
+	// KeepStaged leaves the staged archive where it is.
+	KeepStaged bool `json:"keepStaged,omitempty"`
 }
 
-// TidyExport removes what the operation staged on the node and, with Abort, what it has begun to upload. A job that may still write there is forbidden or
-// stopped before. Repeating it is harmless.
+// TidyExport removes what the operation staged on the node and, with Abort, what it has begun to upload or to put in its place; an archive with its manifest stays. The
+// workflow has seen to it before that no job writes there any more. Repeating it is harmless.
 //
 // Errors: RemoteExit when something cannot be removed; S3 when the upload cannot be ended; Unreachable and what package remote tells.
 func (x *Archives) TidyExport(ctx context.Context, in TidyInput) (JobResult, error) {
@@ -380,8 +386,12 @@ func (x *Archives) TidyExport(ctx context.Context, in TidyInput) (JobResult, err
 	if in.Abort && in.ToPath == "" && s.cluster.S3 != nil {
 		problem = x.abortUpload(a, s, in.Operation)
 	}
+	args := append(s.staging(in.ExportInput), flag(in.KeepStaged), partSecrets(in.Operation))
+	if in.Abort && in.ToPath != "" && in.Place != "" && !in.KeepStaged {
+		args = append(args, in.staged(), TransferInput{ExportInput: in.ExportInput}.placed())
+	}
 	err = a.persist(t.host.Name, in.UnreachableAfter.D(), "", func(ctx context.Context) error {
-		_, err := askFor(ctx, 10*time.Minute, x.Connections, t.host, tidyScript, s.staging(in.ExportInput)...)
+		_, err := askFor(ctx, 10*time.Minute, x.Connections, t.host, tidyScript, args...)
 		return err
 	})
 	if err == nil {
@@ -428,6 +438,8 @@ func storeError(what string, err error) error {
 	switch archive.KindOf(err) {
 	case archive.KindCorrupt, archive.KindIncomplete, archive.KindLocked, archive.KindDecrypt, archive.KindSourceChanged, archive.KindConflict:
 		kind = operation.ErrArchive
+	case archive.KindSource:
+		kind = operation.ErrRemoteExit
 	case "":
 		kind = operation.ErrInternal
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/katoflow/katoflow/internal/archive"
 	"github.com/katoflow/katoflow/internal/controller"
@@ -111,6 +112,9 @@ type ready struct {
 	core *inventory.Node
 }
 
+// loginWithin is how long the Core waits for one node that does not answer.
+const loginWithin = 15 * time.Second
+
 // findings of one place.
 type findings struct {
 	problems, warnings []string
@@ -134,9 +138,10 @@ func (x *Archives) readyNode(ctx context.Context, r ready, node *inventory.Node)
 		return out
 	}
 	here := name == r.in.Node.Name
-	limit := gateTime(r.site, t) + askWithin*4
 	folder := r.site.staging(r.in.ExportInput)
 	folders := r.site.cluster.ExportSettings().DataFolders
+	// As long as everything may take that the script bounds: folders that are measured, calls of kato, nodes that do not answer to the Core.
+	limit := gateTime(r.site, t) + time.Duration(len(folders))*4*time.Minute + askWithin
 	direct := r.in.ToPath == "" && r.in.Mode != operation.TransferWorker && len(r.in.EncryptTo) == 0
 	args := append([]string{flag(here), flag(node == r.core), flag(!r.in.OnlyThisNode), folder[0], folder[1], flag(direct), katoSeconds(r.site), r.site.cluster.Kato.Path,
 		strconv.Itoa(len(folders))}, folders...)
@@ -151,6 +156,7 @@ func (x *Archives) readyNode(ctx context.Context, r ready, node *inventory.Node)
 			}
 			addresses[id] = other.Name
 			args = append(args, id)
+			limit += loginWithin
 		}
 	}
 	var read answer
@@ -170,7 +176,7 @@ func (x *Archives) readyNode(ctx context.Context, r ready, node *inventory.Node)
 	if !r.in.OnlyThisNode || here {
 		out.data, _ = strconv.ParseInt(read.value("data"), 10, 64)
 		for _, f := range read.values["unmeasured"] {
-			out.warning(name, "the size of %s could not be measured", f)
+			out.warning(name, "the size of %s could not be measured, or not whole: see for yourself whether the archive will fit", f)
 		}
 	}
 	for _, denied := range read.values["no-access"] {
@@ -185,8 +191,7 @@ func (x *Archives) readyNode(ctx context.Context, r ready, node *inventory.Node)
 		out.problem(name, "kato data export or import runs there already (process %s): wait for its end", pids[0])
 	}
 	for _, service := range []string{"mysql", "postgresql"} {
-		host := strings.Trim(strings.TrimSpace(kato.Clean([]byte(read.sections["host-"+service]))), `"'`)
-		if host = firstLine(host); host != "" && !isLocal(ctx, r.site, host) {
+		if host := kato.ParseValue([]byte(read.sections["host-"+service])); host != "" && !isLocal(ctx, r.site, host) {
 			out.warning(r.site.cluster.Name, "the %s service uses the external database %s, which is not in an export: back it up by its own means", service, host)
 		}
 	}
@@ -194,7 +199,7 @@ func (x *Archives) readyNode(ctx context.Context, r ready, node *inventory.Node)
 		return out
 	}
 	if missing := read.value("missing"); missing != "" {
-		out.problem(name, "the node lacks %s: install it", strings.Join(strings.Fields(missing), ", "))
+		out.problem(name, "the node lacks %s: install it", strings.ReplaceAll(strings.Join(strings.Fields(missing), ", "), "GNU-dd", "the dd of GNU coreutils"))
 	}
 	if r.in.Mode == operation.TransferDirect && read.value("no-curl") != "" {
 		out.problem(name, "the node has no curl for a direct transfer: install it, or use --transfer worker")

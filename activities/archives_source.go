@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -47,9 +48,7 @@ var (
 
 // Stat returns size and time of the last change, by the node's clock.
 func (f *NodeFile) Stat(ctx context.Context) (archive.Stat, error) {
-	ctx, cancel := context.WithTimeout(ctx, statWait)
-	defer cancel()
-	result, err := f.runner.Run(ctx, f.host, remote.Command{Argv: []string{"stat", "-c", "%s %Y", f.path}})
+	result, err := within(ctx, statWait, f.runner, f.host, remote.Command{Argv: []string{"stat", "-c", "%s %Y", f.path}})
 	if err != nil {
 		return archive.Stat{}, err
 	}
@@ -60,6 +59,17 @@ func (f *NodeFile) Stat(ctx context.Context) (archive.Stat, error) {
 		return archive.Stat{}, fmt.Errorf("%s: size and time of %s cannot be read", remote.Escape(f.host.Name), remote.Escape(f.path))
 	}
 	return archive.Stat{Size: bytes, Modified: time.Unix(seconds, 0)}, nil
+}
+
+// within runs a command for so long at most; then the node counts as one that is not reached.
+func within(ctx context.Context, limit time.Duration, r remote.Runner, h remote.Host, c remote.Command) (remote.Result, error) {
+	bounded, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	result, err := r.Run(bounded, h, c)
+	if err != nil && ctx.Err() == nil && bounded.Err() != nil {
+		err = &remote.Error{Kind: remote.KindTransport, Node: h.Name, Message: "no answer within " + limit.String() + ", the disk may hang: see to it, or try again"}
+	}
+	return result, err
 }
 
 // ReadRange streams a range. Closing the reader before its end ends the command on the node.
@@ -114,15 +124,25 @@ type DirectSender struct {
 	Parallel int
 	// Expiry of the URLs (default 15 minutes); a part must be sent within it.
 	Expiry time.Duration
+	// Secrets is how the names of the folders begin that URLs are kept in, in memory on the node, while they are used (default katoflow-part). A connection that is
+	// cut leaves one behind, until Expiry makes it worthless.
+	Secrets string
 }
 
 // partsAhead is how many presigned URLs a node has at once.
 const partsAhead = 3
 
-// errUnreachable says that the node cannot reach the S3 service.
-type errUnreachable struct{ text string }
+// partSecrets is DirectSender.Secrets of an operation.
+func partSecrets(op Operation) string { return "katoflow-part-" + remote.EncodeID(op.ID) }
 
-func (e errUnreachable) Error() string { return e.text }
+// directFailure is why a node did not send a part by itself.
+type directFailure struct {
+	text string
+	// passing: the same may go well later. elsewhere: the worker may be able to do what the node is not.
+	passing, elsewhere bool
+}
+
+func (e directFailure) Error() string { return e.text }
 
 // Send uploads the parts that are missing, a few at a time, and returns when S3 has recorded all of them with the checksums of the file. A part that failed is tried again a few
 // times; then the error says why. It can be repeated.
@@ -164,18 +184,41 @@ func (d DirectSender) Send(ctx context.Context, t *archive.Transfer, record func
 			continue
 		}
 		// What S3 has recorded counts, whatever the node says.
-		if failed++; failed == tries {
-			for _, err := range errs {
-				if err != nil {
-					return err
-				}
+		var node *remote.Error
+		if failed++; failed < tries && !errors.As(errors.Join(errs...), &node) {
+			if err := sleep(ctx, time.Duration(failed)*time.Second); err != nil {
+				return err
 			}
-			return fmt.Errorf("%s has sent parts and S3 has not recorded them", remote.Escape(d.File.host.Name))
+			continue
 		}
-		if err := sleep(ctx, time.Duration(failed)*time.Second); err != nil {
+		return d.why(ctx, parts, errs, progress)
+	}
+}
+
+// why is the reason that no part got through.
+func (d DirectSender) why(ctx context.Context, parts []archive.PresignedPart, errs []error, progress archive.Progress) error {
+	for i, err := range errs {
+		var failure directFailure
+		if !errors.As(err, &failure) {
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		// S3 and curl tell in many ways that a range has other bytes than when it was summed.
+		sums, err := d.File.Sums(ctx, []archive.Range{parts[i].Range})
+		if err != nil {
 			return err
 		}
+		if sums[0].String() != parts[i].SHA256 {
+			return &archive.Error{Kind: archive.KindSourceChanged, Message: fmt.Sprintf("%s: the archive has other bytes in part %d than when it was summed: something writes to it",
+				remote.Escape(d.File.host.Name), parts[i].Number)}
+		}
+		// What went well before may do so again.
+		failure.passing = failure.passing || failure.elsewhere && progress.Bytes() > 0
+		return failure
 	}
+	return directFailure{text: remote.Escape(d.File.host.Name) + " has sent parts and S3 has not recorded them", passing: true, elsewhere: true}
 }
 
 // part uploads one part.
@@ -193,31 +236,39 @@ func (d DirectSender) part(ctx context.Context, p archive.PresignedPart, expiry 
 	option("header", "Transfer-Encoding:")
 	option("header", "Expect:")
 	config.WriteString("silent\nshow-error\nconnect-timeout = 20\n")
-	fmt.Fprintf(&config, "max-time = %d\n", int(expiry/time.Second))
+	fmt.Fprintf(&config, "max-time = %d\n", max(int(expiry/time.Second), 1))
 	config.WriteString("-- certificates\n")
 	config.Write(d.CA)
 
-	ctx, cancel := context.WithTimeout(ctx, expiry+time.Minute)
-	defer cancel()
+	secrets := d.Secrets
+	if secrets == "" {
+		secrets = "katoflow-part"
+	}
 	node := remote.Escape(d.File.host.Name)
-	result, err := d.File.runner.Run(ctx, d.File.host, remote.Command{Script: sendScript, Stdin: &config, AnyExit: true,
-		Args: []string{"", d.File.path, strconv.FormatInt(p.Offset, 10), strconv.FormatInt(p.Length, 10)}})
+	result, err := within(ctx, expiry+time.Minute, d.File.runner, d.File.host, remote.Command{Script: sendScript, Stdin: &config, AnyExit: true,
+		Args: []string{"", secrets, d.File.path, strconv.FormatInt(p.Offset, 10), strconv.FormatInt(p.Length, 10)}})
 	if err != nil {
 		return err
 	}
 	answer := parseAnswer(result.Stdout)
 	if !answer.complete {
-		return fmt.Errorf("%s: part %d was not sent: the node gave no answer (exit %d)", node, p.Number, result.ExitCode)
+		return directFailure{text: fmt.Sprintf("%s: part %d was not sent: the node gave no answer (exit %d)", node, p.Number, result.ExitCode), passing: result.ExitCode > 128, elsewhere: true}
 	}
-	switch code, exit := answer.value("code"), answer.exit("exit"); {
-	case exit == 0 && strings.HasPrefix(code, "2"):
+	status, _ := strconv.Atoi(answer.value("code"))
+	said := oneLine(answer.value("why"), 60)
+	switch exit := answer.exit("exit"); {
+	case exit == 0 && status/100 == 2:
 		return nil
-	case exit == 6 || exit == 7 || exit == 28 || exit == 35 || exit == 60 || exit == 77:
-		return errUnreachable{fmt.Sprintf("%s cannot reach the S3 service (curl %d): use --transfer worker, or see to its network and certificates", node, exit)}
 	case exit == 0:
-		return fmt.Errorf("%s: S3 refused part %d: HTTP %s %s", node, p.Number, oneLine(code, 10), oneLine(answer.value("why"), 60))
-	default:
-		return fmt.Errorf("%s: curl could not send part %d (exit %d)", node, p.Number, exit)
+		// What is not S3's own word may be that of a proxy which only the node has in its way.
+		return directFailure{text: strings.TrimSpace(fmt.Sprintf("%s: S3 refused part %d: HTTP %d %s", node, p.Number, status, said)),
+			passing: status >= 500 || status == http.StatusTooManyRequests || status == http.StatusRequestTimeout, elsewhere: said == ""}
+	case exit == 127 || exit == 126:
+		return directFailure{text: node + " has no curl: use --transfer worker, or install it", elsewhere: true}
+	case exit == 1 || exit == 2 || exit == 5 || exit == 6 || exit == 7 || exit == 35 || exit == 60 || exit == 77:
+		return directFailure{text: fmt.Sprintf("%s cannot reach the S3 service (curl %d): use --transfer worker, or see to its network and certificates", node, exit), elsewhere: true}
+	default: // cut off, or too slow
+		return directFailure{text: fmt.Sprintf("%s: curl could not send part %d (exit %d)", node, p.Number, exit), passing: true, elsewhere: true}
 	}
 }
 

@@ -52,6 +52,8 @@ const (
 	storePatience = 15 * time.Minute
 	// maxContent bounds the content of a cluster in a manifest, in bytes.
 	maxContent = 16 << 20
+	// placeDiffers is the exit code of export_place.sh for an archive with other content.
+	placeDiffers = 4
 )
 
 // Transfer moves the checked archive to the cluster's bucket and writes the manifest, last. Upload and finished parts are asked of S3, and are in the
@@ -79,15 +81,20 @@ func (x *Archives) Transfer(ctx context.Context, in TransferInput) (TransferResu
 	m := x.manifest(a, s, t, in)
 	file := NewNodeFile(x.Connections, t.host, in.staged())
 	defer file.Close()
-	up := archive.Upload{Ref: m.Ref, Source: file, SHA256: in.Checked.SHA256, Recipients: in.EncryptTo, Progress: a.previous.Upload}
+	up := archive.Upload{Ref: m.Ref, Source: file, SHA256: in.Checked.SHA256, Recipients: in.EncryptTo, Progress: a.previous.Upload, PartSize: x.PartSize}
 	up.Record = func(p archive.Progress) { a.uploaded(p) }
-	sender := sending{mode: in.Mode, file: file, ca: cfg.CA, log: logOf(x.Logger, in.Operation, in.Node.Name, operation.StepTransfer)}
+	sender := sending{mode: in.Mode, file: file, ca: cfg.CA, secrets: partSecrets(in.Operation), log: logOf(x.Logger, in.Operation, in.Node.Name, operation.StepTransfer)}
 	if len(in.EncryptTo) > 0 {
 		sender.mode = operation.TransferWorker
 	}
 	var stored archive.Stored
 	err = a.againstFaults(t, in.UnreachableAfter.D(), func(ctx context.Context) (err error) {
-		stored, err = sender.send(ctx, store, up)
+		if err = unchanged(ctx, file, in.Checked); err == nil {
+			stored, err = sender.send(ctx, store, up)
+		}
+		if archive.IsKind(err, archive.KindSourceChanged) {
+			x.giveUp(ctx, store, m.Ref)
+		}
 		return err
 	})
 	if err != nil {
@@ -112,12 +119,42 @@ func (x *Archives) Transfer(ctx context.Context, in TransferInput) (TransferResu
 		Notes: notes(sender.note)}, nil
 }
 
+// unchanged holds the staged archive against what was checked.
+func unchanged(ctx context.Context, file *NodeFile, checked CheckArchiveResult) error {
+	stat, err := file.Stat(ctx)
+	changed := func(format string, args ...any) error {
+		return &archive.Error{Kind: archive.KindSourceChanged, Message: "the staged archive is not what was checked: " + fmt.Sprintf(format, args...) + ": retry exports again"}
+	}
+	switch {
+	case remote.IsKind(err, remote.KindExit):
+		return changed("it cannot be read any more")
+	case err != nil:
+		return err
+	case stat.Size != checked.Size:
+		return changed("it had %d bytes and has %d", checked.Size, stat.Size)
+	case stat.Modified.Unix() != checked.Modified:
+		return changed("it was written to since")
+	}
+	return nil
+}
+
+// giveUp removes the parts that nobody can go on with. What cannot be removed now is found as a leftover.
+func (x *Archives) giveUp(ctx context.Context, store *archive.Store, ref archive.Ref) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	if err := store.Abort(ctx, ref); err != nil && x.Logger != nil {
+		x.Logger.Warn("parts of no use stay in the bucket until leftovers are removed", zap.Stringer("archive", ref), zap.Error(err))
+	}
+}
+
 // sending moves the parts, one way or the other.
 type sending struct {
 	mode operation.TransferMode
 	file *NodeFile
 	ca   []byte
-	log  *zap.Logger
+	// secrets is how folders of presigned URLs are named on the node.
+	secrets string
+	log     *zap.Logger
 	// used is the way that was gone, and note why it is not the one that was asked for first.
 	used operation.TransferMode
 	note string
@@ -145,15 +182,9 @@ func (d *sending) send(ctx context.Context, store *archive.Store, up archive.Upl
 func (d *sending) parts(ctx context.Context, transfer *archive.Transfer, up archive.Upload) error {
 	if d.mode != operation.TransferWorker && d.note == "" {
 		d.used = operation.TransferDirect
-		err := DirectSender{File: d.file, CA: d.ca}.Send(ctx, transfer, up.Record)
-		var unreachable errUnreachable
-		switch {
-		case err == nil || d.mode == operation.TransferDirect:
-			if errors.As(err, &unreachable) {
-				return operation.NewError(operation.Failure{Type: operation.ErrS3, Message: oneLine(err.Error(), maxMessage)})
-			}
-			return err
-		case !errors.As(err, &unreachable):
+		err := DirectSender{File: d.file, CA: d.ca, Secrets: d.secrets}.Send(ctx, transfer, up.Record)
+		var failure directFailure
+		if d.mode == operation.TransferDirect || !errors.As(err, &failure) || !failure.elsewhere {
 			return err
 		}
 		d.note = "moved by the worker: " + err.Error()
@@ -178,17 +209,8 @@ func (a *attempt) againstFaults(t target, limit time.Duration, try func(ctx cont
 			return ended(a.ctx)
 		}
 		lost := remote.IsKind(err, remote.KindTransport)
-		var passing *archive.Error
-		if !lost && !(errors.As(err, &passing) && passing.Retryable()) {
-			var e *remote.Error
-			if errors.As(err, &e) && archive.KindOf(err) != archive.KindSourceChanged {
-				return nodeError(e)
-			}
-			var app interface{ NonRetryable() bool }
-			if errors.As(err, &app) {
-				return err
-			}
-			return storeError(t.host.Name, err)
+		if !lost && !passes(err) {
+			return transferError(t, err)
 		}
 		if now := a.ahead(); now != at || since.IsZero() {
 			at, since, wait = now, time.Now(), firstPause
@@ -201,7 +223,7 @@ func (a *attempt) againstFaults(t target, limit time.Duration, try func(ctx cont
 			if lost {
 				return fail(operation.ErrUnreachable, t.host.Name, "not reached for %s: look at its console and network, then retry (last: %s)", limit, withoutNode(failureOf(err).Message, t.host.Name))
 			}
-			return storeError(t.host.Name, err)
+			return transferError(t, err)
 		}
 		a.phase("interrupted, trying again: " + err.Error())
 		if !a.pause(wait) {
@@ -209,6 +231,38 @@ func (a *attempt) againstFaults(t target, limit time.Duration, try func(ctx cont
 		}
 		wait = min(wait*2, longestPause)
 	}
+}
+
+// passes reports whether the same may go well later.
+func passes(err error) bool {
+	var node *remote.Error
+	var store *archive.Error
+	var direct directFailure
+	switch {
+	case errors.As(err, &node):
+		return node.Kind == remote.KindTransport // what else a node says, such as another host key, is not mended by waiting
+	case errors.As(err, &store):
+		return store.Retryable()
+	case errors.As(err, &direct):
+		return direct.passing
+	}
+	return false
+}
+
+// transferError is the activity's error of a transfer that did not go on.
+func transferError(t target, err error) error {
+	var app interface{ NonRetryable() bool }
+	var node *remote.Error
+	var direct directFailure
+	switch {
+	case errors.As(err, &app):
+		return err
+	case errors.As(err, &node) && archive.KindOf(err) != archive.KindSourceChanged:
+		return nodeError(node)
+	case errors.As(err, &direct):
+		return operation.NewError(operation.Failure{Type: operation.ErrS3, Message: oneLine(direct.text, maxMessage)})
+	}
+	return storeError(t.host.Name, err)
 }
 
 // manifest is all of it but what the upload makes, and the content.
@@ -229,9 +283,7 @@ func (x *Archives) manifest(a *attempt, s site, t target, in TransferInput) arch
 
 // stagedContent is what PrepareExport wrote down, nil when the Cloud Controller was not read.
 func (x *Archives) stagedContent(ctx context.Context, t target, in ExportInput) (*archive.Content, error) {
-	ctx, cancel := context.WithTimeout(ctx, askWithin)
-	defer cancel()
-	result, err := x.Connections.Run(ctx, t.host, remote.Command{Argv: []string{"cat", path.Join(in.Place, "content.json")}, AnyExit: true, MaxOutput: maxContent})
+	result, err := within(ctx, askWithin, x.Connections, t.host, remote.Command{Argv: []string{"cat", path.Join(in.Place, "content.json")}, AnyExit: true, MaxOutput: maxContent})
 	if err != nil {
 		return nil, err
 	}
@@ -250,7 +302,7 @@ func (in TransferInput) placed() string {
 // Place moves the checked archive to its name on the mounted file system, reads it there once more, and writes the manifest beside it, last; as the job
 // `transfer`. An archive without a manifest is none.
 //
-// Errors: RemoteExit when it cannot be moved or reads otherwise; what Export tells of jobs and nodes.
+// Errors: Archive when it reads otherwise there (a retry exports again); RemoteExit when it cannot be moved; what Export tells of jobs and nodes.
 func (x *Archives) Place(ctx context.Context, in TransferInput) (TransferResult, error) {
 	a := begin(ctx, "moving the archive to its place")
 	defer a.finish()
@@ -267,6 +319,10 @@ func (x *Archives) Place(ctx context.Context, in TransferInput) (TransferResult,
 	end, err := job.run(a)
 	if err != nil {
 		return TransferResult{}, err
+	}
+	if end.State == remote.JobExited && end.ExitCode == placeDiffers && !end.NeverStarted {
+		return TransferResult{}, failJob(operation.ErrArchive, t.host.Name, job.spec.ID.Dir(), "", "the archive has other content at %s than what was checked, and was removed there: retry exports again",
+			remote.Escape(in.placed()))
 	}
 	result, err := job.result(end)
 	switch {

@@ -39,16 +39,19 @@ var serveScript = plainScript("range_serve")
 // open orders a range. The reader ends early when the file is shorter; it must be closed.
 func (r *rangeServer) open(ctx context.Context, offset, length int64) (io.ReadCloser, error) {
 	s := r.take()
-	// An order is a line, and is read at once or never.
+	b := &rangeBody{server: r, session: s, left: length, stop: context.AfterFunc(ctx, s.cancel)}
+	// An order is a line, and is read as soon as the session is there, or never.
 	if _, err := fmt.Fprintf(s.orders, "%d %d\n", offset, length); err != nil {
+		b.stop()
 		s.end()
-		if s.err != nil {
+		switch {
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		case s.err != nil:
 			return nil, s.err
 		}
 		return nil, err
 	}
-	b := &rangeBody{server: r, session: s, left: length}
-	b.stop = context.AfterFunc(ctx, func() { s.cancel() })
 	return b, nil
 }
 
@@ -76,6 +79,8 @@ func (r *rangeServer) take() *rangeSession {
 		defer close(s.ended)
 		result, err := r.runner.Run(ctx, r.host, remote.Command{Script: serveScript, Args: []string{r.path}, Stdin: ordersOut, Stdout: bytesIn, AnyExit: true})
 		switch {
+		case err == nil && result.ExitCode > 128:
+			err = &remote.Error{Kind: remote.KindTransport, Node: r.host.Name, Message: fmt.Sprintf("the session was ended (exit %d)", result.ExitCode)}
 		case err == nil && result.ExitCode > 5:
 			err = &remote.Error{Kind: remote.KindExit, Node: r.host.Name, ExitCode: result.ExitCode, Message: fmt.Sprintf("%s cannot be read in ranges: exit %d: %s", remote.Escape(r.path),
 				result.ExitCode, oneLine(remote.Tail(result.Stderr, maxTail), 200))}

@@ -10,10 +10,11 @@ package workflows
 //  6. it is moved to the bucket (or to a mounted file system), the manifest last;
 //  7. the staged file is removed.
 //
-// Steps 2 to 5 are tried again together: an archive that is not whole is exported again.
+// Steps 2 to 5 are tried again together: an archive that is not whole is exported again, and so is one that was changed before it was moved.
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"go.temporal.io/sdk/workflow"
@@ -36,6 +37,15 @@ type backup struct {
 	node   *operation.NodeReport
 	export activities.ExportInput
 	began  time.Time
+	// try of the steps up to the check, for people; the try of their jobs is export.JobTry.
+	try int
+	// exported: the export of this job's try has ended well, so that only its check is to be tried again.
+	exported bool
+	// unsettled are the steps whose jobs may still run, because how they ended could not be learned.
+	unsettled []string
+	// placeTry is the try of the job that moves the archive to a mounted file system, and checked what it moves.
+	placeTry int
+	checked  activities.CheckArchiveResult
 	// keepStaged: somebody decided that the staged file stays.
 	keepStaged bool
 }
@@ -96,6 +106,7 @@ func (b *backup) input() activities.ExportInput {
 func (b *backup) ready(ctx workflow.Context) (problems, warnings []string, err error) {
 	var archives *activities.Archives
 	var out activities.ExportReadyResult
+	b.report.Slots = 0 // an export has one node and no batch
 	err = workflow.ExecuteActivity(following(ctx, "what an export needs", time.Hour), archives.ExportReady, activities.ExportReadyInput{ExportInput: b.input(),
 		Mode: b.in.Transfer, EncryptTo: b.in.EncryptTo, NoSpaceCheck: b.in.NoSpaceCheck}).Get(ctx, &out)
 	b.data = out.DataSize
@@ -120,10 +131,14 @@ func (b *backup) steps(ctx workflow.Context) {
 	b.node.Status, b.node.StartedAt, b.currentNode = operation.NodeRunning, stamp(ctx), b.node.Name
 	b.began = workflow.Now(ctx)
 	b.report.Export = &operation.Exported{}
-	checked, ok := b.exportAndCheck(ctx)
-	if ok {
-		ok = b.bringAway(ctx, checked)
+	ok := false
+	for again := true; again; {
+		again = false
+		if b.exportAndCheck(ctx) {
+			ok, again = b.bringAway(ctx)
+		}
 	}
+	b.settle(ctx)
 	b.tidy(ctx, !ok)
 	b.node.EndedAt = stamp(ctx)
 	switch {
@@ -141,103 +156,145 @@ func (b *backup) steps(ctx workflow.Context) {
 }
 
 // exportAndCheck makes an archive and reads it. False: cancelled or aborted.
-func (b *backup) exportAndCheck(ctx workflow.Context) (activities.CheckArchiveResult, bool) {
-	b.export.JobTry = 1
-	for try := 1; ; try++ {
-		checked, err := b.exportOnce(ctx, try)
+func (b *backup) exportAndCheck(ctx workflow.Context) bool {
+	for {
+		b.try++
+		b.export.JobTry = max(b.export.JobTry, 1)
+		err := b.exportOnce(ctx)
 		if err == nil {
-			return checked, true
+			return true
 		}
 		if ctx.Err() != nil || b.aborting {
-			return checked, false
+			return false
 		}
 		f := operation.FailureOf(err)
-		if b.failed(ctx, try, *f, operation.Retry, operation.Abort) != operation.Retry {
-			return checked, false
+		if b.failed(ctx, b.try, *f, operation.Retry, operation.Abort) != operation.Retry {
+			return false
 		}
 		// A job whose outcome is unknown keeps its name and is taken up again; anything else is exported anew.
 		if !operation.OutcomeUnknown(f.Type) {
-			b.export.JobTry++
+			b.exportAnew()
 		}
 	}
 }
 
+// exportAnew lets the next try be an export of its own.
+func (b *backup) exportAnew() { b.export.JobTry, b.exported = b.export.JobTry+1, false }
+
 // exportOnce is one try: maintenance mode on, the export, maintenance mode as found whatever came of it, and the reading of the archive.
-func (b *backup) exportOnce(ctx workflow.Context, try int) (activities.CheckArchiveResult, error) {
+func (b *backup) exportOnce(ctx workflow.Context) error {
 	var archives *activities.Archives
-	var checked activities.CheckArchiveResult
 	if f := b.goOn(ctx); f != nil {
-		return checked, operation.NewError(*f)
+		return operation.NewError(*f)
 	}
-	b.at(ctx, operation.StepPrepare, try)
-	var prepared activities.PrepareExportResult
-	if err := workflow.ExecuteActivity(following(ctx, b.summary("prepare the folder for the archive"), time.Hour), archives.PrepareExport, b.input()).Get(ctx, &prepared); err != nil {
-		return checked, err
-	}
-	b.export.Place, b.report.Export.Contents = prepared.Place, prepared.Contents
-	b.remark(prepared.Notes...)
-
-	var exported activities.ExportResult
-	err := b.readOnlyDuring(ctx, func() error {
-		b.at(ctx, operation.StepExport, try)
-		began := workflow.Now(ctx)
-		err := workflow.ExecuteActivity(following(ctx, b.summary("kato data export"), b.plan.ExportTimeout.D()+b.plan.UnreachableAfter.D()), archives.Export, b.input()).Get(ctx, &exported)
-		b.report.Export.ExportTime = operation.Duration(workflow.Now(ctx).Sub(began))
-		if ctx.Err() != nil {
-			b.letExportEnd(ctx)
+	if !b.exported {
+		b.at(ctx, operation.StepPrepare, b.try)
+		var prepared activities.PrepareExportResult
+		if err := workflow.ExecuteActivity(following(ctx, b.summary("prepare the folder for the archive"), time.Hour), archives.PrepareExport, b.input()).Get(ctx, &prepared); err != nil {
+			return err
 		}
-		return err
-	})
-	if err != nil {
-		return checked, err
-	}
-	b.remark(exported.Notes...)
+		b.export.Place, b.report.Export.Contents = prepared.Place, prepared.Contents
+		b.remark(prepared.Notes...)
 
-	b.at(ctx, operation.StepCheck, try)
-	err = workflow.ExecuteActivity(following(ctx, b.summary("read the archive: tar, size, SHA-256"), max(b.plan.ExportTimeout.D(), time.Hour)+b.plan.UnreachableAfter.D()), archives.CheckArchive, b.input()).Get(ctx, &checked)
-	if err != nil {
-		return checked, err
+		var exported activities.ExportResult
+		err := b.readOnlyDuring(ctx, func() error {
+			b.at(ctx, operation.StepExport, b.try)
+			began := workflow.Now(ctx)
+			err := b.job(ctx, operation.StepExport, b.summary("kato data export"), b.plan.ExportTimeout.D()+b.plan.UnreachableAfter.D(), archives.Export, b.input(), &exported)
+			b.report.Export.ExportTime = operation.Duration(workflow.Now(ctx).Sub(began))
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		b.exported, b.report.Export.Size = true, exported.Size
+		b.remark(exported.Notes...)
 	}
+
+	b.at(ctx, operation.StepCheck, b.try)
+	var checked activities.CheckArchiveResult
+	err := b.job(ctx, operation.StepCheck, b.summary("read the archive: tar, size, SHA-256"), max(b.plan.ExportTimeout.D(), time.Hour)+b.plan.UnreachableAfter.D(), archives.CheckArchive, b.input(), &checked)
+	if err != nil {
+		return err
+	}
+	b.checked = checked
 	b.report.Export.Size, b.report.Export.SHA256, b.report.Export.Entries = checked.Size, checked.SHA256, checked.Entries
 	b.remark(checked.Notes...)
-	return checked, nil
+	return nil
+}
+
+// job runs a step that is a job on the node, and remembers whether the job may live on although the step has ended.
+func (b *backup) job(ctx workflow.Context, step, summary string, ceiling time.Duration, activity, in, out any) error {
+	err := workflow.ExecuteActivity(following(ctx, summary, ceiling), activity, in).Get(ctx, out)
+	b.unsettled = slices.DeleteFunc(b.unsettled, func(s string) bool { return s == step })
+	if err != nil && (ctx.Err() != nil || operation.OutcomeUnknown(operation.FailureOf(err).Type)) {
+		b.unsettled = append(b.unsettled, step)
+	}
+	return err
 }
 
 // readOnlyDuring runs do in maintenance mode, where that is wanted, and puts the mode back as it was found before it returns.
 func (b *backup) readOnlyDuring(ctx workflow.Context, do func() error) error {
+	err := error(nil)
 	if b.readOnlyWanted() && !b.enterMaintenance(ctx) {
-		return operation.NewError(operation.Failure{Type: operation.ErrCancelled, Message: "not exported"})
+		err = operation.NewError(operation.Failure{Type: operation.ErrCancelled, Message: "not exported"})
+	} else {
+		err = do()
 	}
-	err := do()
 	if b.readOnly {
 		disconnected, _ := workflow.NewDisconnectedContext(ctx)
 		b.leaveMaintenance(disconnected)
 		b.report.Export.MaintenanceTime = operation.Duration(b.readOnlyFor)
 	}
-	if err != nil && b.readOnlyWanted() && operation.OutcomeUnknown(operation.FailureOf(err).Type) && ctx.Err() == nil {
+	if b.readOnlyWanted() && slices.Contains(b.unsettled, operation.StepExport) && ctx.Err() == nil {
 		b.remark("the export may have gone on after maintenance mode was put back")
 	}
 	return err
 }
 
-// letExportEnd sees to it, when the operation is cancelled, that no export runs or starts any more.
-func (b *backup) letExportEnd(ctx workflow.Context) {
+// settle sees to it, when the operation does not go on, that no job of it runs or starts on the node any more: what was staged is removed next.
+func (b *backup) settle(ctx workflow.Context) {
 	var archives *activities.Archives
 	ctx, _ = workflow.NewDisconnectedContext(ctx)
-	in := b.input()
-	in.Settle = true
-	if err := workflow.ExecuteActivity(following(ctx, b.summary("cancel: end the export"), time.Hour), archives.Export, in).Get(ctx, nil); err != nil {
+	for _, step := range b.unsettled {
+		in := b.input()
+		in.Settle = true
+		following := following(ctx, b.summary("end the job of step "+step), time.Hour)
+		var err error
+		switch step {
+		case operation.StepExport:
+			err = workflow.ExecuteActivity(following, archives.Export, in).Get(ctx, nil)
+		case operation.StepCheck:
+			err = workflow.ExecuteActivity(following, archives.CheckArchive, in).Get(ctx, nil)
+		case operation.StepTransfer:
+			moving := b.transferInput()
+			moving.Settle = true
+			var moved activities.TransferResult
+			if err = workflow.ExecuteActivity(following, archives.Place, moving).Get(ctx, &moved); err == nil && moved.Location != "" {
+				b.remark("the archive was in its place before that could be stopped, and stays: " + moved.Location)
+			}
+		}
+		if err == nil {
+			continue
+		}
 		if f := operation.FailureOf(err); operation.OutcomeUnknown(f.Type) {
-			b.remark("the export may still run there: " + f.Message)
+			b.remark("the job of step " + step + " may still run there: " + f.Message)
 		}
 	}
+	b.unsettled = nil
 }
 
-// bringAway moves the archive to its place. False: cancelled, aborted or left.
-func (b *backup) bringAway(ctx workflow.Context, checked activities.CheckArchiveResult) bool {
+// transferInput is the input of the steps that move the archive.
+func (b *backup) transferInput() activities.TransferInput {
+	in := activities.TransferInput{ExportInput: b.input(), Checked: b.checked, Mode: b.in.Transfer, EncryptTo: b.in.EncryptTo, Platform: b.plan.Platform, Who: b.in.RequestedBy, Began: b.began.UTC()}
+	return in.WithPlaceTry(max(b.placeTry, 1))
+}
+
+// bringAway moves the archive to its place. Neither ok nor again: cancelled, aborted or left. again: it is not what was checked any more, and is to be exported anew.
+func (b *backup) bringAway(ctx workflow.Context) (ok, again bool) {
 	var archives *activities.Archives
 	began := workflow.Now(ctx)
-	for try, jobTry := 1, 1; ; try++ {
+	for try := 1; ; try++ {
 		err := error(nil)
 		if f := b.goOn(ctx); f != nil {
 			err = operation.NewError(*f)
@@ -245,11 +302,10 @@ func (b *backup) bringAway(ctx workflow.Context, checked activities.CheckArchive
 		var moved activities.TransferResult
 		if err == nil {
 			b.at(ctx, operation.StepTransfer, try)
-			in := activities.TransferInput{ExportInput: b.input(), Checked: checked, Mode: b.in.Transfer, EncryptTo: b.in.EncryptTo, Platform: b.plan.Platform, Who: b.in.RequestedBy, Began: b.began.UTC()}
 			if b.in.ToPath != "" {
-				err = workflow.ExecuteActivity(following(ctx, b.summary("move the archive to its place"), max(b.plan.ExportTimeout.D(), time.Hour)), archives.Place, in.WithPlaceTry(jobTry)).Get(ctx, &moved)
+				err = b.job(ctx, operation.StepTransfer, b.summary("move the archive to its place"), max(b.plan.ExportTimeout.D(), time.Hour), archives.Place, b.transferInput(), &moved)
 			} else {
-				err = workflow.ExecuteActivity(following(ctx, b.summary("transfer to the bucket"), transferCeiling), archives.Transfer, in).Get(ctx, &moved)
+				err = workflow.ExecuteActivity(following(ctx, b.summary("transfer to the bucket"), transferCeiling), archives.Transfer, b.transferInput()).Get(ctx, &moved)
 			}
 		}
 		if err == nil {
@@ -257,23 +313,27 @@ func (b *backup) bringAway(ctx workflow.Context, checked activities.CheckArchive
 			e.Location, e.StoredSize, e.Parts, e.Transfer, e.Encrypted = moved.Location, moved.StoredSize, moved.Parts, moved.Mode, moved.Encrypted
 			e.TransferTime = operation.Duration(workflow.Now(ctx).Sub(began))
 			b.remark(moved.Notes...)
-			return true
+			return true, false
 		}
 		if ctx.Err() != nil || b.aborting {
-			return false
+			return false, false
 		}
 		f := operation.FailureOf(err)
 		switch b.failed(ctx, try, *f, operation.Retry, operation.Leave, operation.Abort) {
 		case operation.Retry:
 			if !operation.OutcomeUnknown(f.Type) {
-				jobTry++
+				b.placeTry = max(b.placeTry, 1) + 1
+			}
+			if f.Type == operation.ErrArchive {
+				b.exportAnew()
+				return false, true
 			}
 		case operation.Leave:
 			b.keepStaged, b.aborting = true, true
 			b.remark("the archive was left at " + b.export.Place + " and is not in any list")
-			return false
+			return false, false
 		default:
-			return false
+			return false, false
 		}
 	}
 }
@@ -281,24 +341,28 @@ func (b *backup) bringAway(ctx workflow.Context, checked activities.CheckArchive
 // transferCeiling bounds one transfer: what is slower than this does not end before the next one begins.
 const transferCeiling = 7 * 24 * time.Hour
 
-// tidy removes what was staged; with abort, what was uploaded too. What cannot be removed is a question.
+// tidy removes what was staged, unless it is to be kept; with abort, what was uploaded too. What cannot be removed is a question.
 func (b *backup) tidy(ctx workflow.Context, abort bool) {
-	if b.keepStaged {
-		return
-	}
 	var archives *activities.Archives
 	ctx, _ = workflow.NewDisconnectedContext(ctx)
+	what := "remove the staged archive"
+	if b.keepStaged {
+		what = "end the upload"
+	}
 	for try := 1; ; try++ {
 		if !abort {
 			b.at(ctx, operation.StepTidy, try)
 		}
-		err := workflow.ExecuteActivity(following(ctx, b.summary("remove the staged archive"), time.Hour), archives.TidyExport, activities.TidyInput{ExportInput: b.input(), Abort: abort}).Get(ctx, nil)
+		err := workflow.ExecuteActivity(following(ctx, b.summary(what), time.Hour), archives.TidyExport, activities.TidyInput{ExportInput: b.input(), Abort: abort, KeepStaged: b.keepStaged}).Get(ctx, nil)
 		if err == nil {
 			return
 		}
-		f := operation.FailureOf(err)
-		if b.ask(ctx, b.node.Name, operation.StepTidy, try, *f, operation.Retry, operation.Leave) != operation.Retry {
-			b.remark("what was staged was not removed: " + f.Message)
+		f, status := operation.FailureOf(err), b.node.Status
+		b.node.Status = operation.NodeWaiting
+		decision := b.ask(ctx, b.node.Name, operation.StepTidy, try, *f, operation.Retry, operation.Leave)
+		b.node.Status = status
+		if decision != operation.Retry {
+			b.remark("not everything was removed: " + f.Message)
 			return
 		}
 	}

@@ -2,7 +2,12 @@
 
 file=$1
 before=$(stat -c '%s %Y' "$file") || exit 1
-tar tzf "$file" >"$file.list" || {
+# The last line of the list is how tar ended; sed keeps it, and the number of all lines.
+set -- $({
+	tar tzf "$file"
+	printf '%s\n' "$?"
+} | sed -n -e '$p' -e '$=')
+[ "$1" = 0 ] || {
 	printf '%s\n' "$file cannot be read by tar"
 	exit 1
 }
@@ -12,5 +17,4 @@ after=$(stat -c '%s %Y' "$file") || exit 1
 	printf '%s\n' "$file changed while it was read"
 	exit 1
 }
-printf '@katoflow archive %s %s %s\n' "$after" "${sum%% *}" "$(wc -l <"$file.list")"
-rm -f "$file.list"
+printf '@katoflow archive %s %s %s\n' "$after" "${sum%% *}" "$(($2 - 1))"

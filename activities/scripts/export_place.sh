@@ -13,8 +13,9 @@ fi
 [ -f "$placed" ] || exit 1
 now=$(openssl dgst -sha256 -r <"$placed" 2>/dev/null) || now=$(sha256sum <"$placed") || exit 1
 [ "${now%% *}" = "$sum" ] || {
-	printf '%s\n' "$placed has other content than what was checked"
-	exit 1
+	rm -f "$placed"
+	printf '%s\n' "$placed has other content than what was checked, and was removed"
+	exit 4
 }
 printf '%s\n' "$manifest" >"$placed.manifest.json.new" && mv "$placed.manifest.json.new" "$placed.manifest.json" || exit 1
 sync "$placed.manifest.json" 2>/dev/null || sync

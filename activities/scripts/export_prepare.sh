@@ -3,7 +3,12 @@
 
 try=$place/try-$1
 mkdir -p "$folder" || exit 3
-[ -d "$place" ] || mkdir -m 700 "$place" || exit 3
+if [ -d "$place" ] && [ ! -L "$place" ]; then
+	# Of an earlier attempt. Only its owner can do this: it is not somebody else's who waits for what comes.
+	chmod 700 "$place" || exit 3
+else
+	mkdir -m 700 "$place" || exit 3
+fi
 for other in "$place"/try-*; do
 	[ "$other" = "$try" ] || rm -rf "$other"
 done

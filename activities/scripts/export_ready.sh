@@ -6,15 +6,21 @@ here=$1 core=$2 reach=$3 folder=$4 name=$5 direct=$6 limit=$7 kato=$8 n=$9
 shift 9
 say user "$(id -un)"
 sudo -n true >/dev/null 2>&1 </dev/null || say no-sudo 1
-size=0 measured=''
+size=0
 while [ "$n" -gt 0 ]; do
 	if [ -d "$1" ]; then
-		kib=$(timeout 300 sudo -n du -skx "$1" 2>/dev/null </dev/null || timeout 300 du -skx "$1" 2>/dev/null </dev/null)
-		kib=$(printf '%s\n' "$kib" | tail -n 1)
+		# The folder may be a link to where it was relocated. timeout cannot end a sudo, so it is inside.
+		kib=$(sudo -n timeout 120 du -sk "$1/." 2>/dev/null </dev/null)
+		code=$? whole=1
 		kib=${kib%%[!0-9]*}
+		if [ -z "$kib" ] && [ "$code" != 124 ]; then
+			kib=$(timeout 120 du -sk "$1/." 2>/dev/null </dev/null) || whole=0
+			kib=${kib%%[!0-9]*}
+		fi
 		if [ -n "$kib" ]; then
 			size=$((size + kib))
-		else
+		fi
+		if [ -z "$kib" ] || [ "$whole" = 0 ]; then
 			say unmeasured "$1"
 		fi
 	fi
@@ -27,6 +33,11 @@ if [ "$here" = 1 ]; then
 	for tool in cat dd df du flock mkdir mv rm rmdir setsid sha256sum stat sync tail tar timeout; do
 		command -v "$tool" >/dev/null 2>&1 || missing="$missing $tool"
 	done
+	if [ -z "$missing" ]; then
+		# Ranges of the archive are read by bytes, which not every dd knows.
+		read=$(printf 'abc' | dd bs=1048576 iflag=skip_bytes,count_bytes skip=1 count=1 2>/dev/null)
+		[ "$read" = b ] || missing='GNU-dd'
+	fi
 	say missing "$missing"
 	if [ "$direct" = 1 ] && ! command -v curl >/dev/null 2>&1; then
 		say no-curl 1
@@ -51,7 +62,7 @@ if [ "$here" = 1 ]; then
 		fi
 	done
 fi
-if [ "$here$core" != 00 ]; then
+if [ "$here$core$reach" != 000 ]; then
 	for line in /proc/[0-9]*/cmdline; do
 		words=$(tr '\000' ' ' <"$line" 2>/dev/null)
 		case $words in
@@ -71,7 +82,7 @@ if [ "$core" = 1 ]; then
 fi
 if [ "$core$reach" = 11 ]; then
 	for address; do
-		why=$(timeout 30 ssh -n -o BatchMode=yes -o ConnectTimeout=10 "$address" true 2>&1)
+		why=$(timeout 15 ssh -n -o BatchMode=yes -o ConnectTimeout=10 "$address" true 2>&1)
 		code=$?
 		if [ "$code" != 0 ]; then
 			say no-access "$address" "$code" "$(printf '%s\n' "$why" | tail -n 1)"

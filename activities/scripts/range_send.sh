@@ -1,9 +1,9 @@
-# Uploads a range of a file to a presigned URL. Arguments: prefix of the system's folders, the file, offset and length in bytes. Standard input: the
-# configuration of curl with the URL, a line "-- certificates", and certificates if the system's are not to be used.
+# Uploads a range of a file to a presigned URL. Arguments: prefix of the system's folders, start of the name of the folder for the secret, the file, offset and length
+# in bytes. Standard input: the configuration of curl with the URL, a line "-- certificates", and certificates if the system's are not to be used.
 
-root=$1 file=$2 offset=$3 length=$4
+root=$1 name=$2 file=$3 offset=$4 length=$5
 secret=$(vaults | while read -r folder; do
-	mktemp -d "$folder/katoflow-part.XXXXXX" 2>/dev/null && break
+	mktemp -d "$folder/$name.XXXXXX" 2>/dev/null && break
 done)
 [ -n "$secret" ] || exit 6
 trap 'rm -rf "$secret"' EXIT

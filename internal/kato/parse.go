@@ -311,3 +311,20 @@ func isWord(w string) bool {
 	}
 	return true
 }
+
+// ParseValue reads one value of `kato config get`: the first line that is one, without YAML's marks, quotes, warnings and the key where it is printed too (kato.md
+// §3.1, §4). An empty answer is what an unknown key gives.
+func ParseValue(out []byte) string {
+	for line := range strings.Lines(Clean(out)) {
+		line = strings.TrimSpace(line)
+		if line == "" || line == "---" || line == "..." || strings.HasPrefix(strings.ToUpper(line), "WARNING") {
+			continue
+		}
+		line = strings.TrimPrefix(line, "--- ")
+		if key, value, ok := strings.Cut(line, ": "); ok && isWord(strings.ReplaceAll(strings.Trim(key, `"' `), "/", "")) {
+			line = value
+		}
+		return strings.Trim(strings.TrimSpace(line), `"',`)
+	}
+	return ""
+}
