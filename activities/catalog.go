@@ -64,7 +64,8 @@ func (c *Catalog) store(cluster string, attempts int) (*archive.Store, error) {
 		return nil, badInput(err.Error())
 	}
 	if of.S3 == nil {
-		return nil, badInput(fmt.Sprintf("cluster %s has no s3 section in the worker's inventory (%s): write the bucket of its archives there", of.Name, remote.Escape(file.Path())))
+		return nil, badInput(fmt.Sprintf("cluster %s has no s3 section in the worker's inventory (%s): write the bucket of its archives there",
+			of.Name, remote.Escape(file.Path())))
 	}
 	cfg, err := archive.ConfigOf(file, of.S3, c.Source.env)
 	if err != nil {
@@ -236,7 +237,8 @@ func (c *Catalog) ShowArchive(ctx context.Context, in operation.BackupShowInput)
 func describe(out *operation.ArchiveDetails, m archive.Manifest) {
 	out.SHA256, out.Checksum, out.Parts, out.PartSize = m.SHA256, m.Checksum, len(m.Parts), m.PartSize
 	out.Recipients = shortList(m.Recipients, 20)
-	out.Platform, out.PlatformVersion, out.KatoVersion, out.ExportFile = shortText(m.Platform), shortText(m.PlatformVersion), shortText(m.KatoVersion), shortText(m.ExportFile)
+	out.Platform, out.PlatformVersion = shortText(m.Platform), shortText(m.PlatformVersion)
+	out.KatoVersion, out.ExportFile = shortText(m.KatoVersion), shortText(m.ExportFile)
 	var names []string
 	for name := range m.Roles {
 		names = append(names, name)
@@ -249,7 +251,8 @@ func describe(out *operation.ArchiveDetails, m archive.Manifest) {
 		return
 	}
 	c := m.Content
-	out.Content = &operation.ArchiveContent{Orgs: c.Orgs, Spaces: c.Spaces, Apps: c.Apps, AppsStarted: c.AppsStarted, Instances: c.Instances, Services: c.Services}
+	out.Content = &operation.ArchiveContent{Orgs: c.Orgs, Spaces: c.Spaces, Apps: c.Apps, AppsStarted: c.AppsStarted, Instances: c.Instances,
+		Services: c.Services}
 	var apps []operation.ArchivedApp
 	var services []operation.ArchivedService
 	for _, org := range c.List {
@@ -265,7 +268,8 @@ func describe(out *operation.ArchiveDetails, m archive.Manifest) {
 		}
 	}
 	out.Content.AppList, out.Content.MoreApps = bounded(apps, len(apps), contentBudget, func(app operation.ArchivedApp) operation.ArchivedApp { return app })
-	out.Content.ServiceList, out.Content.MoreServices = bounded(services, len(services), contentBudget, func(s operation.ArchivedService) operation.ArchivedService { return s })
+	out.Content.ServiceList, out.Content.MoreServices = bounded(services, len(services), contentBudget,
+		func(service operation.ArchivedService) operation.ArchivedService { return service })
 }
 
 // VerifyArchiveInput names the archive that is read back.
@@ -370,7 +374,8 @@ func (c *Catalog) living(a *attempt, cluster string) (map[string]bool, error) {
 			if a.ctx.Err() != nil {
 				return nil, c.failed(a, err)
 			}
-			return nil, temporal.NewApplicationErrorWithOptions(oneLine("which operations run cannot be asked: "+err.Error(), maxMessage), operation.ErrInternal, temporal.ApplicationErrorOptions{})
+			return nil, temporal.NewApplicationErrorWithOptions(oneLine("which operations run cannot be asked: "+err.Error(), maxMessage),
+				operation.ErrInternal, temporal.ApplicationErrorOptions{})
 		}
 		for _, e := range answer.GetExecutions() {
 			out[operation.IDFromWorkflow(e.GetExecution().GetWorkflowId())] = true
@@ -615,7 +620,8 @@ func archiveOf(e archive.Entry) operation.Archive {
 	out := operation.Archive{Operation: shortText(e.Operation), Cluster: shortText(e.Cluster), Complete: e.Complete, Reason: oneLine(e.Reason, mostText),
 		StoredSize: e.Size, Verified: verificationOf(e.Verified)}
 	if m := e.Manifest; m != nil {
-		out.StartedAt, out.EndedAt, out.Mode, out.Node, out.RequestedBy = timeOf(m.Started), timeOf(m.Ended), shortText(m.Mode), shortText(m.Node), shortText(m.Who)
+		out.StartedAt, out.EndedAt, out.Mode = timeOf(m.Started), timeOf(m.Ended), shortText(m.Mode)
+		out.Node, out.RequestedBy = shortText(m.Node), shortText(m.Who)
 		out.Include, out.Exclude = shortList(m.Include, 50), shortList(m.Exclude, 50)
 		out.Size, out.Encrypted = m.Size, m.Encrypted()
 	} else if !e.Modified.IsZero() {
@@ -628,7 +634,8 @@ func verificationOf(v *archive.Verification) *operation.ArchiveVerification {
 	if v == nil {
 		return nil
 	}
-	return &operation.ArchiveVerification{At: timeOf(v.At), OK: v.OK, Problem: oneLine(v.Problem, mostText), Bytes: v.Bytes, SHA256: v.SHA256, Who: shortText(v.Who)}
+	return &operation.ArchiveVerification{At: timeOf(v.At), OK: v.OK, Problem: oneLine(v.Problem, mostText), Bytes: v.Bytes, SHA256: v.SHA256,
+		Who: shortText(v.Who)}
 }
 
 func lockOf(l archive.Lock) *operation.ArchiveLock {

@@ -24,8 +24,8 @@ func (c *cli) backupCommand() *cobra.Command {
 		Short: "Make, list, verify, download, delete and prune archives of a cluster",
 		Long: `Make archives of a cluster in S3, and look after them.
 
-ARCHIVE is the id of the operation that made it, or "latest", the newest complete one. The worker's inventory has the bucket and its
-credentials; only download, and verify with --identity, read the bucket from here.`,
+ARCHIVE is the id of the operation that made it, or "latest", the newest complete one. The worker's inventory has the
+bucket and its credentials; only download, and verify with --identity, read the bucket from here.`,
 		Example: `  katoflow backup create prod
   katoflow backup list prod
   katoflow backup verify prod latest

@@ -22,11 +22,11 @@ func (c *cli) backupDeleteCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "delete CLUSTER ARCHIVE",
 		Short: "Delete one archive",
-		Long: `Delete one archive, the manifest first, so that one half deleted is never listed. The archive is shown and the cluster's name asked for; where there is
-no terminal, or to skip that, give it with --confirm.
+		Long: `Delete one archive, the manifest first, so that one half deleted is never listed. The archive is shown and the cluster's
+name asked for; where there is no terminal, or to skip that, give it with --confirm.
 
-Object lock is said, with its date, and nothing is deleted then. What is not complete is deleted only with --force, which also ends its upload; so is what an
-interrupted deletion has left. The archive of an operation that still runs stays.`,
+Object lock is said, with its date, and nothing is deleted then. What is not complete is deleted only with --force, which
+also ends its upload; so is what an interrupted deletion has left. The archive of an operation that still runs stays.`,
 		Example: `  katoflow backup delete prod nightly-20261122t020000z
   katoflow backup delete prod nightly-20261122t020000z --confirm prod
   katoflow backup delete prod 20261122-104756-k3f9qa --force --confirm prod`,
@@ -49,7 +49,8 @@ func (c *cli) backupDelete(ctx context.Context, cluster, archive string, f delet
 		problems = append(problems, "archive latest is not deleted by that name, which may be another one by now: write the operation's id")
 	}
 	if f.confirm != "" && f.confirm != cluster {
-		problems = append(problems, fmt.Sprintf("--confirm %q is not the name of the cluster, which is %s: nothing is deleted", operationName(f.confirm), operationName(cluster)))
+		problems = append(problems, fmt.Sprintf("--confirm %q is not the name of the cluster, which is %s: nothing is deleted",
+			operationName(f.confirm), operationName(cluster)))
 	}
 	if err := f.check(c, cluster, archive, problems); err != nil {
 		return err
@@ -67,10 +68,10 @@ func (c *cli) backupDelete(ctx context.Context, cluster, archive string, f delet
 	if err := s.requireWorker(ctx, f.queue); err != nil {
 		return err
 	}
-	in := operation.BackupDeleteInput{Request: operation.Request{OperationID: newID(c.now()), Cluster: cluster, RequestedBy: c.who()}, Archive: archive, Force: f.force}
+	in := operation.BackupDeleteInput{Archive: archive, Force: f.force, Request: operation.Request{OperationID: newID(c.now()), Cluster: cluster, RequestedBy: c.who()}}
 	details := fmt.Sprintf("Deletes archive `%s` of `%s`, asked for by `%s`.", archive, cluster, oneLine(in.RequestedBy))
-	report, code, err := c.keep(ctx, s, keeping{queue: f.queue, cluster: cluster, id: in.OperationID, kind: operation.KindBackupDelete, workflow: operation.WorkflowBackupDelete,
-		in: in, summary: "Deletes archive " + archive + " of " + cluster, details: details})
+	report, code, err := c.keep(ctx, s, keeping{queue: f.queue, cluster: cluster, id: in.OperationID, kind: operation.KindBackupDelete,
+		workflow: operation.WorkflowBackupDelete, in: in, summary: "Deletes archive " + archive + " of " + cluster, details: details})
 	if err != nil {
 		return err
 	}

@@ -31,16 +31,18 @@ func (c *cli) backupDownloadCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "download CLUSTER [ARCHIVE]",
 		Short: "Download an archive, decrypted and compared with its manifest",
-		Long: `Download an archive into a file. Without ARCHIVE it is the latest. It is read from here, with the bucket and credentials of the local inventory file: its
-bytes do not go through Temporal or the worker.
+		Long: `Download an archive into a file. Without ARCHIVE it is the latest. It is read from here, with the bucket and credentials
+of the local inventory file: its bytes do not go through Temporal or the worker.
 
-Every part is compared with the manifest, and at the end the whole; the file has its name only then. A download that broke off goes on where it ended: what is
-there (FILE.partial) is compared first, and only what does not agree is read again.
+Every part is compared with the manifest, and at the end the whole; the file has its name only then. A download that broke
+off goes on where it ended: what is there (FILE.partial) is compared first, and only what does not agree is read again.
 
-An encrypted archive needs --identity with the secret key of one of its recipients, or --stored, which writes it as it lies in the bucket: one age file a
-part, one after the other. With --manifest they can be taken apart and decrypted without katoflow; docs/backups.md has the loop.
+An encrypted archive needs --identity with the secret key of one of its recipients, or --stored, which writes it as it
+lies in the bucket: one age file a part, one after the other. With --manifest they can be taken apart and decrypted
+without katoflow; docs/backups.md has the loop.
 
-With --to - the archive goes to standard output as it is read. A part is compared when it has been written, so only exit code 0 says that it was right.`,
+With --to - the archive goes to standard output as it is read. A part is compared when it has been written, so only exit
+code 0 says that it was right.`,
 		Example: `  katoflow backup download prod --inventory clusters.yaml
   katoflow backup download prod nightly-20261122t020000z --to /srv/restore/prod.tgz
   katoflow backup download prod latest --identity key.txt --to - | tar tzf -
@@ -223,7 +225,7 @@ func (d *download) part(p archive.Part) (size int64, sum string) {
 func (d *download) check(whole hash.Hash) (string, error) {
 	sum := hex.EncodeToString(whole.Sum(nil))
 	if !d.stored && sum != d.m.SHA256 {
-		return sum, &failure{code: exitArchive, lines: []string{fmt.Sprintf("archive %s is damaged: what was read has the SHA-256 %s, and the export had %s", d.m.Operation, sum, d.m.SHA256)}}
+		return sum, fail(exitArchive, "archive %s is damaged: what was read has the SHA-256 %s, and the export had %s", d.m.Operation, sum, d.m.SHA256)
 	}
 	return sum, nil
 }

@@ -20,8 +20,8 @@ func (c *cli) backupListCommand() *cobra.Command {
 		Short: "List the archives of a cluster, the newest first",
 		Long: `List the archives of a cluster, the newest first, with what they hold and when they were last read back whole (VERIFIED).
 
-An archive is listed only when its manifest, which is written last, is there and agrees with the object. What is not complete is counted, and listed with
---incomplete: transfers under way, interrupted ones, and damaged archives.`,
+An archive is listed only when its manifest, which is written last, is there and agrees with the object. What is not
+complete is counted, and listed with --incomplete: transfers under way, interrupted ones, and damaged archives.`,
 		Example: `  katoflow backup list prod
   katoflow backup list prod --incomplete
   katoflow backup list prod --limit 3 -o json`,

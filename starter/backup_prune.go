@@ -23,12 +23,13 @@ func (c *cli) backupPruneCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "prune CLUSTER",
 		Short: "Delete the archives that a retention does not keep",
-		Long: `Delete the archives of a cluster that no rule keeps. --keep-last keeps so many of the newest; --keep-daily, --keep-weekly and --keep-monthly keep the
-newest of each of so many days, ISO weeks and months that have one. Rules add up. They count each sort of export by itself: a partial export never takes the
-place of a whole one. The last archive that was verified well always stays, and so does what object lock keeps.
+		Long: `Delete the archives of a cluster that no rule keeps. --keep-last keeps so many of the newest; --keep-daily, --keep-weekly
+and --keep-monthly keep the newest of each of so many days, ISO weeks and months that have one. Rules add up. They count
+each sort of export by itself: a partial export never takes the place of a whole one. The last archive that was verified
+well always stays, and so does what object lock keeps.
 
-What would be deleted is shown with the reasons, and asked for unless --yes is given. Uploads that operations have left which do not run any more are
-aborted when they are older than 24 hours.`,
+What would be deleted is shown with the reasons, and asked for unless --yes is given. Uploads that operations have left
+which do not run any more are aborted when they are older than 24 hours.`,
 		Example: `  katoflow backup prune prod --keep-daily 14 --keep-weekly 8 --keep-monthly 12 --dry-run
   katoflow backup prune prod --keep-last 7 --yes
 
@@ -60,7 +61,8 @@ func (f *pruneFlags) register(c *cli, cmd *cobra.Command) {
 
 // input checks all flags and gives every problem at once.
 func (f *pruneFlags) input(c *cli, cluster string) (operation.BackupPruneInput, error) {
-	in := operation.BackupPruneInput{Request: operation.Request{OperationID: newID(c.now()), Cluster: cluster, RequestedBy: c.who(), DryRun: f.dryRun}, Retention: f.Retention}
+	in := operation.BackupPruneInput{Retention: f.Retention,
+		Request: operation.Request{OperationID: newID(c.now()), Cluster: cluster, RequestedBy: c.who(), DryRun: f.dryRun}}
 	var problems []string
 	for _, p := range f.Retention.Check() {
 		if strings.HasPrefix(p, "keep-") {
@@ -127,7 +129,8 @@ func (c *cli) backupPrune(ctx context.Context, cluster string, f *pruneFlags) er
 	if _, err := fmt.Fprint(c.err, view.Report(report, c.now(), c.style(c.err))); err != nil {
 		return err
 	}
-	answer, err := c.ask(ctx, fmt.Sprintf("Delete %s and abort %s? [y/N]", plural(planned, "archive"), plural(len(prune.Uploads)+prune.MoreUploads, "upload")), otherwise)
+	uploads := len(prune.Uploads) + prune.MoreUploads
+	answer, err := c.ask(ctx, fmt.Sprintf("Delete %s and abort %s? [y/N]", plural(planned, "archive"), plural(uploads, "upload")), otherwise)
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -480,4 +481,37 @@ func backupScheduled(t *testing.T, s *shelves) {
 	})
 	b.bucket.Proxy.Fail("GET export.tgz", 1, archivetest.Flip(9))
 	b.run(exitArchive, "schedule", "trigger", "verify", "--wait").says("is damaged")
+}
+
+func TestDocs_LoopOfPlainAge_IsTheOneThatIsTested(t *testing.T) {
+	doc, err := os.ReadFile(filepath.Join("..", "internal", "archive", "doc.go"))
+	require.NoError(t, err)
+	loop := regexp.MustCompile(`(?s)//\tawk .*?manifest's "sha256"\n`).FindString(string(doc))
+	require.NotEmpty(t, loop)
+	guide, err := os.ReadFile(filepath.Join("..", "docs", "backups.md"))
+	require.NoError(t, err)
+	require.Contains(t, string(guide), "```sh\n"+strings.ReplaceAll(loop, "//\t", "")+"```\n", "package archive's tests run that loop")
+}
+
+func TestDocs_CommandsOfTheGuide_AreUnderstood(t *testing.T) {
+	guide, err := os.ReadFile(filepath.Join("..", "docs", "backups.md"))
+	require.NoError(t, err)
+	seen := 0
+	for _, line := range regexp.MustCompile(`(?m)^katoflow (backup|schedule) .*$`).FindAllString(string(guide), -1) {
+		line, _, _ = strings.Cut(line, "  #")
+		line, _, _ = strings.Cut(line, " | ")
+		argv := regexp.MustCompile(`"[^"]*"|\S+`).FindAllString(strings.ReplaceAll(line, "age1...", "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"), -1)
+		for i := range argv {
+			argv[i] = strings.Trim(argv[i], `"`)
+		}
+		cmd := exec.Command("katoflow", argv[1:]...)
+		cmd.Dir = t.TempDir()
+		cmd.Env = []string{"HOME=" + cmd.Dir, "PATH=" + os.Getenv("PATH"), "TEMPORAL_ADDRESS=127.0.0.1:1"}
+		out, _ := cmd.CombinedOutput()
+		// It comes as far as it can without a server, a terminal, a key or an inventory.
+		require.Regexp(t, `no Temporal server answers|no terminal to ask on|no inventory file|key\.txt: no such file|clusters\.yaml: no such file|there is no folder /srv`, string(out), line)
+		require.NotRegexp(t, `unknown|one too many|--help`, string(out), line)
+		seen++
+	}
+	require.Greater(t, seen, 20)
 }

@@ -14,9 +14,9 @@ func (c *cli) backupShowCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show CLUSTER [ARCHIVE]",
 		Short: "Show an archive: what it holds, where it is, whether it was verified",
-		Long: `Show everything about an archive but its parts: where it is, what was exported, sizes and checksums, to whom it is encrypted, what object lock
-says, when it was last verified, and what the Cloud Controller had before the export. Without ARCHIVE it is the latest. What is not complete is shown
-with the reason.`,
+		Long: `Show everything about an archive but its parts: where it is, what was exported, sizes and checksums, to whom it is
+encrypted, what object lock says, when it was last verified, and what the Cloud Controller had before the export. Without
+ARCHIVE it is the latest. What is not complete is shown with the reason.`,
 		Example: `  katoflow backup show prod
   katoflow backup show prod nightly-20261122t020000z
   katoflow backup show prod latest -o json`,

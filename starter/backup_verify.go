@@ -27,13 +27,14 @@ func (c *cli) backupVerifyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify CLUSTER [ARCHIVE]",
 		Short: "Read an archive back whole and compare it with its manifest",
-		Long: fmt.Sprintf(`Read an archive back whole, compare every part and the whole with its manifest, and remember beside it when that was and what was found. Without ARCHIVE
-it is the latest. The exit code is %d when they do not agree, and what does not is said.
+		Long: fmt.Sprintf(`Read an archive back whole, compare every part and the whole with its manifest, and remember beside it when that was and
+what was found. Without ARCHIVE it is the latest. The exit code is %d when they do not agree, and what does not is said.
 
-The worker reads, which takes as long as the archive is large; Ctrl-C ends the watching only. A worker that dies is replaced, and reading begins again.
+The worker reads, which takes as long as the archive is large; Ctrl-C ends the watching only. A worker that dies is
+replaced, and reading begins again.
 
-An encrypted archive is compared as it is stored: the worker has no secret key. With --identity it is read and decrypted here instead, with the bucket and
-credentials of the local inventory file, and the export's own checksum is compared too.`, exitArchive),
+An encrypted archive is compared as it is stored: the worker has no secret key. With --identity it is read and decrypted
+here instead, with the bucket and credentials of the local inventory file, and the export's own checksum is compared too.`, exitArchive),
 		Example: `  katoflow backup verify prod
   katoflow backup verify prod nightly-20261122t020000z --detach
   katoflow backup verify prod latest --identity key.txt --inventory clusters.yaml
@@ -183,15 +184,18 @@ func (c *cli) verifyHere(ctx context.Context, in operation.BackupVerifyInput, id
 	if err != nil && !damaged && !found.OK {
 		return storeFailure(err)
 	}
-	report := &operation.Report{OperationID: in.OperationID, Kind: operation.KindBackupVerify, Cluster: in.Cluster, RequestedBy: in.RequestedBy, Phase: operation.PhaseDone,
-		Nodes: []operation.NodeReport{}, StartedAt: began.UTC().Format(time.RFC3339), EndedAt: c.now().UTC().Format(time.RFC3339),
-		Message: fmt.Sprintf("archive %s is as it was written: all %s of it agree with its manifest, and so does the export in it", ref.Operation, operation.Size(found.Bytes))}
+	report := &operation.Report{OperationID: in.OperationID, Kind: operation.KindBackupVerify, Cluster: in.Cluster, RequestedBy: in.RequestedBy,
+		Phase: operation.PhaseDone, Nodes: []operation.NodeReport{}, StartedAt: began.UTC().Format(time.RFC3339), EndedAt: c.now().UTC().Format(time.RFC3339),
+		Message: fmt.Sprintf("archive %s is as it was written: all %s of it agree with its manifest, and so does the export in it",
+			ref.Operation, operation.Size(found.Bytes))}
 	report.Catalog = &operation.CatalogReport{Bucket: place.Bucket, Prefix: place.Prefix,
-		Verification: &operation.ArchiveVerification{At: found.At.UTC().Format(time.RFC3339), OK: found.OK, Problem: oneLine(found.Problem), Bytes: found.Bytes, SHA256: found.SHA256, Who: found.Who}}
+		Verification: &operation.ArchiveVerification{At: found.At.UTC().Format(time.RFC3339), OK: found.OK, Problem: oneLine(found.Problem), Bytes: found.Bytes,
+			SHA256: found.SHA256, Who: found.Who}}
 	report.Catalog.Archive = &operation.Archive{Operation: ref.Operation, Cluster: ref.Cluster, Complete: entry.Complete, StoredSize: entry.Size}
 	if m := entry.Manifest; m != nil {
 		a := report.Catalog.Archive
-		a.StartedAt, a.EndedAt, a.Mode, a.Include, a.Exclude = m.Started.UTC().Format(time.RFC3339), m.Ended.UTC().Format(time.RFC3339), m.Mode, m.Include, m.Exclude
+		a.StartedAt, a.EndedAt = m.Started.UTC().Format(time.RFC3339), m.Ended.UTC().Format(time.RFC3339)
+		a.Mode, a.Include, a.Exclude = m.Mode, m.Include, m.Exclude
 		a.Node, a.RequestedBy, a.Size, a.Encrypted = m.Node, m.Who, m.Size, m.Encrypted()
 	}
 	code := exitDone

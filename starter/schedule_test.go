@@ -196,8 +196,12 @@ func TestSchedulables_EveryOperation_CanBeScheduledByItsCommand(t *testing.T) {
 		require.Empty(t, rest)
 		require.Equal(t, "katoflow "+s.command, cmd.CommandPath())
 		options := s.newOptions(offline(), "")
-		for _, name := range []string{"task-queue", "answer-within"} {
-			require.NotNil(t, options.flags.Lookup(name), "%s takes no --%s", s.command, name)
+		require.NotNil(t, options.flags.Lookup("task-queue"), "%s takes no --task-queue", s.command)
+		if !operation.OnArchives(s.kind) { // those ask nothing
+			require.NotNil(t, options.flags.Lookup("answer-within"), "%s takes no --answer-within", s.command)
+		}
+		if s.kind == operation.KindBackupPrune { // nothing is its standard
+			require.NoError(t, options.set("keep-last", "7"))
 		}
 		p, err := options.build("prod")
 		require.NoError(t, err)

@@ -63,7 +63,8 @@ func BackupVerify(ctx workflow.Context, in operation.BackupVerifyInput) (*operat
 		k.report.Catalog.Verification = &v
 		k.report.Warnings = append(k.report.Warnings, result.Notes...)
 		if !v.OK {
-			return &operation.Failure{Type: operation.ErrArchive, Message: operation.Shorten(fmt.Sprintf("archive %s is damaged: %s", found.Operation, v.Problem), 1024)}
+			return &operation.Failure{Type: operation.ErrArchive,
+				Message: operation.Shorten(fmt.Sprintf("archive %s is damaged: %s", found.Operation, v.Problem), 1024)}
 		}
 		k.report.Message = fmt.Sprintf("archive %s is as it was written: all %s of it agree with its manifest", found.Operation, operation.Size(v.Bytes))
 		if found.Encrypted {
@@ -94,7 +95,8 @@ func BackupDelete(ctx workflow.Context, in operation.BackupDeleteInput) (*operat
 		case failure != nil:
 			return failure
 		case !found.Complete && !in.Force:
-			return &operation.Failure{Type: operation.ErrArchive, Message: operation.Shorten(fmt.Sprintf("archive %s is not complete: %s: it is deleted only with --force", in.Archive, found.Reason), 1024)}
+			return &operation.Failure{Type: operation.ErrArchive, Message: operation.Shorten(
+				fmt.Sprintf("archive %s is not complete: %s: it is deleted only with --force", in.Archive, found.Reason), 1024)}
 		}
 		k.say(ctx, "deleting archive "+in.Archive)
 		var catalog *activities.Catalog
@@ -231,8 +233,8 @@ func (k *keeping) run(ctx workflow.Context, work func(workflow.Context) *operati
 	if k.req.OperationID == "" {
 		k.req.OperationID = operation.IDFromWorkflow(info.WorkflowExecution.ID)
 	}
-	k.report = operation.Report{OperationID: k.req.OperationID, WorkflowID: info.WorkflowExecution.ID, Kind: k.kind, Cluster: k.req.Cluster, RequestedBy: k.req.RequestedBy,
-		DryRun: k.req.DryRun, StartedAt: stamp(ctx), Phase: operation.PhaseStarting, Nodes: []operation.NodeReport{}, Catalog: &operation.CatalogReport{}}
+	k.report = operation.Report{OperationID: k.req.OperationID, WorkflowID: info.WorkflowExecution.ID, Kind: k.kind, Cluster: k.req.Cluster,
+		RequestedBy: k.req.RequestedBy, DryRun: k.req.DryRun, StartedAt: stamp(ctx), Phase: operation.PhaseStarting, Nodes: []operation.NodeReport{}, Catalog: &operation.CatalogReport{}}
 	if err := workflow.SetQueryHandlerWithOptions(ctx, operation.QueryReport, func() (operation.Report, error) { return k.report, nil },
 		workflow.QueryHandlerOptions{Description: "How far the operation is"}); err != nil {
 		return nil, err
@@ -257,7 +259,9 @@ func (k *keeping) prepare(ctx workflow.Context) *operation.Failure {
 	}
 	var catalog *activities.Catalog
 	var place activities.ArchivePlace
-	if err := workflow.ExecuteActivity(quick(ctx, "bucket of "+k.req.Cluster), catalog.LocateArchives, activities.ClusterInput{Cluster: k.req.Cluster}).Get(ctx, &place); err != nil {
+	err := workflow.ExecuteActivity(quick(ctx, "bucket of "+k.req.Cluster), catalog.LocateArchives,
+		activities.ClusterInput{Cluster: k.req.Cluster}).Get(ctx, &place)
+	if err != nil {
 		return operation.FailureOf(err)
 	}
 	k.report.Catalog.Bucket, k.report.Catalog.Prefix, k.notifyOn = place.Bucket, place.Prefix, place.NotifyOn
@@ -272,7 +276,8 @@ func (k *keeping) prepare(ctx workflow.Context) *operation.Failure {
 func (k *keeping) find(ctx workflow.Context, archive string) (operation.Archive, *operation.Failure) {
 	var catalog *activities.Catalog
 	var found operation.ArchiveDetails
-	err := workflow.ExecuteActivity(looking(ctx, "archive "+archive), catalog.ShowArchive, operation.BackupShowInput{Cluster: k.req.Cluster, Archive: archive}).Get(ctx, &found)
+	err := workflow.ExecuteActivity(looking(ctx, "archive "+archive), catalog.ShowArchive,
+		operation.BackupShowInput{Cluster: k.req.Cluster, Archive: archive}).Get(ctx, &found)
 	if err != nil {
 		return operation.Archive{}, operation.FailureOf(err)
 	}
@@ -316,7 +321,8 @@ func (k *keeping) finish(ctx workflow.Context, failure *operation.Failure) (*ope
 	case failure != nil && failure.Type != operation.ErrCancelled:
 		k.report.Phase, k.report.Message, k.report.Failure = operation.PhaseFailed, failure.Message, failure
 		end = func() error {
-			return temporal.NewApplicationErrorWithOptions(failure.Message, failure.Type, temporal.ApplicationErrorOptions{NonRetryable: true, Details: []any{failure, k.report}})
+			return temporal.NewApplicationErrorWithOptions(failure.Message, failure.Type,
+				temporal.ApplicationErrorOptions{NonRetryable: true, Details: []any{failure, k.report}})
 		}
 	case failure != nil || was:
 		k.report.Phase, k.report.Message = operation.PhaseCancelled, "cancelled: "+cancelNote(k.kind)

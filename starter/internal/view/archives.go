@@ -23,7 +23,8 @@ func Archives(cluster string, l *operation.ArchiveList, incomplete bool, s Style
 		w := newTable(s, "ARCHIVE", "STARTED", "SIZE", "VERIFIED", "EXPORT", "NODE", "BY", "")
 		for i := range l.Archives {
 			a := &l.Archives[i]
-			w.AppendRow(table.Row{clean(a.Operation), minute(a.StartedAt), operation.Size(a.Size), verified(a.Verified, s), exported(a), clean(a.Node), clean(a.RequestedBy), encrypted(a)})
+			w.AppendRow(table.Row{clean(a.Operation), minute(a.StartedAt), operation.Size(a.Size), verified(a.Verified, s), exported(a),
+				clean(a.Node), clean(a.RequestedBy), encrypted(a)})
 		}
 		b.WriteString(renderFit(w, s))
 		if l.More > 0 {
@@ -161,7 +162,8 @@ func ArchiveDetails(d *operation.ArchiveDetails, s Style) string {
 	if c == nil {
 		return b.String()
 	}
-	row("content", "%s, %s, %s (%d started, %s), %s", count(c.Orgs, "org"), count(c.Spaces, "space"), count(c.Apps, "app"), c.AppsStarted, count(c.Instances, "instance"), count(c.Services, "service"))
+	row("content", "%s, %s, %s (%d started, %s), %s", count(c.Orgs, "org"), count(c.Spaces, "space"), count(c.Apps, "app"), c.AppsStarted,
+		count(c.Instances, "instance"), count(c.Services, "service"))
 	if len(c.AppList) > 0 {
 		b.WriteString("\n")
 		w := newTable(s, "ORG", "SPACE", "APP", "STATE", "INSTANCES", "BUILDPACK")
@@ -199,7 +201,8 @@ func catalog(c *operation.CatalogReport, s Style) string {
 		if size == 0 {
 			size = a.StoredSize
 		}
-		line("archive %s in %s, %s, of %s%s", clean(a.Operation), clean(place(c.Bucket, c.Prefix)), operation.Size(size), orNone(minute(a.StartedAt)), suffix(", ", encrypted(a)))
+		line("archive %s in %s, %s, of %s%s", clean(a.Operation), clean(place(c.Bucket, c.Prefix)), operation.Size(size), orNone(minute(a.StartedAt)),
+			suffix(", ", encrypted(a)))
 	}
 	if v := c.Verification; v != nil && v.At != "" {
 		line("%s read back until %s%s", operation.Size(v.Bytes), stamp(v.At), suffix(", sha256 ", clean(v.SHA256)))
@@ -279,7 +282,8 @@ func Transfer(what string, done, total, from int64, elapsed time.Duration, s Sty
 	}
 	const width = 24
 	filled := int(percent) * width / 100
-	text := fmt.Sprintf("%s [%s%s] %3d%%  %s of %s", clean(what), s.paint(green, strings.Repeat("#", filled)), strings.Repeat("-", width-filled), percent, operation.Size(done), operation.Size(total))
+	bar := s.paint(green, strings.Repeat("#", filled)) + strings.Repeat("-", width-filled)
+	text := fmt.Sprintf("%s [%s] %3d%%  %s of %s", clean(what), bar, percent, operation.Size(done), operation.Size(total))
 	if moved := done - from; moved > 0 && elapsed >= time.Second {
 		rate := float64(moved) / elapsed.Seconds()
 		text += fmt.Sprintf("  %s/s", operation.Size(int64(rate)))
