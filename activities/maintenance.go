@@ -285,16 +285,17 @@ func (k *Kato) lookPatiently(a *attempt, s site, core target, in MaintenanceInpu
 	if limit <= 0 {
 		limit = defaultUnreachableAfter
 	}
-	began := a.since("an answer of kato")
+	began, wait := a.since("an answer of kato"), firstPause
 	for {
 		have, err := k.look(a, s, core, in)
-		if err == nil || failureOf(err).Type != operation.ErrMaintenance || time.Since(began)+longestPause > limit {
+		if err == nil || failureOf(err).Type != operation.ErrMaintenance || time.Since(began)+wait > limit {
 			return have, err
 		}
 		a.phase("kato gives no answer, trying again: " + failureOf(err).Message)
-		if !a.pause(longestPause) {
+		if !a.pause(wait) {
 			return maintenance{}, ended(a.ctx)
 		}
+		wait = min(wait*2, longestPause)
 	}
 }
 
