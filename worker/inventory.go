@@ -61,7 +61,10 @@ func (f *inventoryFile) learn(file *inventory.File) {
 	for _, c := range file.Clusters {
 		secrets := []*inventory.Secret{c.SSH.Passphrase, c.Notify.Webhook}
 		if c.S3 != nil {
-			secrets = append(secrets, c.S3.AccessKey, c.S3.SecretKey)
+			secrets = append(secrets, c.S3.AccessKey, c.S3.SecretKey, c.S3.SessionToken)
+		}
+		if c.Controller != nil {
+			secrets = append(secrets, c.Controller.Password)
 		}
 		for _, n := range c.Nodes {
 			secrets = append(secrets, n.SSH.Passphrase)

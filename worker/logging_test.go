@@ -116,3 +116,37 @@ func TestInventoryFile_Changed_TellsItsSecretsAndItsProblems(t *testing.T) {
 		t.Errorf("mended: %v", err)
 	}
 }
+
+func TestInventoryFile_EverySecretOfACluster_IsKnownToTheLog(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "clusters.yaml")
+	text := `clusters:
+  prod:
+    platform: als
+    ssh: {passphrase: {env: ONE}, key_files: [id]}
+    notify: {webhook: {env: TWO}}
+    s3: {bucket: archives, access_key: {env: THREE}, secret_key: {env: FOUR}, session_token: {env: FIVE}}
+    controller: {url: "https://api.example.org", user: admin, password: {env: SIX}}
+    nodes: [{name: core, address: 10.0.0.1, roles: [primary, controller, router], ssh: {passphrase: {env: SEVEN}}}]
+`
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	scrubber := &temporalkit.Scrubber{}
+	var names []string
+	for _, line := range strings.Split(text, "{env: ")[1:] {
+		name, _, _ := strings.Cut(line, "}")
+		names = append(names, name)
+	}
+	f := &inventoryFile{path: path, scrubber: scrubber, log: zap.NewNop(), env: func(name string) (string, bool) { return "value-of-" + name + "-secret", true }}
+	if err := f.Check(); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		if got := scrubber.String("value-of-" + name + "-secret"); got != "[secret]" {
+			t.Errorf("%s is logged as %q", name, got)
+		}
+	}
+	if len(names) != 7 {
+		t.Errorf("%q", names)
+	}
+}
