@@ -355,12 +355,12 @@ func (c *Catalog) DeleteArchive(ctx context.Context, in DeleteArchiveInput) erro
 		return operation.NewError(operation.Failure{Type: operation.ErrClusterBusy, Message: fmt.Sprintf(
 			"archive %s is not deleted: operation %s still runs; wait for it, or end it with katoflow op cancel %s", in.Archive, in.Archive, in.Archive)})
 	}
-	// After an interrupted attempt the manifest is gone and the rest may be there.
+	// After an interrupted attempt the manifest is gone and the rest may be there, or nothing is.
 	err = store.Delete(a.ctx, archive.Ref{Cluster: in.Operation.Cluster, Operation: in.Archive}, in.Force || a.again)
-	if err == nil || a.again && archive.IsKind(err, archive.KindNotFound) {
-		return nil
+	if err != nil {
+		return c.failed(a, err)
 	}
-	return c.failed(a, err)
+	return nil
 }
 
 // living are the ids of the cluster's operations that run. The error is the activity's, and retryable.
