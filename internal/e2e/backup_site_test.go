@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"compress/gzip"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -155,6 +156,20 @@ func (o *op) nothing() {
 	for key := range keys {
 		require.False(o.t, strings.HasPrefix(key, folder), key)
 	}
+}
+
+// placed requires that the archive lies in a folder of the node with its manifest, and reads as that says, and is in no bucket.
+func (o *op) placed(folder string) {
+	o.t.Helper()
+	name := folder + "/" + o.cluster.Name() + "-" + o.id + ".tgz"
+	var m struct {
+		Operation, SHA256 string
+		Size              int64
+	}
+	require.NoError(o.t, json.Unmarshal([]byte(o.shell(files, `cat "$1.manifest.json"`, name)), &m))
+	sum := strings.Fields(o.shell(files, `sha256sum "$1"; stat -c %s "$1"; tar tzf "$1" >/dev/null`, name))
+	require.Equal(o.t, []string{o.id, m.SHA256, fmt.Sprint(m.Size)}, []string{m.Operation, sum[0], sum[2]})
+	o.nothing()
 }
 
 // settled requires what must hold after every export, whatever was done to it: maintenance mode as it was found, nothing staged on a node, nothing running, no

@@ -30,6 +30,8 @@ type killPoint struct {
 	// program: the moment the program runs on the node named, or on the Core.
 	program string
 	on      string
+	// moment waits for any other one. What it returns, nil for nothing, is done when the worker is dead.
+	moment func(ctx context.Context, o *op) (after func(), err error)
 }
 
 const (
@@ -37,22 +39,24 @@ const (
 	completed = enumspb.EVENT_TYPE_ACTIVITY_TASK_COMPLETED
 )
 
-// stepKills are the boundaries of every step of a node and the middle of every job; operationKills those of the operation itself.
-func stepKills() []killPoint {
+// boundaries are the moments before and after the activities named.
+func boundaries(activities ...string) []killPoint {
 	var out []killPoint
-	for _, a := range []string{"Probe", "Retire", "Upgrade", "Reboot", "Proof", "Gates", "Record"} {
+	for _, a := range activities {
 		out = append(out, killPoint{name: a + " scheduled", activity: a, event: scheduled}, killPoint{name: a + " completed", activity: a, event: completed})
 	}
-	return append(out, killPoint{name: "in retire", program: "kato", on: "core"}, killPoint{name: "in refresh", program: "apt-get"},
+	return out
+}
+
+// stepKills are the boundaries of every step of a node and the middle of every job; operationKills those of the operation itself.
+func stepKills() []killPoint {
+	return append(boundaries("Probe", "Retire", "Upgrade", "Reboot", "Proof", "Gates", "Record"),
+		killPoint{name: "in retire", program: "kato", on: "core"}, killPoint{name: "in refresh", program: "apt-get"},
 		killPoint{name: "in upgrade", program: "unattended-upgrades"}, killPoint{name: "in reboot", program: "reboot"})
 }
 
 func operationKills() []killPoint {
-	var out []killPoint
-	for _, a := range []string{"Resolve", "LockToken", "Preflight", "Fence", "EnterMaintenance", "ClusterGates", "LeaveMaintenance"} {
-		out = append(out, killPoint{name: a + " scheduled", activity: a, event: scheduled}, killPoint{name: a + " completed", activity: a, event: completed})
-	}
-	return out
+	return boundaries("Resolve", "LockToken", "Preflight", "Fence", "EnterMaintenance", "ClusterGates", "LeaveMaintenance")
 }
 
 // reached waits until a workflow's history has the point's event.
@@ -135,27 +139,77 @@ func TestKillMatrix(t *testing.T) {
 				killSteps(t, mine)
 			})
 		}
-		for lane := range 3 {
-			var mine []killPoint
-			for i, p := range operationKills() {
-				if i%3 == lane {
-					mine = append(mine, p)
-				}
-			}
-			t.Run(fmt.Sprintf("operation %d", lane+1), func(t *testing.T) {
-				t.Parallel()
-				for _, p := range mine {
-					t.Run(p.name, func(t *testing.T) { killOperation(t, p) })
-				}
-			})
+		upgrade := matrix{
+			site:  func(t *testing.T) *site { return newSite(t, nil, nil, deas(1)) },
+			start: func(s *site) *op { return s.startDirectly(operation.SecurityUpgradeInput{Maintenance: true}) },
+			intact: func(o *op) {
+				o.done(2 * time.Minute)
+				o.intact(1)
+			},
 		}
+		upgrade.lanes(t, "operation", 3, operationKills())
 		t.Run("random moments", func(t *testing.T) {
 			t.Parallel()
 			killAtRandom(t)
 		})
 	})
-	fmt.Printf("kill matrix (%s): %d kills tried, %d commands repeated\n", world(), killed.Load(), repeatedInAll.Load())
+	tellKills(t, "security upgrade")
+}
+
+// tellKills prints what came of all kills so far and requires that they repeated nothing.
+func tellKills(t *testing.T, of string) {
+	fmt.Printf("kill matrix (%s, %s): %d kills tried so far, %d commands repeated\n", of, world(), killed.Load(), repeatedInAll.Load())
 	require.Zero(t, repeatedInAll.Load())
+}
+
+// matrix is what has to be known of a procedure so that its operations can be killed at every moment.
+type matrix struct {
+	site  func(t *testing.T) *site
+	start func(s *site) *op
+	// intact waits for the end and requires what must hold.
+	intact func(o *op)
+}
+
+// lanes kills the worker once in each of as many operations as there are points, some of them side by side.
+func (m matrix) lanes(t *testing.T, name string, lanes int, points []killPoint) {
+	for lane := range lanes {
+		t.Run(fmt.Sprintf("%s %d", name, lane+1), func(t *testing.T) {
+			t.Parallel()
+			for i := lane; i < len(points); i += lanes {
+				t.Run(points[i].name, func(t *testing.T) { m.kill(t, points[i]) })
+			}
+		})
+	}
+}
+
+// kill runs one operation and kills the worker at one point of it.
+func (m matrix) kill(t *testing.T, p killPoint) {
+	s := m.site(t)
+	w := s.worker("")
+	o := m.start(s)
+	ctx, cancel := context.WithTimeout(context.Background(), stretched(60*time.Second))
+	defer cancel()
+	var after func()
+	var err error
+	switch {
+	case p.moment != nil:
+		after, err = p.moment(ctx, o)
+	case p.program != "":
+		err = s.commandRuns(ctx, p.on, p.program, "")
+	default:
+		err = s.reached(ctx, o.workflow, p)
+	}
+	if err != nil {
+		r, _ := o.report()
+		require.NoError(t, err, "%s: %s %s %+v", p.name, r.Phase, r.Message, r.Questions)
+	}
+	w.Kill()
+	killed.Add(1)
+	if after != nil {
+		after()
+	}
+	s.worker("")
+	m.intact(o)
 }
 
 // killSteps runs one operation over as many DEAs as there are points.
@@ -204,19 +258,6 @@ func (s *site) intact(reboots int) {
 	}
 	require.LessOrEqual(s.t, s.cluster.MaxOutOfService(), 1)
 	require.False(s.t, s.cluster.Maintenance(), "maintenance mode was put back")
-}
-
-// killOperation runs an operation over two nodes and kills the worker at one point of the operation itself.
-func killOperation(t *testing.T, p killPoint) {
-	s := newSite(t, nil, nil, deas(1))
-	w := s.worker("")
-	o := s.startDirectly(operation.SecurityUpgradeInput{Maintenance: true})
-	ctx, cancel := context.WithTimeout(context.Background(), stretched(60*time.Second))
-	defer cancel()
-	require.NoError(t, s.reached(ctx, o.workflow, p))
-	s.killAndRestart(w)
-	o.done(2 * time.Minute)
-	s.intact(1)
 }
 
 // killAtRandom kills the worker every so often, wherever it is.

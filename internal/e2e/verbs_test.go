@@ -478,12 +478,16 @@ func (s *site) inHistory(text, workflowID string) bool {
 	})
 }
 
-// holding are the files at or below a path that hold the text. One that goes away meanwhile, as a database's journal does, is none.
+// holding are the files at or below a path that hold the text. One that goes away meanwhile, as a database's journal does, is none; nor is one of more than
+// 256 MiB, which is data.
 func holding(t *testing.T, text, path string) []string {
 	t.Helper()
 	var out []string
 	require.NoError(t, filepath.WalkDir(path, func(p string, d os.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
+			return nil
+		}
+		if info, err := d.Info(); err != nil || info.Size() > 256<<20 {
 			return nil
 		}
 		if b, err := os.ReadFile(p); err == nil && bytes.Contains(b, []byte(text)) {

@@ -1,0 +1,169 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/katoflow/katoflow/internal/e2e/harness"
+	"github.com/katoflow/katoflow/internal/operation"
+)
+
+// inCommand is the middle of a command, by its first words.
+func inCommand(node, words string) func(ctx context.Context, o *op) (func(), error) {
+	return func(ctx context.Context, o *op) (func(), error) {
+		return nil, waitIn(ctx, words+" on "+node, func() bool { return o.running(node, words) })
+	}
+}
+
+// running tells whether a command with those first words runs on a node.
+func (s *site) running(node, words string) bool {
+	for _, e := range s.cluster.Node(node).Commands() {
+		if e.End.IsZero() && strings.HasPrefix(e.Command(), words) {
+			return true
+		}
+	}
+	return false
+}
+
+// inProcess is the middle of a program that changes nothing and is therefore no command of the node's record.
+func inProcess(node, words string) func(ctx context.Context, o *op) (func(), error) {
+	return func(ctx context.Context, o *op) (func(), error) {
+		return nil, waitIn(ctx, words+" on "+node, func() bool {
+			return strings.Contains(o.shell(node, `for f in /proc/[0-9]*/cmdline; do tr '\000' ' ' <"$f" 2>/dev/null; echo; done`), "\n"+words)
+		})
+	}
+}
+
+// inPart is the middle of a part. The part stands still until the worker is dead, and what was sent of it is lost with it.
+func inPart(ctx context.Context, o *op) (func(), error) {
+	reached, release := o.bucket.Proxy.Hold("UploadPart", 3<<20)
+	select {
+	case <-reached:
+		return release, nil
+	case <-ctx.Done():
+		release()
+		return nil, fmt.Errorf("no part was sent: %w", ctx.Err())
+	}
+}
+
+// atRequest is the moment S3 is asked for something, before it hears of it.
+func atRequest(operation string) func(ctx context.Context, o *op) (func(), error) {
+	return func(ctx context.Context, o *op) (func(), error) {
+		reached, release := o.bucket.Proxy.Hold(operation, 0)
+		select {
+		case <-reached:
+			return release, nil
+		case <-ctx.Done():
+			release()
+			return nil, fmt.Errorf("%s was not asked for: %w", operation, ctx.Err())
+		}
+	}
+}
+
+// during is a moment that comes while an activity of the operation runs.
+func during(activity string, moment func(ctx context.Context, o *op) (func(), error)) func(ctx context.Context, o *op) (func(), error) {
+	return func(ctx context.Context, o *op) (func(), error) {
+		if err := o.reached(ctx, o.workflow, killPoint{name: activity + " scheduled", activity: activity, event: scheduled}); err != nil {
+			return nil, err
+		}
+		return moment(ctx, o)
+	}
+}
+
+func waitIn(ctx context.Context, what string, condition func() bool) error {
+	deadline, _ := ctx.Deadline()
+	return harness.WaitFor(time.Until(deadline), what, func() (bool, error) { return condition(), ctx.Err() })
+}
+
+// backupMatrix is an export whose jobs take long enough to be killed in their middle.
+func backupMatrix(in operation.BackupInput) matrix {
+	return matrix{
+		site: func(t *testing.T) *site {
+			s := newSite(t, nil, nil, exporting)
+			n := s.exporter(files)
+			require.NoError(t, n.ExportSize(multiparted))
+			require.NoError(t, n.ExportTime(600*time.Millisecond))
+			n.SlowCommand("tar tzf", -1, 500*time.Millisecond)
+			n.SlowCommand("sha256sum", -1, 500*time.Millisecond)
+			s.cluster.Node(core).SlowCommand("kato config set", -1, 300*time.Millisecond)
+			return s
+		},
+		start: func(s *site) *op { return s.backupDirectly(in) },
+		intact: func(o *op) {
+			o.done(2 * time.Minute)
+			require.Equal(o.t, 1, o.exports(files), "runs of kato data export")
+			if in.ToPath == "" {
+				o.listed()
+				require.LessOrEqual(o.t, o.bucket.Proxy.SentAgain(), partsInFlight, "parts sent again")
+			} else {
+				o.placed(in.ToPath)
+			}
+			o.settled()
+		},
+	}
+}
+
+// partsInFlight is how many parts of a transfer are sent at once, at most.
+const partsInFlight = 4
+
+// TestKillMatrix_OfABackup kills the worker at the boundaries of every activity of an export, in the middle of every job, in the middle of a part and at every
+// request to S3, and requires that kato exported once, that the archive is listed and whole, and that nothing was left behind. KATOFLOW_KILL_SEED changes the random part.
+func TestKillMatrix_OfABackup(t *testing.T) {
+	t.Parallel()
+	t.Run("points", func(t *testing.T) {
+		worker := backupMatrix(operation.BackupInput{Transfer: operation.TransferWorker})
+		worker.lanes(t, "by the worker", 8, append(
+			boundaries("Resolve", "LockToken", "Preflight", "ExportReady", "Fence", "PrepareExport", "EnterMaintenance", "Export", "LeaveMaintenance", "CheckArchive", "Transfer", "TidyExport"),
+			killPoint{name: "in maintenance on", moment: inCommand(core, "kato config set cloud_controller_ng maintenance_mode true")},
+			killPoint{name: "in export", moment: inCommand(files, "kato data export")},
+			killPoint{name: "in maintenance off", moment: inCommand(core, "kato config set cloud_controller_ng maintenance_mode false")},
+			killPoint{name: "in check", moment: inProcess(files, "tar tzf")},
+			killPoint{name: "in a part", moment: inPart},
+			killPoint{name: "at the begin of the upload", moment: atRequest("CreateMultipartUpload")},
+			killPoint{name: "at its state", moment: atRequest("PUT upload.json")},
+			killPoint{name: "at its end", moment: atRequest("CompleteMultipartUpload")},
+			killPoint{name: "at the manifest", moment: atRequest("PUT manifest.json")},
+			killPoint{name: "at the removal of its state", moment: atRequest("DELETE upload.json")}))
+		direct := backupMatrix(operation.BackupInput{Transfer: operation.TransferDirect})
+		direct.lanes(t, "by the node", 2, append(boundaries("Transfer"), killPoint{name: "in a part", moment: inPart}, killPoint{name: "at its end", moment: atRequest("CompleteMultipartUpload")}))
+		path := backupMatrix(operation.BackupInput{ToPath: "/mnt/backup"})
+		path.lanes(t, "to a path", 1, append(boundaries("Place"), killPoint{name: "in its job", moment: during("Place", inProcess(files, "sha256sum"))}))
+		t.Run("random moments", func(t *testing.T) {
+			t.Parallel()
+			killBackupAtRandom(t)
+		})
+	})
+	tellKills(t, "backup")
+}
+
+// killBackupAtRandom kills the worker every so often, wherever it is.
+func killBackupAtRandom(t *testing.T) {
+	seed, _ := strconv.ParseUint(os.Getenv("KATOFLOW_KILL_SEED"), 10, 64)
+	random := rand.New(rand.NewPCG(seed, 2))
+	m := backupMatrix(operation.BackupInput{Transfer: operation.TransferWorker})
+	s := m.site(t)
+	w := s.worker("")
+	o := m.start(s)
+	kills := 0
+	for ; kills < 6; kills++ {
+		timer := time.NewTimer(time.Duration(300+random.IntN(2000)) * time.Millisecond)
+		<-timer.C
+		if r, err := o.report(); err == nil && r.Finished() {
+			break
+		}
+		w = s.killAndRestart(w)
+	}
+	o.done(3 * time.Minute)
+	require.Equal(t, 1, s.exports(files))
+	require.LessOrEqual(t, s.bucket.Proxy.SentAgain(), kills*partsInFlight)
+	o.listed()
+	o.settled()
+}
