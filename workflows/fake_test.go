@@ -54,6 +54,10 @@ type fake struct {
 	token         int64
 	found         string
 	maintenance   string
+	// maintenanceInputs in order; signEvery is what entering says when a dead-man is allowed; signing is closed when the signs of life have been ended.
+	maintenanceInputs []activities.MaintenanceInput
+	signEvery         time.Duration
+	signing           chan struct{}
 	// repairInterrupted: the node reboots in the middle of dpkg --configure -a.
 	repairInterrupted bool
 }
@@ -297,20 +301,47 @@ func (f *fake) PlanCommands(ctx context.Context, in activities.PlanCommandsInput
 		f.call(ctx, "PlanCommands", "")
 }
 
-func (f *fake) EnterMaintenance(ctx context.Context, _ activities.MaintenanceInput) (activities.MaintenanceResult, error) {
+func (f *fake) EnterMaintenance(ctx context.Context, in activities.MaintenanceInput) (activities.MaintenanceResult, error) {
 	err := f.call(ctx, "EnterMaintenance", "")
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.maintenanceInputs = append(f.maintenanceInputs, in)
 	if err == nil {
 		f.maintenance = "on"
 	}
-	return activities.MaintenanceResult{Found: f.found, Now: "on"}, err
+	out := activities.MaintenanceResult{Found: f.found, Now: "on"}
+	if in.DeadMan {
+		out.SignEvery = operation.Duration(f.signEvery)
+	}
+	return out, err
 }
 
-func (f *fake) LeaveMaintenance(ctx context.Context, _ activities.MaintenanceInput) (activities.MaintenanceResult, error) {
+func (f *fake) LeaveMaintenance(ctx context.Context, in activities.MaintenanceInput) (activities.MaintenanceResult, error) {
 	err := f.call(ctx, "LeaveMaintenance", "")
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.maintenanceInputs = append(f.maintenanceInputs, in)
 	if err == nil {
 		f.maintenance = f.found
 	}
 	return activities.MaintenanceResult{Found: f.found, Now: f.found}, err
+}
+
+// SignOfLife goes on until it is cancelled.
+func (f *fake) SignOfLife(ctx context.Context, in activities.SignOfLifeInput) error {
+	require.EqualValues(f.t, f.signEvery, in.SignEvery)
+	err := f.call(ctx, "SignOfLife", "")
+	for ctx.Err() == nil {
+		activity.RecordHeartbeat(ctx)
+		select {
+		case <-ctx.Done():
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	if f.signing != nil {
+		close(f.signing)
+	}
+	return err
 }
 
 func (f *fake) Notify(ctx context.Context, n operation.Notification) error {
@@ -342,7 +373,7 @@ func newWorld(t *testing.T, plan operation.Plan) *world {
 	f := w.fake
 	for name, fn := range map[string]any{"Resolve": f.Resolve, "LockToken": f.LockToken, "LockHolder": f.LockHolder, "AwaitClosed": f.AwaitClosed, "OpenWorkflows": f.OpenWorkflows, "Preflight": f.Preflight, "Fence": f.Fence,
 		"ClusterGates": f.ClusterGates, "Probe": f.Probe, "Retire": f.Retire, "Upgrade": f.Upgrade, "Repair": f.Repair, "Reboot": f.Reboot, "Proof": f.Proof, "Gates": f.Gates,
-		"Record": f.Record, "PlanCommands": f.PlanCommands, "EnterMaintenance": f.EnterMaintenance, "LeaveMaintenance": f.LeaveMaintenance, "Notify": f.Notify} {
+		"Record": f.Record, "PlanCommands": f.PlanCommands, "EnterMaintenance": f.EnterMaintenance, "LeaveMaintenance": f.LeaveMaintenance, "SignOfLife": f.SignOfLife, "Notify": f.Notify} {
 		env.RegisterActivityWithOptions(fn, activity.RegisterOptions{Name: name})
 	}
 	env.OnUpsertTypedSearchAttributes(mock.Anything).Return(nil).Maybe()
