@@ -13,13 +13,16 @@ import (
 
 // The dead-man: a job on the Core that puts maintenance mode back when the operation shows no sign of life any more, because worker and Temporal are gone. It acts
 // only while the record is exactly the one it was armed for, and when no job of the operation lives on any node that it can reach from the Core by ssh; a node that
-// it cannot reach counts as one where a job lives. It does not survive a reboot of the Core.
+// it cannot reach counts as one where a job lives. After a reboot of the Core the operation's next sign of life starts it anew.
 
 // stepDeadMan names its jobs.
 const stepDeadMan = "maintenance-dead-man"
 
 // closedSign tells a dead-man that its operation is closed, so that it need not wait any longer.
 const closedSign = "closed"
+
+// signWithin bounds one sign of life.
+const signWithin = 30 * time.Second
 
 var (
 	deadManScript = script("dead_man")
@@ -70,15 +73,16 @@ func (k *Kato) arm(a *attempt, s site, core target, in MaintenanceInput, record 
 	})
 }
 
-// SignOfLife shows the dead-man that the operation lives: at once, and then every SignEvery. It runs beside the steps until it is cancelled; it also ends when its worker or the
-// Temporal server is gone, and when the Core has no record of this operation any more. A Core that is not reached is tried again and is no error.
+// SignOfLife shows the dead-man that the operation lives: at once, and then every SignEvery. A dead-man that is gone, because the Core was rebooted, is started
+// anew. It runs beside the steps until it is cancelled; it also ends when its worker or the Temporal server is gone, and when the Core has no record of this
+// operation any more. A Core that is not reached is tried again and is no error.
 func (k *Kato) SignOfLife(ctx context.Context, in SignOfLifeInput) error {
 	a := begin(ctx, "sign of life")
 	defer a.finish()
 	every := max(in.SignEvery.D(), 100*time.Millisecond)
 	for {
 		pause := every
-		gone, err := k.sign(a.ctx, in)
+		gone, err := k.sign(a, in)
 		switch {
 		case a.ctx.Err() != nil:
 			return ended(a.ctx)
@@ -96,18 +100,27 @@ func (k *Kato) SignOfLife(ctx context.Context, in SignOfLifeInput) error {
 	}
 }
 
-func (k *Kato) sign(ctx context.Context, in SignOfLifeInput) (gone bool, err error) {
+// sign gives one sign and sees to it that there is somebody to see it. One who is started although the mode was put back meanwhile finds no record and ends.
+func (k *Kato) sign(a *attempt, in SignOfLifeInput) (gone bool, err error) {
 	s, core, err := k.where(in.MaintenanceInput)
 	if err != nil {
 		return false, err
 	}
-	return showLife(ctx, k.Connections, core, recordOwner(in.Operation.ID), strconv.FormatInt(time.Now().UnixNano(), 10), s.cluster.SSH.ConnectTimeout.Std())
+	record, shown, err := showLife(a.ctx, k.Connections, core, recordOwner(in.Operation.ID), strconv.FormatInt(time.Now().UnixNano(), 10))
+	if after := k.deadManTime(s); err == nil && shown && after > 0 {
+		err = k.arm(a, s, core, in.MaintenanceInput, record, after)
+	}
+	return err == nil && !shown, err
 }
 
-// showLife writes a sign for the dead-man of the operation whose records begin with owner. gone: there is no such record.
-func showLife(ctx context.Context, c Connections, core target, owner, sign string, connect time.Duration) (gone bool, err error) {
-	told, err := askFor(ctx, connect+30*time.Second, c, core.host, lifeScript, owner, sign)
-	return told.value("gone") != "", err
+// showLife writes a sign for the dead-man of the operation whose records begin with owner. shown is false when there is no such record.
+func showLife(ctx context.Context, c Connections, core target, owner, sign string) (record maintenanceRecord, shown bool, err error) {
+	told, err := askFor(ctx, signWithin, c, core.host, lifeScript, owner, sign)
+	if err != nil || told.value("gone") != "" {
+		return maintenanceRecord{}, false, err
+	}
+	record, shown = parseRecord(told.sections["record"])
+	return record, shown, nil
 }
 
 // deadManSaid reads what a dead-man has left: its operation, the mode, the time and why, on one line.

@@ -219,7 +219,7 @@ func TestDeadMan_RecordOfAnotherOperation_EndsAndTouchesNothing(t *testing.T) {
 	}
 }
 
-func TestDeadMan_CoreRebooted_IsGoneAndTheModeIsPutBackByTheOperation(t *testing.T) {
+func TestDeadMan_CoreRebooted_TheNextSignOfLifeStartsItAnew(t *testing.T) {
 	cfg := alsConfig()
 	cfg.BootTime = 100 * time.Millisecond
 	b := start(t, cfg, "")
@@ -228,15 +228,19 @@ func TestDeadMan_CoreRebooted_IsGoneAndTheModeIsPutBackByTheOperation(t *testing
 	b.node("core").RebootNow()
 	until(t, "it is back", func() bool { return b.node("core").Boots() == 2 && !b.deadManLives("op-1") })
 	b.wantMaintenance(true)
-	// The next attempt arms it again.
-	if out := b.enter(in); out.Found != "off" || !b.deadManLives("op-1") {
-		t.Errorf("%+v", out)
-	}
+	ctx, cancel := context.WithCancelCause(context.Background())
+	signs := inBackground(t, func(ctx context.Context, in SignOfLifeInput) (struct{}, error) {
+		return struct{}{}, b.kato.SignOfLife(ctx, in)
+	},
+		SignOfLifeInput{MaintenanceInput: in, SignEvery: operation.Duration(100 * time.Millisecond)}, attemptOptions{ctx: ctx})
+	until(t, "it is started anew", func() bool { return b.deadManLives("op-1") })
 	b.leave(in)
-	b.wantMaintenance(false)
-	if b.deadManLives("op-1") {
-		t.Error("the dead-man lives")
+	if _, err := signs.wait(t); err != nil { // without a record there is nothing to give signs for
+		t.Error(err)
 	}
+	cancel(nil)
+	b.wantMaintenance(false)
+	until(t, "it ends", func() bool { return !b.deadManLives("op-1") })
 }
 
 func TestDeadMan_NotAllowedOrNotWanted_IsNotArmed(t *testing.T) {

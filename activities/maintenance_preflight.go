@@ -64,7 +64,7 @@ func (n *Nodes) relieve(ctx context.Context, op Operation, t target, dead remote
 		return "", ""
 	}
 	if !over {
-		if _, err := showLife(ctx, n.Connections, t, recordOwner(dead.ID.Operation), closedSign, t.host.ConnectTimeout); err != nil {
+		if _, _, err := showLife(ctx, n.Connections, t, recordOwner(dead.ID.Operation), closedSign); err != nil {
 			logOf(n.Logger, op, t.node.Name, operation.StepProbe).Warn("the dead-man was not told that its operation is closed", zap.String("error", failureOf(err).Message))
 		}
 		return "the dead-man of operation " + who + " puts maintenance mode back", ""

@@ -1,4 +1,5 @@
-# Shows the dead-man that the operation lives, or that it is closed. Arguments: how its record begins, what is shown: something new each time, or "closed".
+# Shows the dead-man that the operation lives, or that it is closed, and tells the record. Arguments: how it begins, what is shown: something new each time, or
+# "closed".
 
 folder=$(state)
 temporary=$folder/maintenance.life.$$
@@ -12,6 +13,9 @@ case $have in
 		rm -f "$temporary"
 		exit 1
 	}
+	say section record
+	printf '%s\n' "$have"
+	say section
 	;;
 *) say gone 1 ;;
 esac
