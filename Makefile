@@ -12,7 +12,7 @@ export GOTOOLCHAIN ?= local
 
 NODES    ?= 5
 
-.PHONY: help build demo test test-unit test-e2e kill-matrix bench lab-up lab-down lab-test lab-bench check fmt histories golden schema fuzz clean
+.PHONY: help build demo test test-unit test-e2e kill-matrix bench bench-transfer lab-up lab-down lab-test lab-bench check fmt histories golden schema fuzz clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,13 @@ kill-matrix: build ## SIGKILL the worker at every step boundary and inside every
 
 bench: build ## the figures, as JSON on standard output
 	@$(GO) run ./internal/e2e/bench
+
+bench-transfer: build $(BIN)/rclone ## how an archive comes into the bucket, beside ssh cat | rclone rcat, as JSON
+	@$(GO) run ./internal/e2e/transferbench
+
+# The peer of the measurement, and nothing that katoflow needs.
+$(BIN)/rclone:
+	GOBIN=$(BIN) $(GO) install github.com/rclone/rclone@v1.76.0
 
 lab-up: $(BIN)/lab $(BIN)/kato ## real Debian hosts on this machine (root on Linux; NODES=5)
 	@deploy/lab/install

@@ -154,6 +154,12 @@ func (d DirectSender) Send(ctx context.Context, t *archive.Transfer, record func
 	if expiry <= 0 {
 		expiry = 15 * time.Minute
 	}
+	// What an earlier process has sent counts as soon as it was compared with the file.
+	progress, err := t.Refresh(ctx)
+	if err != nil {
+		return err
+	}
+	record(progress)
 	const tries = 4
 	for failed := 0; ; {
 		missing := t.Missing()
@@ -161,18 +167,12 @@ func (d DirectSender) Send(ctx context.Context, t *archive.Transfer, record func
 			return nil
 		}
 		before := len(missing)
-		parts, err := t.PresignParts(ctx, missing[:min(len(missing), parallel)], expiry)
-		if err != nil {
-			return err
-		}
-		errs := make([]error, len(parts))
-		var sending sync.WaitGroup
-		for i, p := range parts {
-			sending.Go(func() { errs[i] = d.part(ctx, p, expiry) })
-		}
-		sending.Wait()
+		parts, errs, err := d.round(ctx, t, missing, parallel, expiry)
 		if ctx.Err() != nil {
 			return ctx.Err()
+		}
+		if err != nil {
+			return err
 		}
 		progress, err := t.Refresh(ctx)
 		if err != nil {
@@ -193,6 +193,50 @@ func (d DirectSender) Send(ctx context.Context, t *archive.Transfer, record func
 		}
 		return d.why(ctx, parts, errs, progress)
 	}
+}
+
+// tellEvery is how long parts are sent before S3 is asked which of them it has.
+const tellEvery = 5 * time.Second
+
+// round sends missing parts for a while, some at once, and prepares the next ones meanwhile: their sums on the node and their URLs. It stops at the first failure, and returns
+// what was sent with the error of each.
+func (d DirectSender) round(ctx context.Context, t *archive.Transfer, missing []int, parallel int, expiry time.Duration) (parts []archive.PresignedPart, errs []error, err error) {
+	var mu sync.Mutex
+	stopped := false
+	stop := func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return stopped
+	}
+	began := time.Now()
+	ready := make(chan archive.PresignedPart)
+	var sending sync.WaitGroup
+	for range parallel {
+		sending.Go(func() {
+			for p := range ready {
+				err := d.part(ctx, p, expiry)
+				mu.Lock()
+				parts, errs = append(parts, p), append(errs, err)
+				stopped = stopped || err != nil
+				mu.Unlock()
+			}
+		})
+	}
+	for numbers := range slices.Chunk(missing, parallel) {
+		if time.Since(began) > tellEvery || stop() || ctx.Err() != nil {
+			break
+		}
+		var presigned []archive.PresignedPart
+		if presigned, err = t.PresignParts(ctx, numbers, expiry); err != nil {
+			break
+		}
+		for _, p := range presigned {
+			ready <- p
+		}
+	}
+	close(ready)
+	sending.Wait()
+	return parts, errs, err
 }
 
 // why is the reason that no part got through.

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"time"
+
+	"github.com/katoflow/katoflow/activities"
+	"github.com/katoflow/katoflow/internal/archive"
+	"github.com/katoflow/katoflow/internal/operation"
+	"github.com/katoflow/katoflow/internal/remote"
+)
+
+// childArgument makes this program one transfer.
+const childArgument = "transfer-child"
+
+// order is what a child is told, on standard input.
+type order struct {
+	Port                                           int
+	User, Key, KnownHosts                          string
+	File, SHA256                                   string
+	Endpoint, Region, Bucket, AccessKey, SecretKey string
+	Ref                                            archive.Ref
+	Mode                                           operation.TransferMode
+}
+
+// result is what it says of itself.
+type result struct {
+	Seconds, CPU, PeakMiB float64
+}
+
+// child is one transfer by the same senders that the activity Transfer uses.
+func child(in io.Reader, out io.Writer) error {
+	var o order
+	if err := json.NewDecoder(in).Decode(&o); err != nil {
+		return err
+	}
+	ctx := context.Background()
+	pool := remote.NewPool(remote.Options{})
+	defer func() { _ = pool.Close() }()
+	store, err := archive.Open(archive.Config{Endpoint: o.Endpoint, Region: o.Region, Bucket: o.Bucket, AccessKey: o.AccessKey, SecretKey: o.SecretKey, PathStyle: true}, nil)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	began := time.Now()
+	host := remote.Host{Name: "node", Address: "127.0.0.1", Port: o.Port, User: o.User, KeyFiles: []string{o.Key}, KnownHosts: []string{o.KnownHosts}}
+	file := activities.NewNodeFile(pool, host, o.File)
+	defer file.Close()
+	transfer, err := store.Begin(ctx, archive.Upload{Ref: o.Ref, Source: file, SHA256: o.SHA256})
+	if err != nil {
+		return err
+	}
+	if o.Mode == operation.TransferDirect {
+		err = activities.DirectSender{File: file, Secrets: "katoflow-part-bench"}.Send(ctx, transfer, func(archive.Progress) {})
+	} else {
+		err = transfer.Send(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	stored, err := transfer.Complete(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := store.Finish(ctx, archive.Manifest{Ref: o.Ref, Platform: "als", Mode: "cluster", Who: "bench", Started: began, Ended: time.Now(), Stored: stored}); err != nil {
+		return err
+	}
+	r := result{Seconds: time.Since(began).Seconds()}
+	if r.CPU, r.PeakMiB, err = usage(); err != nil {
+		return err
+	}
+	return json.NewEncoder(out).Encode(r)
+}
