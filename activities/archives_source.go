@@ -50,7 +50,7 @@ var (
 func (f *NodeFile) Stat(ctx context.Context) (archive.Stat, error) {
 	result, err := within(ctx, statWait, f.runner, f.host, remote.Command{Argv: []string{"stat", "-c", "%s %Y", f.path}})
 	if err != nil {
-		return archive.Stat{}, err
+		return archive.Stat{}, sourceError(err)
 	}
 	size, changed, _ := strings.Cut(strings.TrimSpace(string(result.Stdout)), " ")
 	bytes, err := strconv.ParseInt(size, 10, 64)
@@ -59,6 +59,15 @@ func (f *NodeFile) Stat(ctx context.Context) (archive.Stat, error) {
 		return archive.Stat{}, fmt.Errorf("%s: size and time of %s cannot be read", remote.Escape(f.host.Name), remote.Escape(f.path))
 	}
 	return archive.Stat{Size: bytes, Modified: time.Unix(seconds, 0)}, nil
+}
+
+// sourceError is an error of a node as package archive takes it: what is not mended by waiting, such as another host key, ends an upload at once.
+func sourceError(err error) error {
+	var node *remote.Error
+	if !errors.As(err, &node) || node.Kind == remote.KindTransport {
+		return err
+	}
+	return &archive.Error{Kind: archive.KindSource, Message: node.Error(), Err: node}
 }
 
 // within runs a command for so long at most; then the node counts as one that is not reached.
@@ -74,7 +83,11 @@ func within(ctx context.Context, limit time.Duration, r remote.Runner, h remote.
 
 // ReadRange streams a range. Closing the reader before its end ends the command on the node.
 func (f *NodeFile) ReadRange(ctx context.Context, offset, length int64) (io.ReadCloser, error) {
-	return f.ranges.open(ctx, offset, length)
+	r, err := f.ranges.open(ctx, offset, length)
+	if err != nil {
+		return nil, sourceError(err)
+	}
+	return r, nil
 }
 
 // Close ends what still waits on the node.
@@ -93,7 +106,7 @@ func (f *NodeFile) Sums(ctx context.Context, ranges []archive.Range) ([]archive.
 		limit := askWithin + time.Duration(bytes/sumRate)*time.Second
 		answer, err := askFor(ctx, limit, runnerOnly{f.runner}, f.host, sumsScript, args...)
 		if err != nil {
-			return nil, err
+			return nil, sourceError(err)
 		}
 		told := answer.values["sum"]
 		if len(told) != len(some) {

@@ -142,6 +142,7 @@ func (b *rangeBody) Read(p []byte) (int, error) {
 		if errors.Is(err, errShort) {
 			err = io.EOF
 		}
+		err = sourceError(err)
 	}
 	return n, err
 }
