@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -70,13 +71,13 @@ func TestBackupFault_DiskFullDuringTheExport_AsksAndGoesOnWithSpace(t *testing.T
 	o := s.backup()
 	s.eventually(20*time.Second, "the export", func() bool { return s.running(files, "kato data export") })
 	f := s.fault("disk full during the export")
-	require.NoError(t, n.FreeSpace("/home", 4<<20))
+	require.NoError(t, n.FreeSpace("/", 4<<20))
 	q := o.question(40 * time.Second)
 	asks(t, q, files, operation.StepExport, 1, operation.ErrRemoteExit)
 	// kato's own words need space too: the job's output is on the same disk, and may be cut off.
 	require.Contains(t, q.Cause.Message, "ended with exit code 1: ERROR: Could not w")
 	require.False(t, s.cluster.Maintenance())
-	require.NoError(t, n.FreeSpace("/home", -1))
+	require.NoError(t, n.FreeSpace("/", -1))
 	o.decide(q, operation.Retry)
 	o.done(60 * time.Second)
 	require.Equal(t, 2, s.exports(files))
@@ -147,14 +148,17 @@ func TestBackupFault_WhatAnExportNeedsIsMissing_AllProblemsAtOnceAndNothingIsTou
 	n := s.exporter(files)
 	n.NoCoreAccess(true)
 	n.SudoPassword(true)
-	require.NoError(t, n.DataSize(900<<30))
+	if !onHosts() { // a real host has as much data as it has
+		require.NoError(t, s.simulated(files).DataSize(900<<30))
+	}
 	require.NoError(t, n.ExternalDatabase("mysql", "192.0.2.10"))
 	s.bucket.Proxy.Fail("", archivetest.Always, archivetest.AccessDenied)
 	f := s.fault("no key of the Core, sudo with a password, no space, bucket denied")
 	out := s.cli(7, "backup", "create", s.cluster.Name())
-	for _, line := range []string{"the Core cannot log in to files", "sudo asks", "for the archive of", "bucket: ", "grant the right"} {
+	for _, line := range []string{"the Core cannot log in to files", "sudo asks", "bucket: ", "grant the right"} {
 		require.Contains(t, out.Stderr, line)
 	}
+	require.Equal(t, !onHosts(), strings.Contains(out.Stderr, "for the archive of"))
 	require.Empty(t, s.cluster.Commands())
 	require.False(t, s.cluster.Maintenance())
 	require.Empty(t, s.staged(files))
@@ -162,9 +166,11 @@ func TestBackupFault_WhatAnExportNeedsIsMissing_AllProblemsAtOnceAndNothingIsTou
 	n.NoCoreAccess(false)
 	n.SudoPassword(false)
 	s.bucket.Proxy.Heal()
-	out = s.cli(7, "backup", "create", s.cluster.Name())
-	require.Contains(t, out.Stderr, "for the archive of")
-	require.NotContains(t, out.Stderr, "bucket")
+	if !onHosts() {
+		out = s.cli(7, "backup", "create", s.cluster.Name())
+		require.Contains(t, out.Stderr, "for the archive of")
+		require.NotContains(t, out.Stderr, "bucket")
+	}
 	o := s.backup("--no-space-check")
 	r := o.done(60 * time.Second)
 	require.Contains(t, strings.Join(r.Warnings, "\n"), "external database 192.0.2.10")
@@ -514,7 +520,9 @@ func TestBackup_Cancelled_EndsWithNothingLeft(t *testing.T) {
 			require.NoError(t, n.ExportSize(multiparted))
 			require.NoError(t, n.ExportTime(3*time.Second))
 			s.cluster.Node(core).SlowCommand("kato config set", 1, time.Second)
-			n.SlowCommand("sha256sum", -1, time.Second)
+			if !onHosts() {
+				n.SlowCommand("sha256sum", -1, time.Second)
+			}
 			o := s.backup(c.args...)
 			c.reach(t, s, o)
 			f := s.fault("%s", "backup cancelled "+name)
@@ -656,7 +664,7 @@ func TestBackup_InMaintenanceMode_NoLongerThanTheExportAndTwoSeconds(t *testing.
 	}
 	more := off.Sub(on) - ended.Sub(began)
 	t.Logf("in maintenance mode for %s, of which the export took %s: %s more", off.Sub(on), ended.Sub(began), more)
-	require.Less(t, more, in(2*time.Second, 4*time.Second))
+	require.Less(t, more, in(2*time.Second, 10*time.Second), "the other cases have the machine too; alone it is some tenths of a second")
 	require.Greater(t, ended.Sub(began), 1900*time.Millisecond)
 	require.InDelta(t, off.Sub(on).Seconds(), r.Export.MaintenanceTime.D().Seconds(), 2)
 	o.settled()
@@ -724,7 +732,46 @@ func TestBackup_ToAMountedFileSystem_LiesThereWithItsManifest(t *testing.T) {
 	o.placed("/mnt/backup")
 	o.settled()
 	// A folder that is no mounted file system would fill the system's own disk.
-	require.Contains(t, s.cli(7, "backup", "create", s.cluster.Name(), "--to-path", "/srv").Stderr, "nothing is mounted at /srv")
+	folder := strings.TrimSpace(s.shell(files, `mkdir "$HOME/here" && cd "$HOME/here" && pwd`))
+	require.Contains(t, s.cli(7, "backup", "create", s.cluster.Name(), "--to-path", folder).Stderr, "nothing is mounted at "+folder)
+}
+
+// TestBackup_OfAGibibyte_IsMovedWhole is an export of a size that is seen.
+func TestBackup_OfAGibibyte_IsMovedWhole(t *testing.T) {
+	onlyLab(t, "it is about real disks, sshd and curl")
+	t.Parallel()
+	for _, mode := range []string{"worker", "direct"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, nil, nil, exporting, func(c *config) { c.disk = 5 << 30 })
+			w := s.worker("")
+			require.NoError(t, s.exporter(files).ExportSize(1<<30))
+			o := s.backup("--transfer", mode)
+			r := o.done(5 * time.Minute)
+			m := o.listed()
+			require.Greater(t, m.Size, int64(1<<30))
+			peak := peakMiB(t, w.Pid())
+			require.Less(t, peak, 150.0, "MiB of memory")
+			t.Logf("%s: export %s, maintenance mode %s, transfer %s; the worker's peak memory %.0f MiB", mode, r.Export.ExportTime, r.Export.MaintenanceTime, r.Export.TransferTime, peak)
+			o.settled()
+		})
+	}
+}
+
+// peakMiB is the largest memory that a process has had.
+func peakMiB(t *testing.T, pid int) float64 {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	require.NoError(t, err)
+	var kib float64
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			_, err := fmt.Sscan(rest, &kib)
+			require.NoError(t, err)
+		}
+	}
+	require.Positive(t, kib)
+	return kib / 1024
 }
 
 func TestBackup_Reset_ExportsNothingAgainAndKeepsWhatIsListed(t *testing.T) {

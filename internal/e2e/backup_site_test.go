@@ -38,7 +38,13 @@ func (s *site) openBucket() {
 	s.bucket, err = archivetest.NewBucket(ctx, shared.temporal.S3, "archives-"+strings.ToLower(s.cluster.Name()), false)
 	require.NoError(s.t, err)
 	s.t.Cleanup(s.bucket.Close)
-	s.s3, err = harness.S3Section(s.Dir, s.bucket.Proxy.URL, s.bucket)
+	endpoint := s.bucket.Proxy.URL
+	if onHosts() { // which do not reach the loopback of this machine
+		addr, err := shared.lab.Forward(strings.TrimPrefix(endpoint, "http://"))
+		require.NoError(s.t, err)
+		endpoint = "http://" + addr
+	}
+	s.s3, err = harness.S3Section(s.Dir, endpoint, s.bucket)
 	require.NoError(s.t, err)
 }
 
@@ -68,7 +74,6 @@ type exporter interface {
 	NoOutbound(on bool)
 	DropOutbound()
 	FreeSpace(path string, bytes int64) error
-	DataSize(bytes int64) error
 	Resize(file string, by int64) error
 	ExternalDatabase(service, host string) error
 }
@@ -202,8 +207,16 @@ func (o *op) secretsKept() {
 	require.NoError(o.t, err)
 	for _, secret := range []string{o.bucket.Server.SecretKey, o.bucket.Server.AccessKey, "X-Amz-Signature", "AGE-SECRET-KEY"} {
 		require.False(o.t, o.inHistory(secret, o.workflow), "%s in the history", secret)
-		for _, path := range append(logs, o.cluster.Dir()) {
+		for _, path := range logs {
 			require.Empty(o.t, holding(o.t, secret, path), secret)
+		}
+		for _, n := range o.cluster.Nodes() {
+			if h, real := n.(host); real {
+				require.Empty(o.t, h.run(`grep -rlsF -e "$1" /run /home /tmp /var/tmp /var/log /var/lib/katoflow || true`, secret), secret)
+			}
+		}
+		if !onHosts() {
+			require.Empty(o.t, holding(o.t, secret, o.cluster.Dir()), secret)
 		}
 	}
 }

@@ -83,7 +83,7 @@ type hosts struct {
 
 func startHosts(t *testing.T, cfg config) cluster {
 	t.Helper()
-	lc := lab.ClusterConfig{Name: cfg.name, Platform: cfg.platform}
+	lc := lab.ClusterConfig{Name: cfg.name, Platform: cfg.platform, DiskSize: cfg.disk}
 	if cfg.nodes == nil {
 		lc.Nodes = lab.DefaultNodes(5)
 	}
@@ -342,6 +342,11 @@ func (h host) HangCommand(name string, times int) { h.must(h.Host.HangCommand(na
 func (h host) SlowCommand(name string, times int, d time.Duration) {
 	h.must(h.Host.SlowCommand(name, times, d))
 }
+
+func (h host) HealExports()         { h.must(h.Host.HealExports()) }
+func (h host) NoCoreAccess(on bool) { h.must(h.Host.NoCoreAccess(on)) }
+func (h host) NoOutbound(on bool)   { h.must(h.Host.NoOutbound(on)) }
+func (h host) DropOutbound()        { h.must(h.Host.DropOutbound()) }
 
 func (h host) StopRole(role string) { h.patch(katodouble.StatePatch{Stop: []string{role}}) }
 func (h host) RoleNeverStarts(role string) {

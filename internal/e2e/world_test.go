@@ -91,6 +91,8 @@ type config struct {
 	slow time.Duration
 	// s3: the site has a bucket.
 	s3 bool
+	// disk is the size in bytes of a real host's disk, 0 for the usual.
+	disk int64
 	// simulated changes what only the simulated cluster has.
 	simulated []func(*simcluster.Config)
 }
