@@ -12,10 +12,10 @@ import (
 )
 
 // preflightMaintenance tells of a maintenance mode that is on before the operation begins, and by whom, and of what a dead-man did. It changes nothing.
-func (n *Nodes) preflightMaintenance(ctx context.Context, s site, targets []target, errs []error, op Operation, out *PreflightResult) {
+func (n *Nodes) preflightMaintenance(ctx context.Context, s site, targets []target, readings []answer, errs []error, op Operation, out *PreflightResult) {
 	core := s.cluster.CoreNode()
 	at := slices.IndexFunc(targets, func(t target) bool { return t.node == core })
-	if at < 0 || errs[at] != nil {
+	if at < 0 || errs[at] != nil || readings[at].value("no-kato") != "" {
 		return
 	}
 	entry := &out.Nodes[at]

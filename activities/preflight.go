@@ -69,7 +69,7 @@ func (n *Nodes) Preflight(ctx context.Context, in PreflightInput) (PreflightResu
 		return PreflightResult{}, err
 	}
 	if s.als() && core != nil {
-		n.preflightMaintenance(a.ctx, s, targets, errs, in.Operation, &out)
+		n.preflightMaintenance(a.ctx, s, targets, readings, errs, in.Operation, &out)
 	}
 	return out, nil
 }

@@ -17,7 +17,7 @@ alone() {
 		if [ "$address" = here ]; then
 			told=$(sh -c "$running" </dev/null 2>/dev/null)
 		else
-			told=$(ssh -n -o BatchMode=yes -o ConnectTimeout=5 "$address" "$running" 2>/dev/null)
+			told=$(ssh -n -o BatchMode=yes -o ConnectTimeout=5 -o ServerAliveInterval=5 -o ServerAliveCountMax=3 "$address" "$running" 2>/dev/null)
 		fi
 		case $told in
 		*'@katoflow end') ;;
