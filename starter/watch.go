@@ -9,9 +9,12 @@ import (
 
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
+	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/converter"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/katoflow/katoflow/activities"
 	"github.com/katoflow/katoflow/internal/operation"
 	"github.com/katoflow/katoflow/starter/internal/screen"
 	"github.com/katoflow/katoflow/starter/internal/view"
@@ -31,6 +34,9 @@ type watcher struct {
 	// steps of the nodes in work, as they were at stepsAt, and at the time before.
 	steps, stale map[string]operation.NodeStep
 	stepsAt      time.Time
+	// beat is what the step of an export last said of itself, as it was at beatAt.
+	beat   string
+	beatAt time.Time
 	// troubled since; zero while all is well.
 	since   time.Time
 	trouble string
@@ -103,6 +109,7 @@ func (w *watcher) look(ctx context.Context) (closed bool, err error) {
 		return true, nil
 	}
 	w.addSteps(ctx, report)
+	w.addBeat(ctx, report)
 	w.last = report
 	return false, nil
 }
@@ -170,6 +177,43 @@ func (w *watcher) addSteps(ctx context.Context, r *operation.Report) {
 			r.Nodes[i].Step, r.Nodes[i].Try = step.Step, step.Try
 		}
 	}
+}
+
+// beatEvery is how often an export is asked how far its step is: the server hears of it about as often.
+const beatEvery = 5 * time.Second
+
+// addBeat puts into the report of an export how far its step is, which takes an hour where nothing else changes. The activity at work knows it.
+func (w *watcher) addBeat(ctx context.Context, r *operation.Report) {
+	if r.Kind != operation.KindBackup || len(r.Nodes) != 1 || r.Nodes[0].Status != operation.NodeRunning {
+		w.beat = ""
+		return
+	}
+	n := &r.Nodes[0]
+	if w.now().Sub(w.beatAt) >= beatEvery || w.last != nil && len(w.last.Nodes) == 1 && w.last.Nodes[0].Step != n.Step {
+		w.beatAt = w.now()
+		ctx, cancel := context.WithTimeout(ctx, describeTimeout)
+		defer cancel()
+		if d, err := w.server.DescribeWorkflowExecution(ctx, w.workflowID, ""); err == nil {
+			w.beat = beatOf(d.GetPendingActivities())
+		}
+	}
+	if w.beat != "" {
+		n.Notes = append(n.Notes, w.beat)
+	}
+}
+
+// beatOf is what the activity of an export's step says; "" when none is at work.
+func beatOf(pending []*workflowpb.PendingActivityInfo) string {
+	for _, p := range pending {
+		switch p.GetActivityType().GetName() {
+		case "PrepareExport", "Export", "CheckArchive", "Transfer", "Place", "TidyExport":
+			var beat activities.Beat
+			if converter.GetDefaultDataConverter().FromPayloads(p.GetHeartbeatDetails(), &beat) == nil {
+				return oneLine(beat.Phase)
+			}
+		}
+	}
+	return ""
 }
 
 // step asks the workflow of a node; nil when it does not answer.
@@ -242,6 +286,9 @@ type plainDisplay struct {
 	// troubled: an outage was told, and when it was told last.
 	troubled bool
 	told     time.Time
+	// beat is how far an export's step was when that was told last, at beatAt.
+	beat   string
+	beatAt time.Time
 }
 
 // tellAgain is how often an outage that lasts is told.
@@ -260,10 +307,20 @@ func (d *plainDisplay) show(r *operation.Report, notice string) {
 	if r == nil || r == d.last {
 		return
 	}
-	for _, l := range view.Changes(d.last, r) {
+	changes := view.Changes(d.last, r)
+	for _, l := range changes {
 		d.line(now, l)
 	}
 	d.last = r
+	if len(changes) > 0 {
+		d.beatAt = now
+	}
+	if r.Kind == operation.KindBackup && len(r.Nodes) == 1 && r.Nodes[0].Status == operation.NodeRunning && len(r.Nodes[0].Notes) > 0 {
+		if beat := r.Nodes[0].Notes[len(r.Nodes[0].Notes)-1]; beat != d.beat && now.Sub(d.beatAt) >= tellAgain {
+			d.line(now, oneLine(r.Nodes[0].Name+" "+r.Nodes[0].Step+": "+beat))
+			d.beat, d.beatAt = beat, now
+		}
+	}
 }
 
 func (d *plainDisplay) line(now time.Time, text string) {

@@ -72,8 +72,7 @@ func (r *run) headline() string {
 // Details renders a report as the Markdown that the Web UI shows: what is needed from a person first, then the nodes.
 func Details(report *operation.Report) string {
 	var b strings.Builder
-	counts := report.Counts()
-	fmt.Fprintf(&b, "**%s** on **%s**: **%s**, %d of %d nodes done", cell(report.Kind, 60), cell(report.Cluster, 80), report.Phase, counts[operation.NodeDone], len(report.Nodes))
+	fmt.Fprintf(&b, "**%s** on **%s**: **%s**, %s", cell(report.Kind, 60), cell(report.Cluster, 80), report.Phase, howFar(report))
 	if report.DryRun {
 		b.WriteString(" (dry run)")
 	}
@@ -110,6 +109,30 @@ func Details(report *operation.Report) string {
 	})
 	writeList(&b, "Warnings", len(report.Warnings), func(i int) string { return report.Warnings[i] })
 	return operation.Shorten(b.String(), maxDetails)
+}
+
+// howFar is what an operation has done, in a few words: an export has one node and several steps.
+func howFar(report *operation.Report) string {
+	if report.Kind != operation.KindBackup || len(report.Nodes) != 1 {
+		return fmt.Sprintf("%d of %d nodes done", report.Counts()[operation.NodeDone], len(report.Nodes))
+	}
+	n := &report.Nodes[0]
+	what := "not begun"
+	switch {
+	case n.Status == operation.NodeDone:
+		what = "archived"
+	case n.Step != "":
+		what = "step " + cell(n.Step, 40)
+	}
+	if e := report.Export; e != nil {
+		if e.Size > 0 {
+			what += ", " + operation.Size(e.Size)
+		}
+		if e.Location != "" {
+			what += " in " + cell(e.Location, 400)
+		}
+	}
+	return what
 }
 
 // writeQuestion shows the cause, what can be answered, and the JSON to paste into the update `decide`.

@@ -51,6 +51,19 @@ func TestDetails_Golden(t *testing.T) {
 	}
 }
 
+func TestDetails_OfAnExport_HeadlineSaysStepSizeAndPlace(t *testing.T) {
+	r := operation.Report{OperationID: "op-1", Kind: operation.KindBackup, Cluster: "prod", Phase: operation.PhaseRunning, Nodes: []operation.NodeReport{{Name: "fs-1", Status: operation.NodePending}}}
+	headline := func() string {
+		line, _, _ := strings.Cut(Details(&r), "\n")
+		return line
+	}
+	require.Equal(t, "**backup-create** on **prod**: **running**, not begun", headline())
+	r.Nodes[0].Status, r.Nodes[0].Step, r.Export = operation.NodeRunning, operation.StepTransfer, &operation.Exported{Size: 4 << 30}
+	require.Equal(t, "**backup-create** on **prod**: **running**, step transfer, 4 GiB", headline())
+	r.Phase, r.Nodes[0].Status, r.Export.Location = operation.PhaseDone, operation.NodeDone, "s3://archives/prod/op_1/export.tgz"
+	require.Equal(t, `**backup-create** on **prod**: **done**, archived, 4 GiB in s3://archives/prod/op\_1/export.tgz`, headline())
+}
+
 func TestDetails_HostileText_StaysInsideItsCell(t *testing.T) {
 	r := parked()
 	r.Nodes[1].Failure.Message = "x | y | `z` <script>alert(1)</script>\n\n# heading\x1b[31m [link](javascript:x) **bold**"
