@@ -1,6 +1,7 @@
 package kato
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -211,4 +212,43 @@ func FuzzParseInfo(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestExport_Commands_UseLongOptionsAndAPathAlone(t *testing.T) {
+	c := CLI{Path: "/home/stackato/bin/kato"}
+	got := c.Export(Export{Include: []string{"droplets", "main-db"}, Exclude: []string{"mysql-data"}, Folder: "/mnt/a b/work", Path: "/mnt/a b/export.tgz"})
+	want := []string{c.Path, "data", "export", "--cluster", "--droplets", "--main-db", "--exclude-mysql-data", "--base-dir", "/mnt/a b/work", "/mnt/a b/export.tgz"}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+	if got := c.Export(Export{OnlyThisNode: true, Folder: "/w", Path: "/p"}); !slices.Equal(got, []string{c.Path, "data", "export", "--only-this-node", "--base-dir", "/w", "/p"}) {
+		t.Errorf("%q", got)
+	}
+}
+
+func TestCheckSelectors_WhatKatoDoesNotKnow_IsNamedWithTheChoices(t *testing.T) {
+	if p := CheckSelectors([]string{"droplets", "rabbit3"}, []string{"mysql-data", "filesystem-user-creation", "redis"}); len(p) != 0 {
+		t.Errorf("%q", p)
+	}
+	p := CheckSelectors([]string{"mysql-data", "--force", "droplets"}, []string{"droplets", "all", strings.Repeat("é", 100)})
+	if len(p) != 5 {
+		t.Errorf("%d problems: %q", len(p), p)
+	}
+	for i, want := range []string{`include "mysql-data": choose of `, `include "--force"`, `"droplets" is both included and excluded`, `exclude "all"`, `exclude "éé`} {
+		if i < len(p) && !strings.HasPrefix(p[i], want) {
+			t.Errorf("%q does not begin with %q", p[i], want)
+		}
+	}
+}
+
+func TestParseValue_FormsOfKatosAnswers_AreTheValue(t *testing.T) {
+	for out, want := range map[string]string{
+		"127.0.0.1\n": "127.0.0.1", "--- db.example.com\n...\n": "db.example.com", "\"db.example.com\"\n": "db.example.com", "'10.0.0.1'": "10.0.0.1",
+		"WARNING: Assumed type string\n10.0.0.1\n": "10.0.0.1", "mysql/host: db.example.com\n": "db.example.com", "\x1b[32mdb.example.com\x1b[0m\r\n": "db.example.com",
+		"": "", "\n---\n...\n": "", "::1\n": "::1", "fe80::1": "fe80::1",
+	} {
+		if got := ParseValue([]byte(out)); got != want {
+			t.Errorf("%q is %q, want %q", out, got, want)
+		}
+	}
 }
