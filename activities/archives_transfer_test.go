@@ -188,6 +188,9 @@ func transferHostKey(t *testing.T, s archivetest.Server) {
 	release()
 	_, err := end.wait(t)
 	wantFailure(t, err, operation.ErrSSHHostKey, false, "fs: ")
+	for _, e := range x.logs.FilterMessage("request to S3 failed, trying again").All() {
+		require.NotContains(t, e.ContextMap()["error"], "host key", "waiting does not mend it")
+	}
 }
 
 func transferChanged(t *testing.T, s archivetest.Server) {
