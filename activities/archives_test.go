@@ -293,6 +293,7 @@ func placeMoves(t *testing.T, s archivetest.Server) {
 	in := x.exported(x.toPath())
 	require.Equal(t, "/mnt/backup/.katoflow-op--1", in.Place)
 	in = in.WithPlaceTry(1)
+	x.sh(`printf %s '{"orgs":1,"apps":2,"list":[{"name":"acme"}]}' >"$1/content.json"`, in.Place)
 	moved := must[TransferResult](t)(run(t, x.archives.Place, in, attemptOptions{}))
 	require.Equal(t, "fs:/mnt/backup/demo-op-1.tgz", moved.Location)
 	require.Equal(t, moved, must[TransferResult](t)(run(t, x.archives.Place, in, attemptOptions{})), "repeating it changes nothing")
@@ -300,6 +301,7 @@ func placeMoves(t *testing.T, s archivetest.Server) {
 	require.Equal(t, "demo-op-1.tgz\ndemo-op-1.tgz.manifest.json\n", x.sh("ls -A /mnt/backup"), "an archive with its manifest stays, also when the operation was cancelled after it")
 	manifest := x.sh("cat /mnt/backup/demo-op-1.tgz.manifest.json")
 	require.Contains(t, manifest, in.Checked.SHA256)
+	require.Contains(t, manifest, `"name":"acme"`, "what the Cloud Controller had")
 }
 
 func placeTaken(t *testing.T, s archivetest.Server) {

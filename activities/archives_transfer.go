@@ -310,7 +310,15 @@ func (x *Archives) Place(ctx context.Context, in TransferInput) (TransferResult,
 	if err != nil {
 		return TransferResult{}, err
 	}
-	manifest, err := x.placedManifest(in, s, t)
+	var content *archive.Content
+	err = a.persist(t.host.Name, in.UnreachableAfter.D(), "", func(ctx context.Context) (err error) {
+		content, err = x.stagedContent(ctx, t, in.ExportInput)
+		return err
+	})
+	if err != nil {
+		return TransferResult{}, err
+	}
+	manifest, err := placedManifest(in, s, t, content)
 	if err != nil {
 		return TransferResult{}, err
 	}
@@ -334,9 +342,12 @@ func (x *Archives) Place(ctx context.Context, in TransferInput) (TransferResult,
 	return TransferResult{Location: t.host.Name + ":" + in.placed(), StoredSize: in.Checked.Size}, nil
 }
 
-// placedManifest describes an archive on a file system: the fields that are the same as in a bucket. It depends on the input and the inventory alone, so that
-// every attempt's job is the same.
-func (x *Archives) placedManifest(in TransferInput, s site, t target) (string, error) {
+// maxPlacedContent bounds the names in a manifest that a job carries, in bytes; of more only the counts are there.
+const maxPlacedContent = 48 << 10
+
+// placedManifest describes an archive on a file system: the fields that are the same as in a bucket. It depends on the input, the inventory and what was staged alone, so
+// that every attempt's job is the same.
+func placedManifest(in TransferInput, s site, t target, content *archive.Content) (string, error) {
 	var b bytes.Buffer
 	m := struct {
 		archive.Ref
@@ -351,8 +362,14 @@ func (x *Archives) placedManifest(in TransferInput, s site, t target) (string, e
 		Started  time.Time           `json:"started"`
 		Size     int64               `json:"size"`
 		SHA256   string              `json:"sha256"`
+		Content  *archive.Content    `json:"content,omitempty"`
 	}{archive.Ref{Cluster: in.Operation.Cluster, Operation: in.Operation.ID}, in.Platform, map[string][]string{}, "cluster", in.Include, in.Exclude, t.node.Name, path.Base(in.placed()),
-		in.Who, in.Began.UTC(), in.Checked.Size, in.Checked.SHA256}
+		in.Who, in.Began.UTC(), in.Checked.Size, in.Checked.SHA256, content}
+	if names, err := json.Marshal(content); err == nil && len(names) > maxPlacedContent {
+		counts := *content
+		counts.List = nil
+		m.Content = &counts
+	}
 	if in.OnlyThisNode {
 		m.Mode = "only-this-node"
 	}
