@@ -40,7 +40,7 @@ func (s *site) running(node, words string) bool {
 func inProcess(node, words string) func(ctx context.Context, o *op) (func(), error) {
 	return func(ctx context.Context, o *op) (func(), error) {
 		return nil, waitIn(ctx, words+" on "+node, func() bool {
-			return strings.Contains(o.processes(node), "\n"+words)
+			return strings.Contains(o.processes(node), words)
 		})
 	}
 }
@@ -136,7 +136,7 @@ func TestKillMatrix_OfABackup(t *testing.T) {
 			killPoint{name: "in maintenance on", moment: inCommand(core, "kato config set cloud_controller_ng maintenance_mode true")},
 			killPoint{name: "in export", moment: inCommand(files, "kato data export")},
 			killPoint{name: "in maintenance off", moment: inCommand(core, "kato config set cloud_controller_ng maintenance_mode false")},
-			killPoint{name: "in check", moment: inProcess(files, "tar tzf")},
+			killPoint{name: "in check", moment: inProcess(files, "tar tzf /")},
 			killPoint{name: "in a part", moment: inPart},
 			killPoint{name: "at the begin of the upload", moment: atRequest("CreateMultipartUpload")},
 			killPoint{name: "at its state", moment: atRequest("PUT upload.json")},
@@ -146,7 +146,7 @@ func TestKillMatrix_OfABackup(t *testing.T) {
 		direct := backupMatrix(operation.BackupInput{Transfer: operation.TransferDirect})
 		direct.lanes(t, "by the node", 2, append(boundaries("Transfer"), killPoint{name: "in a part", moment: inPart}, killPoint{name: "at its end", moment: atRequest("CompleteMultipartUpload")}))
 		path := backupMatrix(operation.BackupInput{ToPath: "/mnt/backup"})
-		path.lanes(t, "to a path", 1, append(boundaries("Place"), in(killPoint{name: "in its job", moment: during("Place", inProcess(files, "sha256sum"))}, killPoint{name: "in its job", moment: during("Place", inProcess(files, ""))})))
+		path.lanes(t, "to a path", 1, append(boundaries("Place"), in(killPoint{name: "in its job", moment: during("Place", inProcess(files, "\nsha256sum"))}, killPoint{name: "in its job", moment: during("Place", inProcess(files, ""))})))
 		t.Run("random moments", func(t *testing.T) {
 			t.Parallel()
 			killBackupAtRandom(t)

@@ -186,6 +186,7 @@ func (o *op) settled() {
 	require.False(o.t, o.cluster.Maintenance(), "maintenance mode is on")
 	for _, n := range o.cluster.Nodes() {
 		require.Empty(o.t, o.staged(n.Name()), "staged on %s", n.Name())
+		require.False(o.t, o.running(n.Name(), "kato data export"), "an export runs on %s", n.Name())
 		for _, e := range n.Commands() {
 			require.False(o.t, e.End.IsZero(), "%s still runs on %s", e.Command(), n.Name())
 		}
