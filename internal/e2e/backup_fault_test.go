@@ -441,6 +441,30 @@ func TestBackupFault_TemporalKilledDuringTheExport_GoesOn(t *testing.T) {
 	f.end(wentOn)
 }
 
+func TestBackupFault_WorkerCutOffFromTemporalInMidTransfer_AnotherGoesOnAndBothDoNoHarm(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, nil, nil, exporting)
+	proxy, err := harness.StartProxy(s.Temporal.Address)
+	require.NoError(t, err)
+	t.Cleanup(proxy.Close)
+	s.worker(proxy.Address)
+	require.NoError(t, s.exporter(files).ExportSize(multiparted))
+	reached, release := s.bucket.Proxy.Hold("UploadPart", 3<<20)
+	o := s.backup("--transfer", "worker")
+	arrive(t, reached, "a part")
+	f := s.fault("the worker is cut off from Temporal in mid-transfer, and lives")
+	proxy.Cut()
+	s.worker("")
+	r := o.done(90 * time.Second)
+	release() // what the first one still had to send comes when all is done
+	require.Empty(t, r.Answers)
+	require.Equal(t, 1, s.exports(files))
+	require.LessOrEqual(t, s.bucket.Proxy.SentAgain(), 2*partsInFlight)
+	o.listed()
+	o.settled()
+	f.end(wentOn + ", by another worker")
+}
+
 func TestBackup_TwoAtOnce_TheSecondIsBusyOrWaits(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, nil, nil, exporting)

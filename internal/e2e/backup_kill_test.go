@@ -51,15 +51,18 @@ func (s *site) processes(node string) string {
 	return "\n" + s.shell(node, `for f in /proc/[0-9]*/cmdline; do tr '\000' ' ' <"$f" 2>/dev/null; echo; done; true`)
 }
 
-// inPart is the middle of a part. The part stands still until the worker is dead, and what was sent of it is lost with it.
-func inPart(ctx context.Context, o *op) (func(), error) {
-	reached, release := o.bucket.Proxy.Hold("UploadPart", 3<<20)
-	select {
-	case <-reached:
-		return release, nil
-	case <-ctx.Done():
-		release()
-		return nil, fmt.Errorf("no part was sent: %w", ctx.Err())
+// inPart is the middle of a part, when so many others have been sent. It stands still until the worker is dead, and what was sent of it is lost with it.
+func inPart(others int) func(ctx context.Context, o *op) (func(), error) {
+	return func(ctx context.Context, o *op) (func(), error) {
+		reached, release := o.bucket.Proxy.Hold("UploadPart", 3<<20)
+		select {
+		case <-reached:
+		case <-ctx.Done():
+			release()
+			return nil, fmt.Errorf("no part was sent: %w", ctx.Err())
+		}
+		err := waitIn(ctx, fmt.Sprintf("%d other parts", others), func() bool { return o.bucket.Proxy.Count("UploadPart") > others })
+		return release, err
 	}
 }
 
@@ -137,14 +140,14 @@ func TestKillMatrix_OfABackup(t *testing.T) {
 			killPoint{name: "in export", moment: inCommand(files, "kato data export")},
 			killPoint{name: "in maintenance off", moment: inCommand(core, "kato config set cloud_controller_ng maintenance_mode false")},
 			killPoint{name: "in check", moment: inProcess(files, "tar tzf /")},
-			killPoint{name: "in a part", moment: inPart},
+			killPoint{name: "in a part", moment: inPart(4)},
 			killPoint{name: "at the begin of the upload", moment: atRequest("CreateMultipartUpload")},
 			killPoint{name: "at its state", moment: atRequest("PUT upload.json")},
 			killPoint{name: "at its end", moment: atRequest("CompleteMultipartUpload")},
 			killPoint{name: "at the manifest", moment: atRequest("PUT manifest.json")},
 			killPoint{name: "at the removal of its state", moment: atRequest("DELETE upload.json")}))
 		direct := backupMatrix(operation.BackupInput{Transfer: operation.TransferDirect})
-		direct.lanes(t, "by the node", 2, append(boundaries("Transfer"), killPoint{name: "in a part", moment: inPart}, killPoint{name: "at its end", moment: atRequest("CompleteMultipartUpload")}))
+		direct.lanes(t, "by the node", 2, append(boundaries("Transfer"), killPoint{name: "in a part", moment: inPart(2)}, killPoint{name: "at its end", moment: atRequest("CompleteMultipartUpload")}))
 		path := backupMatrix(operation.BackupInput{ToPath: "/mnt/backup"})
 		path.lanes(t, "to a path", 1, append(boundaries("Place"), in(killPoint{name: "in its job", moment: during("Place", inProcess(files, "\nsha256sum"))}, killPoint{name: "in its job", moment: during("Place", inProcess(files, ""))})))
 		t.Run("random moments", func(t *testing.T) {
