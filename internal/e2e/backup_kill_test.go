@@ -45,6 +45,11 @@ func inProcess(node, words string) func(ctx context.Context, o *op) (func(), err
 	}
 }
 
+// exporting tells whether a durable job's export has begun to write its archive: kato has then asked the other nodes what it wants of them.
+func (s *site) exporting(node string) bool {
+	return s.running(node, "kato data export") && strings.TrimSpace(s.shell(node, `for f in "$HOME"/katoflow-exports/*/try-*/export.tgz; do if [ -e "$f" ]; then echo yes; fi; done`)) != ""
+}
+
 // processes are the command lines of what runs on a node, one a line.
 func (s *site) processes(node string) string {
 	s.t.Helper()

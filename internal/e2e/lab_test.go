@@ -343,6 +343,28 @@ func (h host) SlowCommand(name string, times int, d time.Duration) {
 	h.must(h.Host.SlowCommand(name, times, d))
 }
 
+func (h host) ExportSize(bytes int64) error {
+	return h.again(func() error { return h.Host.ExportSize(bytes) })
+}
+func (h host) ExportTime(d time.Duration) error {
+	return h.again(func() error { return h.Host.ExportTime(d) })
+}
+func (h host) ExportFault(f katodouble.ExportFault, times, exit int) error {
+	return h.again(func() error { return h.Host.ExportFault(f, times, exit) })
+}
+
+// again asks the host's kato until it answers, which it may not when the host has just booted.
+func (h host) again(ask func() error) error {
+	var last error
+	if err := waitFor(5*time.Second, "kato of "+h.Name(), func() (bool, error) {
+		last = ask()
+		return last == nil, nil
+	}); err != nil {
+		return fmt.Errorf("%w: %w", err, last)
+	}
+	return nil
+}
+
 func (h host) HealExports()         { h.must(h.Host.HealExports()) }
 func (h host) NoCoreAccess(on bool) { h.must(h.Host.NoCoreAccess(on)) }
 func (h host) NoOutbound(on bool)   { h.must(h.Host.NoOutbound(on)) }
