@@ -332,6 +332,14 @@ func (x *Archives) Place(ctx context.Context, in TransferInput) (TransferResult,
 		return TransferResult{}, failJob(operation.ErrArchive, t.host.Name, job.spec.ID.Dir(), "", "the archive has other content at %s than what was checked, and was removed there: retry exports again",
 			remote.Escape(in.placed()))
 	}
+	if end.State == remote.JobExited && end.ExitCode != 0 && !end.NeverStarted {
+		said, err := x.said(a, in.ExportInput, t, job.spec.ID, maxTail)
+		if err != nil {
+			return TransferResult{}, err
+		}
+		return TransferResult{}, failJob(operation.ErrRemoteExit, t.host.Name, job.spec.ID.Dir(), remote.Tail([]byte(said), maxTail), "the archive cannot be put into its place: %s",
+			oneLine(lastLineOf(said), 200))
+	}
 	result, err := job.result(end)
 	switch {
 	case err != nil || !result.Started:

@@ -212,6 +212,11 @@ func (k *Kato) putBack(a *attempt, s site, core target, in MaintenanceInput) (Ma
 			if want = have.record.Found == "on"; have.on == want {
 				return MaintenanceResult{Found: have.record.Found, Now: have.record.Found}, recordText(have.record), nil
 			}
+			if want { // no operation turns it off that was on: somebody has
+				out := MaintenanceResult{Found: "on", Now: "off"}
+				out.note("maintenance mode was on before and has been turned off by hand meanwhile: it stays off")
+				return out, recordText(have.record), nil
+			}
 		}
 		hurry = false
 		try, err := k.nextTry(a, core, in, operation.StepMaintenanceOff, round == 1)

@@ -240,7 +240,8 @@ func TestMaintenance_TakenOverAndEnteredAgain_FoundIsWhatIsFoundThen(t *testing.
 	}
 }
 
-func TestMaintenance_ChangedByHandMeanwhile_IsPutBackAsFound(t *testing.T) {
+// Found off it is put back to off. Found on no operation ever turns it off: who has, wants it off.
+func TestMaintenance_TurnedOffByHandMeanwhile_StaysOff(t *testing.T) {
 	for _, found := range []string{"false", "true"} {
 		t.Run("found "+found, func(t *testing.T) {
 			b := start(t, alsConfig(), "")
@@ -248,10 +249,14 @@ func TestMaintenance_ChangedByHandMeanwhile_IsPutBackAsFound(t *testing.T) {
 			in := b.maintenance("op-1", 100)
 			out := b.enter(in)
 			b.byHand("false")
-			if back := b.leave(entered(in, out)); back.Now != out.Found {
+			back := b.leave(entered(in, out))
+			if back.Now != "off" || (found == "true") != strings.Contains(back.Note, "by hand") {
 				t.Errorf("%+v", back)
 			}
-			b.wantMaintenance(found == "true")
+			b.wantMaintenance(false)
+			if _, err := b.node("core").ReadFile(recordPath); err == nil {
+				t.Error("the record is still there")
+			}
 		})
 	}
 }

@@ -126,6 +126,8 @@ func (c *cli) lookAtArchives(ctx context.Context, queue, cluster, kind, workflow
 	options := startOptions(workflowID, queue, cluster, kind, c.who(), "Archives of "+cluster, "")
 	options.TypedSearchAttributes = temporal.NewSearchAttributes(operation.AttributeCluster.ValueSet(cluster))
 	options.WorkflowExecutionTimeout = looksWithin
+	slow := time.AfterFunc(10*time.Second, func() { c.say("katoflow: no answer from a worker yet, still waiting for one; Ctrl-C ends this") })
+	defer slow.Stop()
 	if err := s.runShort(ctx, options, workflow, in, out); err != nil {
 		return c.failed(ctx, s, workflowID, err)
 	}

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/katoflow/katoflow/internal/archive"
 	"github.com/katoflow/katoflow/internal/inventory"
@@ -19,6 +20,7 @@ type backupFlags struct {
 	node, maintenance, toPath, transfer string
 	onlyThisNode, noSpaceCheck          bool
 	include, exclude, encryptTo         []string
+	flags                               *pflag.FlagSet
 }
 
 func (c *cli) backupCreateCommand() *cobra.Command {
@@ -57,6 +59,7 @@ External databases, and connection data that apps have baked in, are not in an e
 func (f *backupFlags) register(c *cli, cmd *cobra.Command) {
 	f.requestFlags.register(c, cmd, operation.Abort)
 	flags := cmd.Flags()
+	f.flags = flags
 	flags.StringVar(&f.node, "node", "", "node that exports (default: the inventory's, else the one with the role filesystem)")
 	flags.BoolVar(&f.onlyThisNode, "only-this-node", false, "export one node instead of the cluster: --node, or the Core")
 	flags.StringSliceVar(&f.include, "include", nil, "only these parts, in kato's words (default: all but resources and aok-config)")
@@ -86,6 +89,15 @@ func (f *backupFlags) input(c *cli, cluster string) (operation.BackupInput, erro
 		Maintenance: operation.MaintenanceChoice(f.maintenance), Transfer: operation.TransferMode(f.transfer), EncryptTo: f.encryptTo, ToPath: f.toPath, NoSpaceCheck: f.noSpaceCheck}
 	if f.node != "" {
 		problems = append(problems, checkNodes([]string{f.node})...)
+	}
+	// What a command substitution left empty must not become a plain archive, or a whole one.
+	for _, given := range []struct {
+		name  string
+		empty bool
+	}{{"encrypt-to", len(f.encryptTo) == 0}, {"exclude", len(f.exclude) == 0}, {"include", len(f.include) == 0}, {"node", f.node == ""}, {"to-path", f.toPath == ""}} {
+		if given.empty && f.flags.Changed(given.name) {
+			problems = append(problems, "--"+given.name+" is empty: give it a value, or leave it out")
+		}
 	}
 	switch in.Maintenance {
 	case operation.MaintenanceAuto, operation.MaintenanceOn, operation.MaintenanceOff:

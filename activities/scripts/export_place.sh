@@ -10,13 +10,18 @@ if [ -f "$staged" ]; then
 	sync "$staged" 2>/dev/null || sync
 	mv "$staged" "$placed" || exit 1
 fi
-[ -f "$placed" ] || exit 1
+[ -f "$placed" ] || {
+	printf '%s\n' "neither $staged nor $placed is there"
+	exit 1
+}
+# It holds passwords. Some file systems have no modes.
+chmod 600 "$placed" 2>/dev/null
 now=$(openssl dgst -sha256 -r <"$placed" 2>/dev/null) || now=$(sha256sum <"$placed") || exit 1
 [ "${now%% *}" = "$sum" ] || {
 	rm -f "$placed"
 	printf '%s\n' "$placed has other content than what was checked, and was removed"
 	exit 4
 }
-printf '%s\n' "$manifest" >"$placed.manifest.json.new" && mv "$placed.manifest.json.new" "$placed.manifest.json" || exit 1
+printf '%s\n' "$manifest" >"$placed.manifest.json.new" && { chmod 600 "$placed.manifest.json.new" 2>/dev/null || true; } && mv "$placed.manifest.json.new" "$placed.manifest.json" || exit 1
 sync "$placed.manifest.json" 2>/dev/null || sync
 sync "${placed%/*}" 2>/dev/null || sync

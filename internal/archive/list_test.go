@@ -358,7 +358,7 @@ func TestPlanPrune_OfATable_KeepsWhatThePolicySays(t *testing.T) {
 		"weekly by ISO":                {"2026-12-27T03 2026-12-28T03 2027-01-03T03 2027-01-04T03", Policy{Weekly: 2}, "2027-01-04T03:weekly 2027-W01 2027-01-03T03:weekly 2026-W53"},
 		"monthly":                      {"2026-09-30T03 2026-10-01T03 2026-10-31T03 2026-11-01T03", Policy{Monthly: 2}, "2026-11-01T03:monthly 2026-11 2026-10-31T03:monthly 2026-10"},
 		"together":                     {"2026-10-31T03 2026-11-01T03 2026-11-02T03", Policy{Last: 1, Monthly: 2}, "2026-11-02T03:last,monthly 2026-11 2026-10-31T03:monthly 2026-10"},
-		"the last verified stays":      {"2026-01-01T03* 2026-02-01T03* 2026-03-01T03 2026-04-01T03!", Policy{Last: 1}, "2026-04-01T03!:last 2026-02-01T03*:last verified"},
+		"the last verified stays":      {"2026-01-01T03* 2026-02-01T03* 2026-03-01T03 2026-04-01T03!", Policy{Last: 1}, "2026-04-01T03!:damaged 2026-03-01T03:last 2026-02-01T03*:last verified"},
 		"partial ones count apart":     {"2026-11-01T03 2026-11-02T03p 2026-11-03T03p", Policy{Last: 1}, "2026-11-03T03p:last 2026-11-01T03:last"},
 		"incomplete ones do not count": {"2026-11-01T03 2026-11-02T03i", Policy{Last: 1}, "2026-11-01T03:last"},
 		"none":                         {"", Policy{Last: 1}, ""},

@@ -27,7 +27,7 @@ type Plan struct {
 	Failed []PruneFailure `json:"failed,omitempty"`
 }
 
-// Kept is an archive that stays, with all reasons: "last", "daily 2026-11-22", "weekly 2026-W47", "monthly 2026-11", "last verified".
+// Kept is an archive that stays, with all reasons: "last", "daily 2026-11-22", "weekly 2026-W47", "monthly 2026-11", "last verified", "damaged".
 type Kept struct {
 	Entry
 	Reasons []string `json:"reasons"`
@@ -40,8 +40,9 @@ type PruneFailure struct {
 	Error string `json:"error"`
 }
 
-// PlanPrune says which archives the policy keeps and which it does not. The last one that was verified well is always kept. Entries that are not complete are
-// left out: they are no archives. A policy that keeps nothing is refused with KindBadInput.
+// PlanPrune says which archives the policy keeps and which it does not. The last one that was verified well is always kept. One that is known to be damaged takes no
+// place of a good one, and is kept for somebody to look at. Entries that are not complete are left out: they are no archives. A policy that keeps nothing is refused with
+// KindBadInput.
 func PlanPrune(archives []Entry, policy Policy) (Plan, error) {
 	if policy.Last < 0 || policy.Daily < 0 || policy.Weekly < 0 || policy.Monthly < 0 {
 		return Plan{}, badInput("retention: a number is negative")
@@ -75,6 +76,10 @@ func PlanPrune(archives []Entry, policy Policy) (Plan, error) {
 	}
 	var plan Plan
 	for _, entry := range complete {
+		if entry.Verified != nil && !entry.Verified.OK {
+			plan.Keep = append(plan.Keep, Kept{entry, []string{"damaged"}})
+			continue
+		}
 		name := sortOf(*entry.Manifest)
 		group := groups[name]
 		if group == nil {

@@ -353,7 +353,7 @@ func Size(n int64) string {
 		return fmt.Sprintf("%d B", n)
 	}
 	value, unit := float64(n)/1024, 0
-	for value >= 1023.95 && unit < 4 {
+	for value >= 1023.5 && unit < 4 {
 		value /= 1024
 		unit++
 	}

@@ -29,7 +29,7 @@ func Changes(before, after *operation.Report) []string {
 			say("resumed")
 		}
 	}
-	if before.Slots != 0 && before.Slots != after.Slots {
+	if before.Slots != 0 && after.Slots != 0 && before.Slots != after.Slots {
 		say("batch %s: %d at once", clean(after.Batch), after.Slots)
 	}
 	if before.Maintenance != after.Maintenance {

@@ -34,7 +34,7 @@ func Report(r *operation.Report, now time.Time, s Style) string {
 	if len(r.Nodes) > 0 {
 		line("%s: %s", count(len(r.Nodes), "node"), countLine(r.Counts()))
 	}
-	if r.Batch != "" || r.Slots > 0 {
+	if (r.Batch != "" || r.Slots > 0) && r.Kind != operation.KindBackup {
 		line("batch %s (%d at once)", clean(r.Batch), r.Slots)
 	}
 	if r.Paused {
