@@ -667,9 +667,8 @@ func TestBackup_Terminated_TheNextOperationPutsMaintenanceBackAsItWas(t *testing
 	}
 }
 
-// TestBackup_InMaintenanceMode_NoLongerThanTheExportAndTwoSeconds reads both times from the nodes.
+// TestBackup_InMaintenanceMode_NoLongerThanTheExportAndTwoSeconds reads both times from the nodes. It has the machine to itself.
 func TestBackup_InMaintenanceMode_NoLongerThanTheExportAndTwoSeconds(t *testing.T) {
-	t.Parallel()
 	s := newSite(t, nil, nil, exporting)
 	s.worker("")
 	require.NoError(t, s.exporter(files).ExportSize(multiparted))
@@ -690,7 +689,7 @@ func TestBackup_InMaintenanceMode_NoLongerThanTheExportAndTwoSeconds(t *testing.
 	}
 	more := off.Sub(on) - ended.Sub(began)
 	t.Logf("in maintenance mode for %s, of which the export took %s: %s more", off.Sub(on), ended.Sub(began), more)
-	require.Less(t, more, in(2*time.Second, 10*time.Second), "the other cases have the machine too; alone it is some tenths of a second")
+	require.Less(t, more, 2*time.Second)
 	require.Greater(t, ended.Sub(began), 1900*time.Millisecond)
 	require.InDelta(t, off.Sub(on).Seconds(), r.Export.MaintenanceTime.D().Seconds(), 2)
 	o.settled()

@@ -71,6 +71,12 @@ func TestMain(m *testing.M) {
 			}()
 		}
 		code := m.Run()
+		select {
+		case <-shared.temporal.Ended():
+			fmt.Fprintf(os.Stderr, "devstack, which all tests share, has ended before them:\n%s\n", shared.temporal.Tail())
+			code = 1
+		default:
+		}
 		fmt.Print(faultTable())
 		return code
 	}())
