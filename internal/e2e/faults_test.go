@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"go.temporal.io/sdk/converter"
 
 	"github.com/katoflow/katoflow/activities"
+	"github.com/katoflow/katoflow/internal/lab"
 	"github.com/katoflow/katoflow/internal/operation"
 	"github.com/katoflow/katoflow/internal/remote"
 	"github.com/katoflow/katoflow/internal/simcluster"
@@ -42,7 +44,19 @@ func (s *site) runs(node, program string) {
 // unpacking waits until dpkg is in the middle of its work on a node.
 func (s *site) unpacking(node string) {
 	s.t.Helper()
-	s.eventually(30*time.Second, "dpkg on "+node, func() bool { return len(s.cluster.Node(node).HalfConfigured()) > 0 })
+	seen := 0
+	s.eventually(30*time.Second, "dpkg on "+node, func() bool {
+		packages := s.cluster.Node(node).HalfConfigured()
+		if !onHosts() {
+			return len(packages) > 0
+		}
+		// There one package comes after the other, and this one's configuration takes its time: whatever happens next meets that, and not the moment in which another
+		// is unpacked, after which dpkg wants a package installed anew.
+		if slices.Contains(packages, lab.PackageSlow) {
+			seen++
+		}
+		return seen >= 3
+	})
 }
 
 // waits waits until an activity of the operation, or of a node's child, says in its heartbeat what it is waiting for.
