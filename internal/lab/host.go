@@ -30,6 +30,12 @@ const (
 	rebooted = 133
 )
 
+// kato's own rule on hosts of ALS clusters: it wants sudo without a password.
+const (
+	katoSudoersPath = "etc/sudoers.d/kato"
+	katoSudoers     = LoginUser + " ALL=(root) NOPASSWD: /usr/bin/true\n"
+)
+
 var hostKeyKinds = []string{"ed25519", "ecdsa"}
 
 // Host is a Debian host.
@@ -193,7 +199,7 @@ func (h *Host) furnish(ctx context.Context) error {
 		files = append(files, file{"home/stackato/bin/kato", string(binary), 0o755, 1000}, file{"etc/kato/node.json", string(node), 0o644, 0},
 			file{"etc/systemd/system/kato-agent.service", katoUnit, 0o644, 0},
 			// An export asks sudo for it; katoflow's own file, which is read later, has the last word.
-			file{"etc/sudoers.d/kato", LoginUser + " ALL=(root) NOPASSWD: /usr/bin/true\n", 0o440, 0})
+			file{katoSudoersPath, katoSudoers, 0o440, 0})
 		private, accepted, err := h.loginKey(ctx)
 		if err != nil {
 			return err
