@@ -126,7 +126,8 @@ func (x *Archives) where(in ExportInput) (site, target, error) {
 
 func (x *Archives) job(in ExportInput, t target, spec remote.JobSpec, ceiling time.Duration) jobRun {
 	return jobRun{jobs: x.Jobs, host: t.host, spec: spec, log: logOf(x.Logger, in.Operation, in.Node.Name, spec.ID.Step), settle: in.Settle,
-		unreachableAfter: in.UnreachableAfter.D(), ceiling: ceiling}
+		unreachableAfter: in.UnreachableAfter.D(), ceiling: ceiling,
+		connections: x.Connections, folders: []string{path.Dir(in.staged())}}
 }
 
 // PrepareExport makes the folder for this try on the node, removes what earlier tries left there, and writes down beside it what the Cloud Controller has, for

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -51,6 +52,9 @@ type jobRun struct {
 	unreachableAfter time.Duration
 	// ceiling of the job's time; 0 = none.
 	ceiling time.Duration
+	// connections to ask the node why the job failed, nil for not to; folders that the job writes to, beside the usual ones.
+	connections Connections
+	folders     []string
 }
 
 // jobEnd is how it ended; the state is absent only with settle.
@@ -59,6 +63,8 @@ type jobEnd struct {
 	tail []byte
 	// note is what the report says about it, "" for nothing.
 	note string
+	// full are the file systems that were full just after it had failed, with what they lacked.
+	full []string
 }
 
 // underWay looks for the job after its start was refused with err because it was started with another command before: the inventory was changed since. It is
@@ -149,7 +155,7 @@ func (r jobRun) run(a *attempt) (jobEnd, error) {
 		cancel()
 		switch {
 		case err == nil && status.State != remote.JobRunning:
-			return jobEnd{JobStatus: status, tail: out.tail, note: note}, nil
+			return jobEnd{JobStatus: status, tail: out.tail, note: note, full: r.full(a, status)}, nil
 		case late:
 			return jobEnd{}, r.tooLong(a, out)
 		case a.ctx.Err() != nil:
@@ -242,7 +248,47 @@ func (r jobRun) exited(end jobEnd) error {
 	if line := tellingLine(string(end.tail)); line != "" {
 		said = ": " + operation.Shorten(remote.Escape(line), 300)
 	}
-	return failJob(operation.ErrRemoteExit, r.host.Name, r.spec.ID.Dir(), tail, "%s ended with exit code %d%s", remote.Quote(r.spec.Argv), end.ExitCode, said)
+	full := ""
+	if len(end.full) > 0 {
+		full = "; " + strings.Join(end.full, ", ")
+	}
+	return failJob(operation.ErrRemoteExit, r.host.Name, r.spec.ID.Dir(), tail, "%s ended with exit code %d%s%s", remote.Quote(r.spec.Argv), end.ExitCode, said, full)
+}
+
+var fullScript = script("full")
+
+const (
+	// fullWithin bounds the look at the disks: a job's end waits for it.
+	fullWithin = 15 * time.Second
+	// A file system counts as full below so many KiB, or so many inodes, for a user who is not root.
+	fullBelow       = 1 << 10
+	fullBelowInodes = 16
+)
+
+// full asks a node for its full file systems when a job has just failed there: what a program can still write of its reason is cut off by them, or names no disk.
+// It is a help to the operator, so that no answer is none.
+func (r jobRun) full(a *attempt, status remote.JobStatus) []string {
+	if r.connections == nil || status.State != remote.JobExited || status.NeverStarted || status.ExitCode == 0 {
+		return nil
+	}
+	said, err := askFor(a.ctx, fullWithin, r.connections, r.host, fullScript, r.folders...)
+	if err != nil {
+		r.log.Info("which file systems are full was not read: " + failureOf(err).Message)
+		return nil
+	}
+	var all []string
+	for _, fs := range parseSpace(said.sections["k"]) {
+		if fs.free < fullBelow {
+			all = append(all, fmt.Sprintf("%s is full (%d KiB free)", remote.Escape(fs.mount), fs.free))
+		}
+	}
+	for _, fs := range parseSpace(said.sections["i"]) {
+		// btrfs and others have no fixed number: it is told as 0 of 0.
+		if fs.free < fullBelowInodes && fs.size > 0 {
+			all = append(all, fmt.Sprintf("%s is out of inodes (%d free)", remote.Escape(fs.mount), fs.free))
+		}
+	}
+	return all
 }
 
 // jobOutput hands a job's output to the log line by line and keeps its end.

@@ -51,7 +51,8 @@ func (k *Kato) Retire(ctx context.Context, in NodeInput) (JobResult, error) {
 		return JobResult{}, err
 	}
 	job := jobRun{jobs: k.Jobs, host: core.host, spec: s.retireJob(in.Operation, in.Node.Name, id, in.JobTry), settle: in.Settle,
-		log: logOf(k.Logger, in.Operation, in.Node.Name, operation.StepRetire), unreachableAfter: in.UnreachableAfter.D(), ceiling: retireCeiling}
+		log: logOf(k.Logger, in.Operation, in.Node.Name, operation.StepRetire), unreachableAfter: in.UnreachableAfter.D(), ceiling: retireCeiling,
+		connections: k.Connections}
 	end, err := job.run(a)
 	if err != nil {
 		return JobResult{}, err

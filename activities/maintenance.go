@@ -393,7 +393,7 @@ func shellWords(argv []string) string {
 // is what is wanted. What it returns without an error is what was read last; where the record is another operation's, or gone, nothing was changed.
 func (k *Kato) change(a *attempt, s site, core target, in MaintenanceInput, step string, try int, record string, set []string, want bool) (maintenance, error) {
 	job := jobRun{jobs: k.Jobs, host: core.host, spec: s.modeJob(in.Operation, step, record, set, try), log: zap.NewNop(), unreachableAfter: in.UnreachableAfter.D(),
-		ceiling: 2 * s.cluster.Kato.Timeout.Std()}
+		ceiling: 2 * s.cluster.Kato.Timeout.Std(), connections: k.Connections}
 	shown := job // what is told of it is kato's command, not the script around it
 	shown.spec.Argv = set
 	if len(set) == 0 {

@@ -44,7 +44,7 @@ func (n *Nodes) where(op Operation, node string) (site, target, error) {
 // job prepares a step's job.
 func (n *Nodes) job(in NodeInput, t target, spec remote.JobSpec, ceiling time.Duration) jobRun {
 	return jobRun{jobs: n.Jobs, host: t.host, spec: spec, log: logOf(n.Logger, in.Operation, in.Node.Name, spec.ID.Step), settle: in.Settle,
-		unreachableAfter: in.UnreachableAfter.D(), ceiling: ceiling}
+		unreachableAfter: in.UnreachableAfter.D(), ceiling: ceiling, connections: n.Connections}
 }
 
 func lease(op Operation) remote.Lease { return remote.Lease{Token: op.Token, Operation: op.ID} }

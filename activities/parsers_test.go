@@ -145,8 +145,8 @@ func TestParseSystem_EachState_GivesItsChecks(t *testing.T) {
 }
 
 func TestParseSpace_LinesOfDf_GiveFreeSpace(t *testing.T) {
-	got := parseSpace("/dev/vda1 100 50 40 50% /\n/dev/vda1 100 50 40 50% /\n/dev/vdb 9 8 -1 90% /boot\nFilesystem x\n")
-	if d := cmp.Diff([]fileSystem{{"/", 40}, {"/boot", 0}}, got, cmp.AllowUnexported(fileSystem{})); d != "" {
+	got := parseSpace("/dev/vda1 100 50 40 50% /\n/dev/vda1 100 50 40 50% /\n/dev/vdb 9 8 -1 90% /boot\nFilesystem x\n/dev/vdc 0 0 0 - /data\n")
+	if d := cmp.Diff([]fileSystem{{"/", 100, 40}, {"/boot", 9, 0}, {"/data", 0, 0}}, got, cmp.AllowUnexported(fileSystem{})); d != "" {
 		t.Error(d)
 	}
 }
@@ -299,7 +299,7 @@ func TestScripts_EveryShell_GivesACompleteAnswer(t *testing.T) {
 			"gates": {gatesScript, []string{"5", "", "0", "true", "exit 3"}}, "proof": {proofScript, nil}, "probe": {probeScript, nil}, "upgraded": {upgradedScript, nil},
 			"preflight": {preflightScript, []string{"0", "0", "1", "1", "5", "", "0"}}, "record": {recordScript, []string{"x", "bash"}}, "prepare": {prepareScript, []string{"list"}},
 			"candidates": {candidatesScript, []string{"bash"}}, "maintenance": {maintenanceScript, []string{"5", "echo", "true"}}, "roles": {rolesScript, []string{"5", "echo"}},
-			"forget": {forgetScript, []string{"x"}}, "maintenance_set": {setMaintenanceScript, []string{"", "", "true", "printf true"}}, "maintenance_life": {lifeScript, []string{"x", "1"}},
+			"forget": {forgetScript, []string{"x"}}, "full": {fullScript, []string{"/not/there yet"}}, "maintenance_set": {setMaintenanceScript, []string{"", "", "true", "printf true"}}, "maintenance_life": {lifeScript, []string{"x", "1"}},
 		} {
 			t.Run(shell[0]+"/"+name, func(t *testing.T) {
 				cmd := exec.Command(shell[0], append(append(slices.Clone(shell[1:]), "-c", c.text, "sh"), c.args...)...)

@@ -49,23 +49,25 @@ func isUnit(s string) bool {
 // fileSystem is one line of `df -P -k`.
 type fileSystem struct {
 	mount string
-	// free space that the user may take, in KiB.
-	free int64
+	// size in KiB, and free space that the user may take; or inodes.
+	size, free int64
 }
 
-// parseSpace reads lines of `df -P -k` without headings.
+// parseSpace reads lines of `df -P -k`, or of `df -P -i`, without headings.
 func parseSpace(text string) []fileSystem {
 	var all []fileSystem
 	for line := range strings.Lines(text) {
 		words := strings.Fields(line)
-		if len(words) < 6 || !strings.HasPrefix(words[5], "/") || !strings.HasSuffix(words[4], "%") {
+		// Where there are no inodes to count, df writes "-" for the part of them.
+		if len(words) < 6 || !strings.HasPrefix(words[5], "/") || !strings.HasSuffix(words[4], "%") && words[4] != "-" {
 			continue
 		}
 		free, err := strconv.ParseInt(words[3], 10, 64)
 		if err != nil {
 			continue
 		}
-		f := fileSystem{mount: oneLine(strings.Join(words[5:], " "), 64), free: max(free, 0)}
+		size, _ := strconv.ParseInt(words[1], 10, 64)
+		f := fileSystem{mount: oneLine(strings.Join(words[5:], " "), 64), size: size, free: max(free, 0)}
 		if !slices.ContainsFunc(all, func(o fileSystem) bool { return o.mount == f.mount }) {
 			all = append(all, f)
 		}
