@@ -57,8 +57,9 @@ test-e2e: build ## the end-to-end tests alone
 kill-matrix: build ## SIGKILL the worker at every step boundary and inside every job
 	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 30m -v -run 'TestKillMatrix' ./internal/e2e/
 
-bench: build ## the figures, as JSON on standard output
+bench: build $(BIN)/rclone ## the figures, as JSON on standard output
 	@$(GO) run ./internal/e2e/bench
+	@$(GO) run ./internal/e2e/transferbench
 
 bench-transfer: build $(BIN)/rclone ## how an archive comes into the bucket, beside ssh cat | rclone rcat, as JSON
 	@$(GO) run ./internal/e2e/transferbench
@@ -79,9 +80,10 @@ lab-test: build $(BIN)/kato ## the end-to-end tests on real hosts
 	CGO_ENABLED=1 KATOFLOW_LAB=1 $(GO) test -count=1 -timeout 10m ./internal/lab
 	CGO_ENABLED=1 KATOFLOW_LAB=1 $(GO) test -count=1 -timeout 30m -parallel 6 -v ./internal/e2e
 
-lab-bench: build ## the same upgrade by katoflow, Ansible and a bare ssh loop on real hosts, as JSON
+lab-bench: build $(BIN)/rclone ## upgrades beside Ansible and a bare ssh loop, transfers beside rclone, on real hosts, as JSON
 	@deploy/lab/install ansible >&2
 	@$(GO) run ./internal/e2e/labbench
+	@$(GO) run ./internal/e2e/transferbench -lab
 
 $(BIN)/staticcheck: $(TOOLS)
 	$(GO) build -C tools -o $@ honnef.co/go/tools/cmd/staticcheck

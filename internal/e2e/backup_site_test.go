@@ -4,9 +4,13 @@ import (
 	"archive/tar"
 	"compress/gzip"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
+	"log"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,14 +27,18 @@ import (
 	"github.com/katoflow/katoflow/internal/inventory"
 	"github.com/katoflow/katoflow/internal/operation"
 	"github.com/katoflow/katoflow/internal/remote"
+	"github.com/katoflow/katoflow/internal/simcluster/certificate"
 	"github.com/katoflow/katoflow/internal/simcluster/katodouble"
 )
 
 // inS3 gives the site a bucket of its own. It is in the S3 server of all tests, also where the test has a Temporal server of its own to kill.
 func inS3(c *config) { c.s3 = true }
 
+// privateCA has S3 speak TLS under an authority of its own.
+func privateCA(c *config) { c.privateCA = true }
+
 // openBucket makes the bucket, which is named as the cluster is, and the lines of the inventory.
-func (s *site) openBucket() {
+func (s *site) openBucket(c config) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
@@ -39,13 +47,48 @@ func (s *site) openBucket() {
 	require.NoError(s.t, err)
 	s.t.Cleanup(s.bucket.Close)
 	endpoint := s.bucket.Proxy.URL
-	if onHosts() { // which do not reach the loopback of this machine
-		addr, err := shared.lab.Forward(strings.TrimPrefix(endpoint, "http://"))
-		require.NoError(s.t, err)
-		endpoint = "http://" + addr
+	var more []string
+	if c.privateCA {
+		endpoint, more = s.privately()
+	} else {
+		endpoint = "http://" + s.lead(strings.TrimPrefix(endpoint, "http://"))
 	}
-	s.s3, err = harness.S3Section(s.Dir, endpoint, s.bucket)
+	s.s3, err = harness.S3Section(s.Dir, endpoint, s.bucket, more...)
 	require.NoError(s.t, err)
+}
+
+// lead is the address under which everybody reaches a server at an address of this machine's loopback.
+func (s *site) lead(addr string) string {
+	if !onHosts() { // which do not reach it
+		return addr
+	}
+	there, err := shared.lab.Forward(addr)
+	require.NoError(s.t, err)
+	return there
+}
+
+// privately serves the bucket over TLS alone, under a certificate that nobody trusts by himself, and returns the endpoint and what else the inventory says of it.
+func (s *site) privately() (endpoint string, more []string) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(s.t, err)
+	addr := s.lead(listener.Addr().String())
+	host, _, err := net.SplitHostPort(addr)
+	require.NoError(s.t, err)
+	ca, leaf, err := certificate.New(host)
+	require.NoError(s.t, err)
+	server := &http.Server{Handler: s.bucket.Proxy, ErrorLog: log.New(io.Discard, "", 0), TLSConfig: &tls.Config{Certificates: []tls.Certificate{leaf}}}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = server.ServeTLS(listener, "", "") // it ends with Close
+	}()
+	s.t.Cleanup(func() {
+		_ = server.Close()
+		<-ended
+	})
+	file := filepath.Join(s.Dir, "s3-ca.pem")
+	require.NoError(s.t, os.WriteFile(file, ca, 0o600))
+	return "https://" + addr, []string{fmt.Sprintf("ca_file: %q", file)}
 }
 
 // exporting is an ALS cluster of a Core and a node with the role filesystem, with a bucket for its archives.

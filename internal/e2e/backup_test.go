@@ -19,15 +19,18 @@ func TestBackup_OfACluster_IsListedVerifiedAndLeavesNothingBehind(t *testing.T) 
 		args       []string
 		identities []age.Identity
 		mode       operation.TransferMode
+		options    []siteOption
 	}{
-		"by the worker":            {args: []string{"--transfer", "worker"}, mode: operation.TransferWorker},
-		"by the node":              {args: []string{"--transfer", "direct"}, mode: operation.TransferDirect},
-		"by whoever can":           {mode: operation.TransferDirect},
-		"encrypted, by the worker": {args: []string{"--encrypt-to", identity.Recipient().String()}, identities: []age.Identity{identity}, mode: operation.TransferWorker},
+		"by the worker":  {args: []string{"--transfer", "worker"}, mode: operation.TransferWorker},
+		"by the node":    {args: []string{"--transfer", "direct"}, mode: operation.TransferDirect},
+		"by whoever can": {mode: operation.TransferDirect},
+		"by the worker, S3 under a CA of its own": {args: []string{"--transfer", "worker"}, mode: operation.TransferWorker, options: []siteOption{privateCA}},
+		"by the node, S3 under a CA of its own":   {args: []string{"--transfer", "direct"}, mode: operation.TransferDirect, options: []siteOption{privateCA}},
+		"encrypted, by the worker":                {args: []string{"--encrypt-to", identity.Recipient().String()}, identities: []age.Identity{identity}, mode: operation.TransferWorker},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newSite(t, nil, nil, exporting)
+			s := newSite(t, nil, nil, append([]siteOption{exporting}, c.options...)...)
 			s.worker("")
 			require.NoError(t, s.exporter(files).ExportSize(multiparted))
 			o := s.backup(c.args...)

@@ -123,7 +123,7 @@ func newSite(t *testing.T, server *harness.Temporal, c client.Client, options ..
 	s := &site{t: t, cluster: cluster, client: c,
 		Site: &harness.Site{Dir: dir, Temporal: server, Queue: fmt.Sprintf("queue-%d", n), Inventory: filepath.Join(dir, "inventory.yaml")}}
 	if cfg.s3 {
-		s.openBucket()
+		s.openBucket(cfg)
 	}
 	s.inventory(quickGates)
 	t.Cleanup(func() {

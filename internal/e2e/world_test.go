@@ -89,8 +89,8 @@ type config struct {
 	nodes    []nodeConfig
 	// slow is how long the packages of a node take.
 	slow time.Duration
-	// s3: the site has a bucket.
-	s3 bool
+	// s3: the site has a bucket. privateCA: it is reached over TLS, under an authority of its own.
+	s3, privateCA bool
 	// disk is the size in bytes of a real host's disk, 0 for the usual.
 	disk int64
 	// simulated changes what only the simulated cluster has.

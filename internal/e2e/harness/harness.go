@@ -243,15 +243,15 @@ type Site struct {
 }
 
 // S3Section makes the lines of an inventory's cluster that name a bucket, seen at endpoint, and writes the keys into files of dir that they refer to.
-func S3Section(dir, endpoint string, bucket *archivetest.Bucket) (string, error) {
+func S3Section(dir, endpoint string, bucket *archivetest.Bucket, more ...string) (string, error) {
 	access, secret := filepath.Join(dir, "s3-access-key"), filepath.Join(dir, "s3-secret-key")
 	for file, key := range map[string]string{access: bucket.Server.AccessKey, secret: bucket.Server.SecretKey} {
 		if err := os.WriteFile(file, []byte(key+"\n"), 0o600); err != nil {
 			return "", err
 		}
 	}
-	return fmt.Sprintf("    s3: {endpoint: %q, region: %s, bucket: %s, path_style: true, access_key: {file: %q}, secret_key: {file: %q}}\n",
-		endpoint, bucket.Server.Region, bucket.Name, access, secret), nil
+	return fmt.Sprintf("    s3: {endpoint: %q, region: %s, bucket: %s, path_style: true, access_key: {file: %q}, secret_key: {file: %q}%s}\n",
+		endpoint, bucket.Server.Region, bucket.Name, access, secret, strings.Join(append([]string{""}, more...), ", ")), nil
 }
 
 // Worker is a katoflow-worker process.

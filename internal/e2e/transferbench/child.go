@@ -17,8 +17,7 @@ const childArgument = "transfer-child"
 
 // order is what a child is told, on standard input.
 type order struct {
-	Port                                           int
-	User, Key, KnownHosts                          string
+	Node                                           login
 	File, SHA256                                   string
 	Endpoint, Region, Bucket, AccessKey, SecretKey string
 	Ref                                            archive.Ref
@@ -45,7 +44,7 @@ func child(in io.Reader, out io.Writer) error {
 	}
 	defer store.Close()
 	began := time.Now()
-	host := remote.Host{Name: "node", Address: "127.0.0.1", Port: o.Port, User: o.User, KeyFiles: []string{o.Key}, KnownHosts: []string{o.KnownHosts}}
+	host := remote.Host{Name: "node", Address: o.Node.Address, Port: o.Node.Port, User: o.Node.User, KeyFiles: []string{o.Node.Key}, KnownHosts: []string{o.Node.KnownHosts}}
 	file := activities.NewNodeFile(pool, host, o.File)
 	defer file.Close()
 	transfer, err := store.Begin(ctx, archive.Upload{Ref: o.Ref, Source: file, SHA256: o.SHA256})

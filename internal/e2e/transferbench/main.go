@@ -1,6 +1,6 @@
-// Command transferbench measures how an archive comes from a node into a bucket, and prints JSON. `make bench-transfer` runs it.
+// Command transferbench measures how an archive comes from a node into a bucket, and prints JSON. `make bench-transfer`, `make bench` and `make lab-bench` run it.
 //
-// A large file that cannot be compressed lies behind OpenSSH's sshd on loopback; S3 is devstack's. In each round it is moved by the peer (`ssh NODE cat FILE | rclone rcat`),
+// A large file that cannot be compressed lies behind OpenSSH's sshd on loopback, or on a real host of the lab (-lab); S3 is devstack's. In each round it is moved by the peer (`ssh NODE cat FILE | rclone rcat`),
 // by the worker (ranges read over SSH) and by the node itself (curl to presigned URLs), in turn, so that whatever else the machine does hurts all of them alike. Each of
 // katoflow's transfers is a process of its own, so that its CPU time and memory are nobody else's, and does all that an operation does: every part's SHA-256 is computed on the
 // node, the whole file's is confirmed there afterwards, and the manifest is written. The peer checks nothing of the sort.
@@ -9,14 +9,10 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -36,8 +32,10 @@ import (
 
 // figures are the output.
 type figures struct {
-	Bytes int64 `json:"bytes"`
-	CPUs  int   `json:"cpus"`
+	// Node is what the file lies on.
+	Node  string `json:"node"`
+	Bytes int64  `json:"bytes"`
+	CPUs  int    `json:"cpus"`
 	// Rclone is what it says of its version.
 	Rclone string `json:"rclone_version"`
 
@@ -75,8 +73,9 @@ func main() {
 	rounds := flag.Int("rounds", 3, "rounds")
 	memory := flag.String("memory", "1,4", "sizes in GiB at which the worker's memory is shown")
 	rclone := flag.String("rclone", "", "rclone to compare with (default: bin/rclone)")
+	onLab := flag.Bool("lab", false, "the node is a real host of the lab (root on Linux)")
 	flag.Parse()
-	out, err := measure(*gib, *rounds, *memory, *rclone)
+	out, err := measure(*gib, *rounds, *memory, *rclone, *onLab)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "transferbench:", err)
 		os.Exit(1)
@@ -88,19 +87,15 @@ func main() {
 
 type bench struct {
 	dir    string
-	sshd   *sshServer
+	node   node
 	bucket *archivetest.Bucket
-	rclone string
-	number int
+	// endpoint of S3 for the node and for this machine, the same for every contender.
+	endpoint string
+	rclone   string
+	number   int
 }
 
-// file is what is moved.
-type file struct {
-	path, sum string
-	size      int64
-}
-
-func measure(gib float64, rounds int, memory, rclone string) (out figures, err error) {
+func measure(gib float64, rounds int, memory, rclone string, onLab bool) (out figures, err error) {
 	if gib <= 0 || rounds < 1 {
 		return out, errors.New("a size above 0 and at least one round")
 	}
@@ -124,12 +119,22 @@ func measure(gib float64, rounds int, memory, rclone string) (out figures, err e
 		return out, err
 	}
 	defer b.bucket.Close()
-	if b.sshd, err = startSSHD(filepath.Join(b.dir, "sshd")); err != nil {
+	out.Node = "OpenSSH on loopback"
+	if onLab {
+		out.Node = "a real host of the lab"
+		b.node, err = startLabNode()
+	} else {
+		b.node, err = startSSHD(filepath.Join(b.dir, "sshd"), b.dir)
+	}
+	if err != nil {
 		return out, err
 	}
-	defer b.sshd.Kill()
+	defer func() { err = errors.Join(err, b.node.close()) }()
+	if b.endpoint, err = b.node.lead(server.S3.URL); err != nil {
+		return out, err
+	}
 
-	f, err := b.make(gib)
+	f, err := b.node.make(int64(gib * (1 << 30)))
 	if err != nil {
 		return out, err
 	}
@@ -161,7 +166,7 @@ func measure(gib float64, rounds int, memory, rclone string) (out figures, err e
 		c.into.Median = median(c.into.Seconds)
 	}
 	out.WorkerToPeer, out.DirectToWorker = compare(out.Peer, out.Worker), compare(out.Worker, out.Direct)
-	if err := os.Remove(f.path); err != nil {
+	if err := b.node.remove(f); err != nil {
 		return out, err
 	}
 	for size := range strings.SplitSeq(memory, ",") {
@@ -172,7 +177,7 @@ func measure(gib float64, rounds int, memory, rclone string) (out figures, err e
 		if _, err := fmt.Sscan(size, &gib); err != nil {
 			return out, fmt.Errorf("-memory %q: %w", memory, err)
 		}
-		f, err := b.make(gib)
+		f, err := b.node.make(int64(gib * (1 << 30)))
 		if err != nil {
 			return out, err
 		}
@@ -182,31 +187,18 @@ func measure(gib float64, rounds int, memory, rclone string) (out figures, err e
 		}
 		out.PeakMiB[size] = rounded(r.PeakMiB)
 		fmt.Fprintf(os.Stderr, "%s GiB: peak %.0f MiB\n", size, r.PeakMiB)
-		if err := os.Remove(f.path); err != nil {
+		if err := b.node.remove(f); err != nil {
 			return out, err
 		}
 	}
 	return out, nil
 }
 
-// make writes a file that cannot be compressed.
-func (b *bench) make(gib float64) (file, error) {
-	f := file{path: filepath.Join(b.dir, "export.tgz"), size: int64(gib * (1 << 30))}
-	out, err := os.Create(f.path)
-	if err != nil {
-		return f, err
-	}
-	sum := sha256.New()
-	_, err = io.CopyBuffer(io.MultiWriter(out, sum), io.LimitReader(rand.NewChaCha8([32]byte{1}), f.size), make([]byte, 1<<20))
-	f.sum = hex.EncodeToString(sum.Sum(nil))
-	return f, errors.Join(err, out.Close())
-}
-
 // peer is ssh NODE cat FILE | rclone rcat, with rclone's own settings.
 func (b *bench) peer(f file) (result, error) {
-	cat := b.sshd.ssh("cat", f.path)
+	cat := b.node.reached().ssh("cat", f.path)
 	rcat := exec.Command(b.rclone, "rcat", "--config", os.DevNull, "--size", fmt.Sprint(f.size), ":s3:"+b.bucket.Name+"/peer")
-	rcat.Env = append(os.Environ(), "RCLONE_S3_PROVIDER=Other", "RCLONE_S3_ENDPOINT="+b.bucket.Server.URL, "RCLONE_S3_ACCESS_KEY_ID="+b.bucket.Server.AccessKey,
+	rcat.Env = append(os.Environ(), "RCLONE_S3_PROVIDER=Other", "RCLONE_S3_ENDPOINT="+b.endpoint, "RCLONE_S3_ACCESS_KEY_ID="+b.bucket.Server.AccessKey,
 		"RCLONE_S3_SECRET_ACCESS_KEY="+b.bucket.Server.SecretKey, "RCLONE_S3_REGION="+b.bucket.Server.Region, "RCLONE_S3_FORCE_PATH_STYLE=true", "RCLONE_S3_NO_CHECK_BUCKET=true")
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -244,7 +236,7 @@ func (b *bench) katoflow(f file, mode operation.TransferMode) (result, error) {
 	if err != nil {
 		return out, err
 	}
-	text, err := json.Marshal(order{Port: b.sshd.port, User: b.sshd.user, Key: b.sshd.file("id"), KnownHosts: b.sshd.file("known_hosts"), File: f.path, SHA256: f.sum, Endpoint: b.bucket.Server.URL, Region: b.bucket.Server.Region, Bucket: b.bucket.Name,
+	text, err := json.Marshal(order{Node: b.node.reached(), File: f.path, SHA256: f.sum, Endpoint: b.endpoint, Region: b.bucket.Server.Region, Bucket: b.bucket.Name,
 		AccessKey: b.bucket.Server.AccessKey, SecretKey: b.bucket.Server.SecretKey, Ref: ref, Mode: mode})
 	if err != nil {
 		return out, err
@@ -260,7 +252,7 @@ func (b *bench) katoflow(f file, mode operation.TransferMode) (result, error) {
 	if err := json.Unmarshal(answer, &out); err != nil {
 		return out, err
 	}
-	store, err := archive.Open(archive.Config{Endpoint: b.bucket.Server.URL, Region: b.bucket.Server.Region, Bucket: b.bucket.Name, AccessKey: b.bucket.Server.AccessKey,
+	store, err := archive.Open(archive.Config{Endpoint: b.endpoint, Region: b.bucket.Server.Region, Bucket: b.bucket.Name, AccessKey: b.bucket.Server.AccessKey,
 		SecretKey: b.bucket.Server.SecretKey, PathStyle: true}, nil)
 	if err != nil {
 		return out, err

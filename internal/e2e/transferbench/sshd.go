@@ -1,7 +1,12 @@
 package main
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -18,10 +23,11 @@ type sshServer struct {
 	*harness.Process
 	dir, user string
 	port      int
+	files     string // where its files are made
 }
 
-// startSSHD runs it with its files in dir.
-func startSSHD(dir string) (*sshServer, error) {
+// startSSHD runs it with its own files in dir, and makes those to be moved in files.
+func startSSHD(dir, files string) (*sshServer, error) {
 	binary := ""
 	for _, path := range []string{"/usr/sbin/sshd", "/usr/local/sbin/sshd", "/sbin/sshd"} {
 		if _, err := os.Stat(path); err == nil {
@@ -44,7 +50,7 @@ func startSSHD(dir string) (*sshServer, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &sshServer{dir: dir, user: me.Username}
+	s := &sshServer{dir: dir, files: files, user: me.Username}
 	for _, key := range []string{"host", "id"} {
 		if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", s.file(key)).CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("ssh-keygen: %w: %s", err, out)
@@ -88,8 +94,28 @@ func startSSHD(dir string) (*sshServer, error) {
 
 func (s *sshServer) file(name string) string { return filepath.Join(s.dir, name) }
 
-// ssh is OpenSSH's client with a command for it.
-func (s *sshServer) ssh(command ...string) *exec.Cmd {
-	return exec.Command("ssh", append([]string{"-F", "none", "-n", "-i", s.file("id"), "-o", "BatchMode=yes", "-o", "UserKnownHostsFile=" + s.file("known_hosts"),
-		"-p", fmt.Sprint(s.port), s.user + "@127.0.0.1"}, command...)...)
+func (s *sshServer) reached() login {
+	return login{Address: "127.0.0.1", Port: s.port, User: s.user, Key: s.file("id"), KnownHosts: s.file("known_hosts")}
+}
+
+// make writes a file that cannot be compressed.
+func (s *sshServer) make(size int64) (file, error) {
+	f := file{path: filepath.Join(s.files, "export.tgz"), size: size}
+	out, err := os.Create(f.path)
+	if err != nil {
+		return f, err
+	}
+	sum := sha256.New()
+	_, err = io.CopyBuffer(io.MultiWriter(out, sum), io.LimitReader(rand.NewChaCha8([32]byte{1}), f.size), make([]byte, 1<<20))
+	f.sum = hex.EncodeToString(sum.Sum(nil))
+	return f, errors.Join(err, out.Close())
+}
+
+func (s *sshServer) remove(f file) error { return os.Remove(f.path) }
+
+func (s *sshServer) lead(endpoint string) (string, error) { return endpoint, nil }
+
+func (s *sshServer) close() error {
+	s.Kill()
+	return nil
 }

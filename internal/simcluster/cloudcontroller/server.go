@@ -2,20 +2,15 @@ package cloudcontroller
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"log"
-	"math/big"
 	"net"
 	"net/http"
 	"time"
+
+	"github.com/katoflow/katoflow/internal/simcluster/certificate"
 )
 
 // Server serves a Controller at an address.
@@ -44,13 +39,13 @@ func (c *Controller) Start(address string, withTLS bool, names ...string) (*Serv
 	s.server = &http.Server{Handler: c, ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(io.Discard, "", 0)}
 	if withTLS {
 		host, _, _ := net.SplitHostPort(listener.Addr().String()) // of a TCP listener
-		authority, certificate, err := makeCertificate(append([]string{host, "localhost"}, names...))
+		authority, leaf, err := certificate.New(append([]string{host, "localhost"}, names...)...)
 		if err != nil {
 			_ = listener.Close()
 			return nil, fmt.Errorf("cloud controller double: %w", err)
 		}
 		s.URL, s.CA = "https://"+listener.Addr().String(), authority
-		listener = tls.NewListener(listener, &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12})
+		listener = tls.NewListener(listener, &tls.Config{Certificates: []tls.Certificate{leaf}, MinVersion: tls.VersionTLS12})
 	}
 	go func() {
 		defer close(s.served)
@@ -66,42 +61,4 @@ func (s *Server) Close() {
 	defer cancel()
 	_ = s.server.Shutdown(ctx)
 	<-s.served
-}
-
-// makeCertificate makes an authority, as PEM, and a certificate of it for the names.
-func makeCertificate(names []string) (authority []byte, certificate tls.Certificate, err error) {
-	now := time.Now()
-	rootKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, certificate, err
-	}
-	root := &x509.Certificate{
-		SerialNumber: big.NewInt(now.UnixNano()), Subject: pkix.Name{CommonName: "simulated cluster"}, NotBefore: now.Add(-time.Hour), NotAfter: now.AddDate(1, 0, 0),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	rootDER, err := x509.CreateCertificate(rand.Reader, root, root, rootKey.Public(), rootKey)
-	if err != nil {
-		return nil, certificate, err
-	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, certificate, err
-	}
-	leaf := &x509.Certificate{
-		SerialNumber: big.NewInt(now.UnixNano() + 1), Subject: pkix.Name{CommonName: names[0]}, NotBefore: now.Add(-time.Hour), NotAfter: now.AddDate(1, 0, 0),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}
-	for _, name := range names {
-		if ip := net.ParseIP(name); ip != nil {
-			leaf.IPAddresses = append(leaf.IPAddresses, ip)
-		} else {
-			leaf.DNSNames = append(leaf.DNSNames, name)
-		}
-	}
-	leafDER, err := x509.CreateCertificate(rand.Reader, leaf, root, key.Public(), rootKey)
-	if err != nil {
-		return nil, certificate, err
-	}
-	authority = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: rootDER})
-	return authority, tls.Certificate{Certificate: [][]byte{leafDER}, PrivateKey: key}, nil
 }
