@@ -78,7 +78,7 @@ lab-down: $(BIN)/lab ## end them and remove all of it
 lab-test: build $(BIN)/kato ## the end-to-end tests on real hosts
 	@deploy/lab/install
 	CGO_ENABLED=1 KATOFLOW_LAB=1 $(GO) test -count=1 -timeout 10m ./internal/lab
-	CGO_ENABLED=1 KATOFLOW_LAB=1 $(GO) test -count=1 -timeout 30m -parallel 6 -v ./internal/e2e
+	CGO_ENABLED=1 KATOFLOW_LAB=1 $(GO) test -count=1 -timeout 38m -parallel 6 -v ./internal/e2e
 
 lab-bench: build $(BIN)/rclone ## upgrades beside Ansible and a bare ssh loop, transfers beside rclone, on real hosts, as JSON
 	@deploy/lab/install ansible >&2

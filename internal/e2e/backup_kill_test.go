@@ -108,9 +108,10 @@ func backupMatrix(in operation.BackupInput) matrix {
 			n := s.exporter(files)
 			require.NoError(t, n.ExportSize(multiparted))
 			require.NoError(t, n.ExportTime(600*time.Millisecond))
-			n.SlowCommand("tar tzf", -1, 500*time.Millisecond)
+			n.SlowCommand("tar tzf", -1, time.Second)
 			if !onHosts() {
-				n.SlowCommand("sha256sum", -1, 500*time.Millisecond)
+				// Long enough to be seen from outside on a busy machine, where it is looked for.
+				n.SlowCommand("sha256sum", -1, map[bool]time.Duration{true: 2 * time.Second, false: 500 * time.Millisecond}[in.ToPath != ""])
 			}
 			s.cluster.Node(core).SlowCommand("kato config set", -1, 300*time.Millisecond)
 			return s

@@ -32,7 +32,7 @@ func startLabNode() (_ *labNode, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), labBoot)
 	defer cancel()
 	n := &labNode{}
-	if n.lab, err = lab.Open(ctx, lab.Config{Name: "transfer", Log: func(format string, args ...any) {
+	if n.lab, err = lab.Open(ctx, lab.Config{Name: "tbench", Log: func(format string, args ...any) {
 		if strings.Contains(format, "golden") {
 			fmt.Fprintf(os.Stderr, format+"\n", args...)
 		}

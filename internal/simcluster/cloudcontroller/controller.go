@@ -20,6 +20,9 @@ type Options struct {
 	SetMaintenance func(on bool)
 	// Nodes returns the roles of each node by its address, for /v2/stackato/info; nil for none.
 	Nodes func() map[string][]string
+	// Components returns the state of each process by its node's address, RUNNING, STARTING, STOPPED or ROGUE, for /v2/stackato/components; nil for every process of
+	// the nodes' roles as RUNNING.
+	Components func() map[string]map[string]string
 	// VendorVersion (default "v3.4.2") and Endpoint, the API's host name (default "api.demo.example.com").
 	VendorVersion, Endpoint string
 	// TokenLife of an access token (default 10m). Refresh tokens do not expire.
@@ -37,12 +40,21 @@ type Controller struct {
 	access       map[string]grant // by access token
 	refresh      map[string]string
 	lists        map[string][]*item // by path segment, in the order of creation
-	number       int
+	objects      map[string]*item   // by guid
 	requests     []Request
 	faults       []*fault
 	delay        time.Duration
 	afterPage    func(path string)
 	omitEndpoint bool
+
+	// of apps
+	startTime, startSpread, stageTime time.Duration
+	emptyWhileStaging                 bool
+	staging                           map[*item]bool        // the apps that are being staged
+	records                           map[string][]AppWrite // by guid, also of those that are gone
+
+	noSupervisord map[string]bool
+	processStates map[string]map[string]string // by node and process, where it was set
 }
 
 type user struct {
@@ -57,11 +69,12 @@ type grant struct {
 
 // item is an object of the API.
 type item struct {
-	guid    string
-	created time.Time
-	entity  map[string]any
+	list, guid string
+	created    time.Time
+	entity     map[string]any
 	// of an app
 	instances map[string]string // index -> state, when set
+	life      life
 }
 
 // Request that was answered.
@@ -93,7 +106,10 @@ func New(o Options) *Controller {
 	if o.TokenLife <= 0 {
 		o.TokenLife = 10 * time.Minute
 	}
-	c := &Controller{options: o, users: map[string]user{}, access: map[string]grant{}, refresh: map[string]string{}, lists: map[string][]*item{}}
+	c := &Controller{
+		options: o, users: map[string]user{}, access: map[string]grant{}, refresh: map[string]string{}, lists: map[string][]*item{}, objects: map[string]*item{},
+		staging: map[*item]bool{}, records: map[string][]AppWrite{}, noSupervisord: map[string]bool{}, processStates: map[string]map[string]string{},
+	}
 	c.AddUser(o.User, o.Password, true)
 	c.routes()
 	return c
@@ -110,7 +126,12 @@ func guid() string {
 func (c *Controller) AddUser(name, password string, admin bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.users[name] = user{guid: guid(), password: password, admin: admin}
+	u := c.find("users", c.users[name].guid)
+	if u == nil {
+		u = c.add("users", map[string]any{"username": name, "active": true, "default_space_guid": nil})
+	}
+	u.entity["admin"] = admin
+	c.users[name] = user{guid: u.guid, password: password, admin: admin}
 }
 
 // User and Password are the admin's.
@@ -140,9 +161,8 @@ func (c *Controller) SetMaintenance(on bool) {
 
 // add appends an object; the caller holds mu.
 func (c *Controller) add(list string, entity map[string]any) *item {
-	c.number++
-	i := &item{guid: guid(), created: time.Now().UTC(), entity: entity}
-	c.lists[list] = append(c.lists[list], i)
+	i := &item{list: list, guid: guid(), created: time.Now().UTC(), entity: entity}
+	c.lists[list], c.objects[i.guid] = append(c.lists[list], i), i
 	return i
 }
 
@@ -261,8 +281,14 @@ func (c *Controller) AddUserProvidedService(org, space, name string) string {
 func (c *Controller) Remove(guid string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for list, items := range c.lists {
-		c.lists[list] = slices.DeleteFunc(items, func(i *item) bool { return i.guid == guid })
+	c.remove(guid)
+}
+
+func (c *Controller) remove(guid string) {
+	if gone := c.objects[guid]; gone != nil {
+		c.lists[gone.list] = slices.DeleteFunc(c.lists[gone.list], func(i *item) bool { return i == gone })
+		delete(c.objects, guid)
+		delete(c.staging, gone)
 	}
 }
 
@@ -277,7 +303,7 @@ func (c *Controller) AppState(guid string) string {
 	return ""
 }
 
-// SetInstances says what is answered as the states of an app's instances; without one, all wanted instances of a started app are RUNNING.
+// SetInstances says what is answered as the states of an app's instances, until HealApp; without one, it is what StartTime and the app's faults make of them.
 func (c *Controller) SetInstances(guid string, states ...string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -291,10 +317,8 @@ func (c *Controller) SetInstances(guid string, states ...string) {
 
 // find returns the object of a guid, or nil; the caller holds mu.
 func (c *Controller) find(list, guid string) *item {
-	for _, i := range c.lists[list] {
-		if i.guid == guid {
-			return i
-		}
+	if i := c.objects[guid]; i != nil && i.list == list {
+		return i
 	}
 	return nil
 }

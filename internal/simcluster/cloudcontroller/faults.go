@@ -19,7 +19,8 @@ func (c *Controller) fault(f fault) {
 	c.faults = append(c.faults, &f)
 }
 
-// Fail answers the next requests whose path begins so with a status and a router's page, such as 502; times < 0 for all. "/" is every path.
+// Fail answers the next requests whose path begins so with a status and a router's page, such as 502; times < 0 for all. "/" is every path. Before the path a
+// method may stand, such as "PUT /v2/apps/": then only requests of this method are meant. Both hold for Answer, Reset and Cut, too.
 func (c *Controller) Fail(path string, times, status int) {
 	body := "<html><body><h1>error</h1></body></html>"
 	if status == 404 {
@@ -39,7 +40,7 @@ func (c *Controller) Reset(path string, times int) { c.fault(fault{path: path, t
 // Cut resets the connection in the middle of the answer to the next requests whose path begins so. What they asked for is done.
 func (c *Controller) Cut(path string, times int) { c.fault(fault{path: path, times: times, cut: true}) }
 
-// Heal ends all faults but those of tokens.
+// Heal ends all faults but those of tokens and of apps.
 func (c *Controller) Heal() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -78,9 +79,13 @@ func (c *Controller) OmitTokenEndpoint(on bool) {
 }
 
 // take returns the fault that the request meets, or nil; the caller holds mu.
-func (c *Controller) take(path string) *fault {
+func (c *Controller) take(method, path string) *fault {
 	for _, f := range c.faults {
-		if f.times != 0 && strings.HasPrefix(path, f.path) {
+		of, begins, given := strings.Cut(f.path, " ")
+		if !given {
+			of, begins = method, f.path
+		}
+		if f.times != 0 && of == method && strings.HasPrefix(path, begins) {
 			if f.times > 0 {
 				f.times--
 			}

@@ -45,7 +45,7 @@ type call func(r *http.Request, who string) (answer, error)
 // ServeHTTP answers one request.
 func (c *Controller) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.mu.Lock()
-	delay, f := c.delay, c.take(r.URL.Path)
+	delay, f := c.delay, c.take(r.Method, r.URL.Path)
 	c.mu.Unlock()
 	if delay > 0 {
 		timer := time.NewTimer(delay)
@@ -116,9 +116,13 @@ func (c *Controller) routes() {
 	c.mux.HandleFunc("POST /uaa/oauth/token", c.login)
 	open("GET /v2/info", c.info)
 	open("GET /v2/stackato/info", c.stackatoInfo)
-	for _, list := range []string{"organizations", "spaces", "apps", "services", "service_plans", "service_instances", "user_provided_service_instances"} {
-		member("GET /v2/"+list, func(r *http.Request, who string) (answer, error) { return c.list(r, who, list) })
-		member("GET /v2/"+list+"/{guid}", func(r *http.Request, _ string) (answer, error) { return c.read(r, list) })
+	for _, list := range []string{"organizations", "spaces", "apps", "services", "service_plans", "service_instances", "user_provided_service_instances", "users"} {
+		guard := member
+		if list == "users" { // of which others than admins may not read a list
+			guard = admin
+		}
+		guard("GET /v2/"+list, func(r *http.Request, who string) (answer, error) { return c.list(r, who, list) })
+		guard("GET /v2/"+list+"/{guid}", func(r *http.Request, _ string) (answer, error) { return c.read(r, list) })
 		for _, method := range []string{"POST /v2/" + list, "PUT /v2/" + list + "/{guid}", "DELETE /v2/" + list + "/{guid}"} {
 			if list == "apps" && !strings.HasPrefix(method, "POST") {
 				continue
@@ -138,6 +142,7 @@ func (c *Controller) routes() {
 	admin("GET /v2/stackato/config", c.config)
 	admin("PUT /v2/stackato/config", c.setConfig)
 	admin("GET /v2/stackato/cluster/roles", c.roles)
+	admin("GET /v2/stackato/components", c.components)
 	admin("PUT /v2/stackato/cluster/roles/{node}", func(*http.Request, string) (answer, error) {
 		if c.InMaintenance() {
 			return answer{}, errMaintenance
@@ -287,13 +292,6 @@ func (c *Controller) info(r *http.Request, who string) (answer, error) {
 	return answer{200, info}, nil
 }
 
-func (c *Controller) nodes() map[string][]string {
-	if c.options.Nodes == nil {
-		return nil
-	}
-	return c.options.Nodes()
-}
-
 func (c *Controller) stackatoInfo(*http.Request, string) (answer, error) {
 	nodes, core := map[string]any{}, "127.0.0.1"
 	for id, roles := range c.nodes() {
@@ -352,6 +350,7 @@ func (c *Controller) list(r *http.Request, who, list string) (answer, error) {
 	}
 	isAdmin := c.isAdmin(who)
 	c.mu.Lock()
+	c.settle(time.Now())
 	items := c.lists[list]
 	if list == "service_instances" && query.Get("return_user_provided_service_instances") == "true" {
 		items = append(slices.Clone(items), c.lists["user_provided_service_instances"]...)
@@ -400,6 +399,7 @@ func matches(i *item, q string) bool {
 func (c *Controller) read(r *http.Request, list string) (answer, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.settle(time.Now())
 	if i := c.find(list, r.PathValue("guid")); i != nil {
 		return answer{200, render(list, i)}, nil
 	}
@@ -422,6 +422,7 @@ func notFound(list, guid string) apiError {
 
 // app finds the app of a request before anything is refused for maintenance (kato.md §4); the caller holds mu.
 func (c *Controller) app(r *http.Request) (*item, error) {
+	c.settle(time.Now())
 	if a := c.find("apps", r.PathValue("guid")); a != nil {
 		return a, nil
 	}
@@ -439,24 +440,14 @@ func (c *Controller) instances(r *http.Request, _ string) (answer, error) {
 	switch {
 	case a.entity["package_state"] == "FAILED":
 		return answer{}, apiError{400, 170001, "StagingError", "Staging error: cannot get instances since staging failed"}
+	case a.entity["package_state"] == "PENDING" && c.emptyWhileStaging:
+		return answer{200, map[string]any{}}, nil
 	case a.entity["package_state"] == "PENDING":
 		return answer{}, apiError{400, 170002, "NotStaged", "App has not finished staging"}
 	case a.entity["state"] != "STARTED":
 		return answer{}, apiError{400, 220001, "InstancesError", fmt.Sprintf("Instances error: Request failed for app: %s as the app is in stopped state.", name)}
 	}
-	states := map[string]any{}
-	since := float64(a.created.Unix())
-	if a.instances != nil {
-		for index, state := range a.instances {
-			states[index] = map[string]any{"state": state, "since": since}
-		}
-		return answer{200, states}, nil
-	}
-	wanted, _ := a.entity["instances"].(int)
-	for i := range wanted {
-		states[strconv.Itoa(i)] = map[string]any{"state": "RUNNING", "since": since}
-	}
-	return answer{200, states}, nil
+	return answer{200, a.states(time.Now())}, nil
 }
 
 // body reads a small JSON object.
@@ -489,7 +480,11 @@ func (c *Controller) updateApp(r *http.Request, _ string) (answer, error) {
 			if value != "STARTED" && value != "STOPPED" {
 				return answer{}, apiError{400, 100001, "AppInvalid", "The app is invalid: state invalid"}
 			}
-			a.entity["state"], a.entity["restart_required"] = value, false
+			now, state := time.Now(), fmt.Sprint(value)
+			if err := c.setState(a, state, now); err != nil {
+				return answer{}, err
+			}
+			c.wrote(a, state, now)
 		case "instances":
 			n, ok := value.(float64)
 			if !ok || n < 0 {
@@ -514,11 +509,15 @@ func (c *Controller) deleteApp(r *http.Request, _ string) (answer, error) {
 	case on:
 		return answer{}, errMaintenance
 	}
-	c.Remove(a.guid)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.wrote(a, "delete", time.Now())
+	c.remove(a.guid)
 	return answer{status: http.StatusNoContent}, nil
 }
 
-// restage is not refused in maintenance mode (kato.md §4).
+// restage is not refused in maintenance mode (kato.md §4). As the controller of that time does, it stops the app, and starts it staged anew: also one that was
+// stopped.
 func (c *Controller) restage(r *http.Request, _ string) (answer, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -529,7 +528,10 @@ func (c *Controller) restage(r *http.Request, _ string) (answer, error) {
 	if a.entity["package_state"] == "PENDING" {
 		return answer{}, apiError{400, 170002, "NotStaged", "App has not finished staging"}
 	}
-	a.entity["package_state"] = "STAGED"
+	now := time.Now()
+	a.entity["state"], a.entity["version"], a.entity["restart_required"] = "STARTED", guid(), false
+	c.stage(a, now)
+	c.wrote(a, "restage", now)
 	return answer{http.StatusCreated, render("apps", a)}, nil
 }
 
@@ -571,15 +573,4 @@ func (c *Controller) setConfig(r *http.Request, _ string) (answer, error) {
 		c.SetMaintenance(on)
 	}
 	return answer{status: http.StatusNoContent}, nil
-}
-
-func (c *Controller) roles(*http.Request, string) (answer, error) {
-	nodes := c.nodes()
-	available := map[string][]string{}
-	for _, roles := range nodes {
-		for _, role := range roles {
-			available[role] = []string{}
-		}
-	}
-	return answer{200, map[string]any{"available": available, "nodes": nodes, "required": []string{"base", "primary", "controller", "router"}}}, nil
 }
