@@ -17,22 +17,31 @@ const UserProvided = "user-provided"
 // an admin and fails with KindForbidden for anybody else, who would see a part. Reading changes nothing and may be repeated; it works in
 // maintenance mode, and only then is exact (see the package).
 func (c *Client) Content(ctx context.Context) (archive.Content, error) {
+	return whole(ctx, c, "read the content", c.contentOnce)
+}
+
+// whole reads by lists that belong together, as an admin, until everything has its place in what read returns, a bounded number of times.
+func whole[T any](ctx context.Context, c *Client, what string, read func(ctx context.Context) (T, bool, error)) (T, error) {
+	var none T
 	if err := c.CheckAdmin(ctx); err != nil {
-		return archive.Content{}, err
+		return none, err
 	}
 	for range passes {
-		content, whole, err := c.contentOnce(ctx)
-		if err != nil || whole {
-			return content, err
+		all, complete, err := read(ctx)
+		if err != nil {
+			return none, err
+		}
+		if complete {
+			return all, nil
 		}
 	}
-	e := c.failure(KindChanged, "read the content", fmt.Sprintf("spaces came or went each of the %d times it was read", passes), "switch on maintenance mode, or try later")
+	e := c.failure(KindChanged, what, fmt.Sprintf("spaces came or went each of the %d times it was read", passes), "switch on maintenance mode, or try later")
 	e.passing = true
-	return archive.Content{}, e
+	return none, e
 }
 
 // contentOnce reads the content and says whether every entry has its place in it.
-func (c *Client) contentOnce(ctx context.Context) (content archive.Content, whole bool, err error) {
+func (c *Client) contentOnce(ctx context.Context) (content archive.Content, complete bool, err error) {
 	labels, err := c.planNames(ctx)
 	if err != nil {
 		return content, false, err

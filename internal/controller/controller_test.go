@@ -321,7 +321,7 @@ func TestRequest_FailuresThatStay_AreNotTriedAgain(t *testing.T) {
 		body   string
 		kind   Kind
 	}{
-		"supervisord":  {500, `{"code":110,"error_code":"CF-StackatoSupervisordNotRunning","description":"Could determine proceses status on 10.0.0.2."}`, KindOther},
+		"supervisord":  {500, `{"code":110,"error_code":"CF-StackatoSupervisordNotRunning","description":"Could determine proceses status on 10.0.0.2."}`, KindSupervisord},
 		"not licensed": {403, `{"code":100,"error_code":"CF-StackatoNotLicensed","description":"Stackato micro-cloud is not setup with a license."}`, KindForbidden},
 		"bad query":    {400, `{"code":10005,"error_code":"CF-BadQueryParameter","description":"The query parameter is invalid"}`, KindOther},
 		"redirection":  {302, "", KindOther},
@@ -451,7 +451,7 @@ func TestMaintenance_On_WritesAreRefusedAndReadsGoOn(t *testing.T) {
 	s.SetMaintenance(false)
 	app, err := s.SetAppState(t.Context(), guid, Stopped)
 	require.NoError(t, err)
-	assert.Equal(t, App{GUID: guid, Name: "web", SpaceGUID: app.SpaceGUID, State: Stopped, PackageState: "STAGED", Instances: 2}, app)
+	assert.Equal(t, App{GUID: guid, Name: "web", SpaceGUID: app.SpaceGUID, State: Stopped, PackageState: "STAGED", Instances: 2, Version: app.Version}, app)
 }
 
 func TestAppInstances_OfEachState(t *testing.T) {
@@ -469,7 +469,7 @@ func TestAppInstances_OfEachState(t *testing.T) {
 	_, err = s.AppInstances(t.Context(), s.AddApp("o", "s", cloudcontroller.App{Name: "staging", PackageState: "PENDING"}))
 	ofKind(t, err, KindNotStaged)
 	_, err = s.AppInstances(t.Context(), s.AddApp("o", "s", cloudcontroller.App{Name: "stopped", State: Stopped}))
-	assert.Equal(t, "CF-InstancesError", ofKind(t, err, KindOther).Name)
+	assert.Equal(t, "CF-InstancesError", ofKind(t, err, KindStopped).Name)
 	_, err = s.AppInstances(t.Context(), "../../stackato/config")
 	ofKind(t, err, KindNotFound)
 }

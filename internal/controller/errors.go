@@ -28,8 +28,14 @@ const (
 	KindMaintenance Kind = "Maintenance"
 	// KindNotFound: the controller has no such object or no such endpoint.
 	KindNotFound Kind = "NotFound"
-	// KindNotStaged: the app is not staged yet (code 170002; kato.md §6.1).
+	// KindNotStaged: the app is being staged, or never was (code 170002; kato.md §6.1).
 	KindNotStaged Kind = "NotStaged"
+	// KindStagingFailed: the app could not be staged (code 170001, and 170003 to 170005 where the controller knows the step that failed; kato.md §6.1).
+	KindStagingFailed Kind = "StagingFailed"
+	// KindStopped: the app is stopped, so that it has no instances to ask for (CF-InstancesError, code 220001; kato.md §6.1).
+	KindStopped Kind = "Stopped"
+	// KindSupervisord: the supervisord of a node, that the message names, does not run, so that nobody knows its processes (HTTP 500, code 110; kato.md §6.2).
+	KindSupervisord Kind = "Supervisord"
 	// KindUnauthorized: user or password is refused, or every new token is.
 	KindUnauthorized Kind = "Unauthorized"
 	// KindForbidden: the user is known and may not do this; usually it is no admin.
@@ -199,7 +205,13 @@ func (c *Client) refused(what string, response *http.Response, body []byte) *Err
 // The controller's own codes that have a Kind.
 const (
 	codeMaintenance = 150    // kato.md §4
+	codeSupervisord = 110    // kato.md §6.2
+	codeStaging     = 170001 // kato.md §6.1
 	codeNotStaged   = 170002 // kato.md §6.1
+	codeNoApp       = 170003 // these three: the step of a staging that failed, in the controller's source
+	codeCompile     = 170004
+	codeRelease     = 170005
+	codeInstances   = 220001 // kato.md §6.1
 )
 
 // kindOf classifies an answer by its status and, when it has the form of a controller's error, its code.
@@ -209,6 +221,12 @@ func kindOf(status int, known bool, code int) (kind Kind, passing bool, advice s
 		return KindMaintenance, false, "maintenance mode must be off for this"
 	case known && code == codeNotStaged:
 		return KindNotStaged, false, ""
+	case known && (code == codeStaging || code == codeNoApp || code == codeCompile || code == codeRelease):
+		return KindStagingFailed, false, "see the app's log"
+	case known && code == codeInstances:
+		return KindStopped, false, ""
+	case known && code == codeSupervisord:
+		return KindSupervisord, false, "the node is down or its supervisord does not run: bring it up there"
 	case status == http.StatusUnauthorized:
 		return KindUnauthorized, false, "check controller.user and controller.password"
 	case status == http.StatusForbidden:

@@ -23,7 +23,7 @@ const (
 	renewals = 2
 )
 
-// request is one call of the API. It must be one that may be carried out twice: it is sent again when its answer is lost.
+// request is one call of the API. Unless it is sent once, it must be one that may be carried out twice: it is sent again when its answer is lost.
 type request struct {
 	// what is done, for errors: "list apps".
 	what   string
@@ -34,6 +34,8 @@ type request struct {
 	body any
 	// anonymous requests carry no token.
 	anonymous bool
+	// once lets a passing fault be the caller's, who finds out what came of it.
+	once bool
 }
 
 // do makes the request, as often as it takes within the bounds of the configuration, and decodes the answer into answer (nil: not
@@ -49,7 +51,10 @@ func (c *Client) do(ctx context.Context, r request, answer any) error {
 			return fmt.Errorf("cloud controller: %s: %w", r.what, err)
 		}
 	}
-	token := ""
+	limit, token := c.cfg.Attempts, ""
+	if r.once {
+		limit = 1
+	}
 	for renewed := 0; ; renewed++ {
 		if !r.anonymous {
 			if token, err = c.token(ctx, token, renewed == renewals); err != nil {
@@ -57,7 +62,7 @@ func (c *Client) do(ctx context.Context, r request, answer any) error {
 			}
 		}
 		var data []byte
-		err := c.attempts(ctx, r.what, func(ctx context.Context) (err error) {
+		err := c.attempts(ctx, r.what, limit, func(ctx context.Context) (err error) {
 			data, err = c.send(ctx, r, target.String(), token, body)
 			return err
 		})
@@ -117,8 +122,8 @@ func (c *Client) send(ctx context.Context, r request, target, token string, body
 	return data, nil
 }
 
-// attempts makes the attempts at one request, each with the configured time.
-func (c *Client) attempts(ctx context.Context, what string, attempt func(ctx context.Context) error) error {
+// attempts makes at most limit attempts at one request, each with the configured time.
+func (c *Client) attempts(ctx context.Context, what string, limit int, attempt func(ctx context.Context) error) error {
 	for n := 1; ; n++ {
 		limited, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 		err := attempt(limited)
@@ -131,17 +136,22 @@ func (c *Client) attempts(ctx context.Context, what string, attempt func(ctx con
 			return fmt.Errorf("cloud controller %s: %s: %w", c.cfg.URL, what, context.Cause(ctx))
 		case !errors.As(err, &e) || !e.passing:
 			return err
-		case n >= c.cfg.Attempts:
-			if n > 1 {
-				e.Message += fmt.Sprintf(" (after %d attempts)", n)
-			}
-			return e
+		case n >= limit:
+			return afterAttempts(e, n)
 		}
 		c.log.Warn("request to the cloud controller failed, trying again", zap.String("request", what), zap.Int("attempt", n), zap.String("error", e.Message))
 		if err := c.pause(ctx, n); err != nil {
 			return fmt.Errorf("cloud controller %s: %s: %w", c.cfg.URL, what, err)
 		}
 	}
+}
+
+// afterAttempts says in e how many attempts there were.
+func afterAttempts(e *Error, n int) *Error {
+	if n > 1 {
+		e.Message += fmt.Sprintf(" (after %d attempts)", n)
+	}
+	return e
 }
 
 // pause waits before the attempt after the given one: twice as long each time, at least half of it by chance.

@@ -67,7 +67,7 @@ func (c *Client) grant(ctx context.Context, what string, addresses []string, ask
 	for _, address := range addresses {
 		// The client that every Cloud Foundry and Stackato command line is: "cf" without a secret.
 		login := oauth2.Config{ClientID: "cf", Endpoint: oauth2.Endpoint{TokenURL: address + "/oauth/token", AuthStyle: oauth2.AuthStyleInHeader}}
-		last = c.attempts(ctx, what, func(ctx context.Context) error {
+		last = c.attempts(ctx, what, c.cfg.Attempts, func(ctx context.Context) error {
 			token, err := ask(context.WithValue(ctx, oauth2.HTTPClient, c.http), login)
 			if err != nil {
 				return c.loginRefused(what, err)

@@ -198,19 +198,20 @@ func (c *Controller) settle(now time.Time) {
 
 // setState starts or stops an app, or refuses; the caller holds mu.
 func (c *Controller) setState(a *item, state string, now time.Time) error {
-	if state == "STARTED" && a.entity["state"] != state {
-		if a.life.meets(StartRefused) {
-			return apiError{400, 150001, "AppPackageInvalid", "The app package is invalid: bits have not been uploaded"}
-		}
-		a.entity["version"] = guid()
-		a.entity["state"] = state
-		if a.entity["package_state"] == "STAGED" {
-			c.run(a, now)
-		} else {
-			c.stage(a, now)
-		}
+	starts := state == "STARTED" && a.entity["state"] != state
+	if starts && a.life.meets(StartRefused) {
+		return apiError{400, 150001, "AppPackageInvalid", "The app package is invalid: bits have not been uploaded"}
 	}
 	a.entity["state"], a.entity["restart_required"] = state, false
+	switch {
+	case !starts:
+		return nil
+	case a.entity["package_state"] == "STAGED":
+		c.run(a, now)
+	default:
+		c.stage(a, now)
+	}
+	a.entity["version"] = guid()
 	return nil
 }
 
