@@ -36,8 +36,8 @@ func (c *Client) Roles(ctx context.Context) (ClusterRoles, error) {
 // Rogue is the state of a process that runs and is not configured (kato.md §6.2); the others are Running, Starting and Stopped, as of instances and apps.
 const Rogue = "ROGUE"
 
-// Components asks /v2/stackato/components, as an admin: the state of each process by its node's address, which is what `kato process list` says, as JSON (kato.md §6.2). KindSupervisord
-// when the supervisord of any node does not run: then there is no answer for the others, either.
+// Components asks /v2/stackato/components, as an admin: the state of each process by its node's address, which is what `kato process list` says (kato.md §6.2).
+// KindSupervisord when the supervisord of any node does not run: then there is no answer for the others, either.
 func (c *Client) Components(ctx context.Context) (map[string]map[string]string, error) {
 	var nodes map[string]map[string]string
 	err := c.do(ctx, request{what: "ask for the processes of the nodes", method: http.MethodGet, path: "/v2/stackato/components"}, &nodes)

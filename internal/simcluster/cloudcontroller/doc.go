@@ -5,5 +5,8 @@
 // every write is refused with HTTP 503 and code 150 but for the configuration and restage, and an unknown app is not found before that.
 // Whether the mode is on may be asked of another part of a simulated cluster ([Options].Maintenance), so that kato and controller agree.
 //
+// Apps start and are staged at once, or take the time that StartTime and StageTime say; it passes by the clock, without a goroutine for each app. What goes wrong with one app
+// is an [AppFault], met a number of times or always, and every write that was carried out is in its [Controller.AppRecord].
+//
 // Faults are methods: answers of another status, connections reset in the middle, slowness, tokens that are revoked, lists that change between two pages.
 package cloudcontroller
