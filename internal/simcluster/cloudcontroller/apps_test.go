@@ -89,6 +89,7 @@ func TestStop_WhileStaging_AppStaysStopped(t *testing.T) {
 	guid := c.AddApp("o", "s", App{Name: "web"})
 	ask := start(t, c, false)
 	token := ask.login(c.User(), c.Password())
+	c.FailApp(guid, InstancesFlap, 1)
 	c.StageTime(time.Hour)
 	_, _ = ask.do("POST", "/v2/apps/"+guid+"/restage", token, "")
 	_, _ = ask.do("PUT", "/v2/apps/"+guid, token, `{"state":"STOPPED"}`)
@@ -100,6 +101,9 @@ func TestStop_WhileStaging_AppStaysStopped(t *testing.T) {
 	assert.Equal(t, []any{"STAGED", "STOPPED"}, []any{entity["package_state"], entity["state"]})
 	status, refused := ask.do("GET", "/v2/apps/"+guid+"/instances", token, "")
 	assert.Equal(t, []any{400, 220001.0}, []any{status, refused["code"]})
+
+	_, _ = ask.do("PUT", "/v2/apps/"+guid, token, `{"state":"STARTED"}`)
+	assert.Equal(t, []string{"FLAPPING"}, c.at(guid, 0), "the fault was kept for a start")
 }
 
 func TestAppRecord_RefusedAndLost_AreToldApart(t *testing.T) {
