@@ -68,7 +68,11 @@ func (i *Inventory) Resolve(ctx context.Context, in ResolveInput) (operation.Pla
 		problems = append(problems, problemsOf(err)...)
 	}
 	var selected []*inventory.Node
-	if in.Export != nil {
+	if in.NoNodes {
+		if c.Controller == nil {
+			problems = append(problems, fmt.Sprintf("cluster %s has no controller in the inventory: write url, user and password of its Cloud Controller", c.Name))
+		}
+	} else if in.Export != nil {
 		node, wrong := exportNode(file, c, *in.Export, i.Source.env)
 		selected, problems = []*inventory.Node{node}, append(problems, wrong...)
 	} else if selected, err = c.Select(in.Nodes, in.Roles); err != nil {
@@ -84,7 +88,11 @@ func (i *Inventory) Resolve(ctx context.Context, in ResolveInput) (operation.Pla
 	if len(problems) > 0 {
 		return operation.Plan{}, badInput(problems...)
 	}
-	return planOf(c, c.OrderOf(selected, in.RoleOrder), core, digest), nil
+	plan := planOf(c, c.OrderOf(selected, in.RoleOrder), core, digest)
+	if in.NoNodes {
+		plan.Others = nil
+	}
+	return plan, nil
 }
 
 func planOf(c *inventory.Cluster, ordered []*inventory.Node, core *inventory.Node, digest string) operation.Plan {

@@ -112,8 +112,12 @@ func (c *cli) completeArchives(path *string, latest bool) cobra.CompletionFunc {
 // looksWithin is after when nobody waits any more for a look that no worker has taken.
 const looksWithin = time.Hour
 
-// lookAtArchives runs a workflow that only reads. It is no operation: it does not stand among those that changed something.
 func (c *cli) lookAtArchives(ctx context.Context, queue, cluster, kind, workflow string, in, out any) error {
+	return c.look(ctx, queue, cluster, kind, workflow, "Archives of "+cluster, in, out)
+}
+
+// look runs a workflow that only reads. It is no operation: it does not stand among those that changed something.
+func (c *cli) look(ctx context.Context, queue, cluster, kind, workflow, summary string, in, out any) error {
 	s, err := c.connect(ctx)
 	if err != nil {
 		return err
@@ -123,7 +127,7 @@ func (c *cli) lookAtArchives(ctx context.Context, queue, cluster, kind, workflow
 		return err
 	}
 	workflowID := operation.WorkflowID(cluster, kind, newID(c.now()))
-	options := startOptions(workflowID, queue, cluster, kind, c.who(), "Archives of "+cluster, "")
+	options := startOptions(workflowID, queue, cluster, kind, c.who(), summary, "")
 	options.TypedSearchAttributes = temporal.NewSearchAttributes(operation.AttributeCluster.ValueSet(cluster))
 	options.WorkflowExecutionTimeout = looksWithin
 	slow := time.AfterFunc(10*time.Second, func() { c.say("katoflow: no answer from a worker yet, still waiting for one; Ctrl-C ends this") })

@@ -30,6 +30,7 @@ const (
 	exitNoServer    = 9
 	exitTooOld      = 10
 	exitArchive     = 11
+	exitAppsFailed  = 12
 	exitInterrupted = 130
 )
 
@@ -54,6 +55,7 @@ func exitCodes() []struct {
 		{exitNoServer, "no Temporal server answers, or it refuses us"},
 		{exitTooOld, "schedule list --max-age: the last success of a schedule is too old, or none is known"},
 		{exitArchive, "backup: an archive is damaged, not complete, locked, or could not be deleted"},
+		{exitAppsFailed, "apps: the operation ended and some apps do not run"},
 		{exitInterrupted, "interrupted: watching has stopped, the operation goes on"},
 	}
 }
@@ -108,6 +110,8 @@ func codeOfType(errorType string) int {
 		return exitCancelled
 	case operation.ErrArchive:
 		return exitArchive
+	case operation.ErrAppsFailed:
+		return exitAppsFailed
 	}
 	return exitError
 }

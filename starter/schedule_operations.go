@@ -44,6 +44,8 @@ func schedulables() []schedulable {
 		{"backup create", operation.KindBackup, operation.WorkflowBackup, "Export of a cluster", backupOptions},
 		{"backup verify", operation.KindBackupVerify, operation.WorkflowBackupVerify, "Verification of the latest archive", verifyOptions},
 		{"backup prune", operation.KindBackupPrune, operation.WorkflowBackupPrune, "Retention of the archives", pruneOptions},
+		{"apps restart", operation.KindAppsRestart, operation.WorkflowApps, "Restart of apps", appsOptions(operation.AppRestart)},
+		{"apps redeploy", operation.KindAppsRedeploy, operation.WorkflowApps, "Redeployment of apps", appsOptions(operation.AppRestage)},
 	}
 }
 
@@ -84,6 +86,17 @@ func pruneOptions(c *cli, cmd *cobra.Command) func(string) (prepared, error) {
 	}
 }
 
+func appsOptions(action operation.AppAction) func(*cli, *cobra.Command) func(string) (prepared, error) {
+	return func(c *cli, cmd *cobra.Command) func(string) (prepared, error) {
+		f := &appsFlags{action: action}
+		f.register(c, cmd)
+		return func(cluster string) (prepared, error) {
+			in, err := f.input(c, cluster, nil)
+			return prepared{input: &in, queue: f.queue, details: func() string { return appsDetails(in) }}, err
+		}
+	}
+}
+
 // notScheduled are flags that mean something only where a person starts the operation; the text says why.
 func notScheduled(name string) string {
 	switch name {
@@ -97,6 +110,8 @@ func notScheduled(name string) string {
 		return "it belongs to this command: katoflow schedule apply --inventory FILE"
 	case "yes":
 		return "a scheduled run asks nobody"
+	case "from-report":
+		return "what failed once is no selection for every night"
 	case "identity":
 		return "the secret key does not leave your machine"
 	case "help":

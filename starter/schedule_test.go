@@ -203,6 +203,9 @@ func TestSchedulables_EveryOperation_CanBeScheduledByItsCommand(t *testing.T) {
 		if s.kind == operation.KindBackupPrune { // nothing is its standard
 			require.NoError(t, options.set("keep-last", "7"))
 		}
+		if operation.OnApps(s.kind) { // none is meant unless it is named
+			require.NoError(t, options.set("all", "true"))
+		}
 		p, err := options.build("prod")
 		require.NoError(t, err)
 		p.input.Schedule(operation.ScheduleDefinition{Name: "nightly", CatchUp: operation.DefaultCatchUp})

@@ -98,6 +98,7 @@ func Details(report *operation.Report) string {
 		writeQuestion(&b, q)
 	}
 	writeNodes(&b, report)
+	writeApps(&b, report.Apps)
 	if report.Maintenance != "" {
 		b.WriteString("\nMaintenance mode: " + cell(report.Maintenance, 300) + "\n")
 	}
@@ -113,6 +114,9 @@ func Details(report *operation.Report) string {
 
 // howFar is what an operation has done, in a few words: an export has one node and several steps.
 func howFar(report *operation.Report) string {
+	if report.Apps != nil {
+		return appsSummary(report.Apps)
+	}
 	if report.Kind != operation.KindBackup || len(report.Nodes) != 1 {
 		return fmt.Sprintf("%d of %d nodes done", report.Counts()[operation.NodeDone], len(report.Nodes))
 	}
@@ -174,6 +178,27 @@ func writeNodes(b *strings.Builder, report *operation.Report) {
 	if hidden > 0 {
 		counts := report.Counts()
 		fmt.Fprintf(b, "\n%d more: %d done, %d pending.\n", hidden, counts[operation.NodeDone], counts[operation.NodePending])
+	}
+}
+
+// writeApps is the table of the apps that are not well.
+func writeApps(b *strings.Builder, apps *operation.AppsReport) {
+	if apps == nil {
+		return
+	}
+	rows := 0
+	for _, r := range apps.Apps {
+		if r.Outcome != operation.AppFailed && r.Outcome != operation.AppGone {
+			continue
+		}
+		if rows == 0 {
+			b.WriteString("| app | outcome | reason | what its owner has to do |\n|---|---|---|---|\n")
+		}
+		if rows++; rows > 60 {
+			fmt.Fprintf(b, "\n%d failed in all.\n", apps.Counts[operation.AppFailed])
+			return
+		}
+		fmt.Fprintf(b, "| %s | %s | %s | %s |\n", cell(r.String(), 160), r.Outcome, cell(r.Reason, 200), cell(r.ToDo, 120))
 	}
 }
 

@@ -344,6 +344,10 @@ func (r *run) outcome(cancelled bool, failure *operation.Failure) error {
 	counts := r.report.Counts()
 	total, done := len(r.report.Nodes), counts[operation.NodeDone]
 	summary := fmt.Sprintf("%d of %s done", done, count(total, "node"))
+	if p, ok := r.procedure.(interface{ outcomeText() string }); ok && total == 0 {
+		summary = p.outcomeText()
+	}
+	fell, _ := r.procedure.(interface{ fell() *operation.Failure })
 	switch {
 	case failure != nil && failure.Type != operation.ErrCancelled:
 		r.report.Phase, r.report.Message, r.report.Failure = operation.PhaseFailed, failure.Message, failure
@@ -355,11 +359,19 @@ func (r *run) outcome(cancelled bool, failure *operation.Failure) error {
 		r.report.Phase, r.report.Message = operation.PhaseAborted, "aborted: "+summary
 		return r.endedBadly(operation.ErrOperatorAbort)
 	case r.req.DryRun:
-		r.report.Phase, r.report.Message = operation.PhaseDone, fmt.Sprintf("dry run: %s planned, nothing was changed", count(total, "node"))
+		planned := count(total, "node")
+		if r.report.Apps != nil {
+			planned = count(r.report.Apps.Total, "app")
+		}
+		r.report.Phase, r.report.Message = operation.PhaseDone, fmt.Sprintf("dry run: %s planned, nothing was changed", planned)
 		return nil
 	case done != total:
 		r.report.Phase, r.report.Message = operation.PhaseFailed, summary+", the others are not"
 		return r.endedBadly(operation.ErrNodesFailed)
+	case fell != nil && fell.fell() != nil:
+		f := fell.fell()
+		r.report.Phase, r.report.Message, r.report.Failure = operation.PhaseFailed, f.Message, f
+		return temporal.NewApplicationErrorWithOptions(f.Message, f.Type, temporal.ApplicationErrorOptions{NonRetryable: true, Details: []any{f, r.trimmed()}})
 	}
 	if p, ok := r.procedure.(interface{ outcomeText() string }); ok && p.outcomeText() != "" {
 		summary = p.outcomeText()
@@ -389,6 +401,7 @@ func (r *run) trimmed() operation.Report {
 // trim shortens a large report, the least useful first; what is left out is in the results of the nodes' own workflows.
 func trim(report operation.Report) operation.Report {
 	report.Nodes = slices.Clone(report.Nodes)
+	report.Apps = trimApps(report.Apps)
 	for _, shorten := range []func(n *operation.NodeReport){
 		func(*operation.NodeReport) {},
 		func(n *operation.NodeReport) { n.Failure = withoutTail(n.Failure, 512) },
@@ -414,6 +427,23 @@ func trim(report operation.Report) operation.Report {
 	return report
 }
 
+// maxAppsTold is how many apps stand in a report; of more, those that are well are left out first.
+const maxAppsTold = 1000
+
+func trimApps(apps *operation.AppsReport) *operation.AppsReport {
+	if apps == nil || len(apps.Apps) <= maxAppsTold {
+		return apps
+	}
+	short := *apps
+	well := func(r operation.AppResult) bool {
+		return r.Outcome == operation.AppRunning || r.Outcome == operation.AppRestaged || r.Outcome == operation.AppStopped
+	}
+	short.Apps = slices.DeleteFunc(slices.Clone(apps.Apps), well)
+	short.Apps = short.Apps[:min(len(short.Apps), maxAppsTold)]
+	short.More += len(apps.Apps) - len(short.Apps)
+	return &short
+}
+
 // size of a report as it is stored, in bytes, estimated from its texts: encoding a large one several times would hold the workflow up.
 func size(report operation.Report) int {
 	failure := func(f *operation.Failure) int {
@@ -434,6 +464,12 @@ func size(report operation.Report) int {
 		return n
 	}
 	n := 2048 + failure(report.Failure) + lines(report.Warnings) + lines(report.LeftOut)
+	if report.Apps != nil {
+		for i := range report.Apps.Apps {
+			r := &report.Apps.Apps[i]
+			n += 180 + len(r.Org) + len(r.Space) + len(r.Name) + len(r.Reason) + len(r.ToDo)
+		}
+	}
 	for i := range report.Nodes {
 		node := &report.Nodes[i]
 		n += 300 + len(node.Name) + lines(node.Roles) + lines(node.Notes) + failure(node.Failure)

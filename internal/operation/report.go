@@ -144,6 +144,8 @@ type Report struct {
 	Export *Exported `json:"export,omitempty"`
 	// Catalog is set by operations on archives, which have no nodes.
 	Catalog *CatalogReport `json:"catalog,omitempty"`
+	// Apps is set by operations on apps.
+	Apps *AppsReport `json:"apps,omitempty"`
 }
 
 // Counts of nodes by status.

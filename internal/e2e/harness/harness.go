@@ -337,6 +337,8 @@ func asksWorker(command, verb string) bool {
 		return verb != "show"
 	case "backup":
 		return verb != "download"
+	case "apps":
+		return verb != "report"
 	}
 	return false
 }

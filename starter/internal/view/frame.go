@@ -66,6 +66,9 @@ func title(r *operation.Report, now time.Time, s Style) string {
 }
 
 func progressBar(r *operation.Report, now time.Time, s Style) string {
+	if r.Apps != nil && r.Apps.Total > 0 {
+		return bar(r.Apps.Handled, r.Apps.Total, "apps", s) + "  " + outcomes(r.Apps)
+	}
 	total := len(r.Nodes)
 	if total == 0 {
 		return ""
@@ -77,13 +80,7 @@ func progressBar(r *operation.Report, now time.Time, s Style) string {
 			finished += n
 		}
 	}
-	width := 30
-	if s.Width > 0 {
-		width = min(width, max(5, s.Width-50))
-	}
-	filled := finished * width / total
-	bar := "[" + s.paint(green, strings.Repeat("#", filled)) + strings.Repeat("-", width-filled) + "]"
-	line := fmt.Sprintf("%s %d/%d nodes %d%%", bar, finished, total, finished*100/total)
+	line := bar(finished, total, "nodes", s)
 	if eta, ok := remaining(r, now); ok {
 		line += "  about " + short(eta) + " left"
 	}
@@ -91,6 +88,16 @@ func progressBar(r *operation.Report, now time.Time, s Style) string {
 		line += "  " + c
 	}
 	return line
+}
+
+// bar is "[#####-----] 5/10 nodes 50%".
+func bar(finished, total int, what string, s Style) string {
+	width := 30
+	if s.Width > 0 {
+		width = min(width, max(5, s.Width-50))
+	}
+	filled := finished * width / total
+	return fmt.Sprintf("[%s%s] %d/%d %s %d%%", s.paint(green, strings.Repeat("#", filled)), strings.Repeat("-", width-filled), finished, total, what, finished*100/total)
 }
 
 func stateLine(r *operation.Report) string {
