@@ -263,8 +263,9 @@ func (p *apps) handle(ctx workflow.Context, action operation.AppAction, all []op
 		child := &appsChild{number: p.batches, ChildWorkflowFuture: p.begin(ctx, p.batches, action, part, lanes)}
 		p.running = append(p.running, child)
 		ended.Add(1)
-		workflow.GoNamed(ctx, fmt.Sprintf("batch %d", child.number), func(workflow.Context) {
+		workflow.GoNamed(ctx, fmt.Sprintf("batch %d", child.number), func(ctx workflow.Context) {
 			defer ended.Done()
+			disconnected, _ := workflow.NewDisconnectedContext(ctx)
 			var results []operation.AppResult
 			err := child.Get(disconnected, &results)
 			p.running = slices.DeleteFunc(p.running, func(c *appsChild) bool { return c == child })

@@ -321,8 +321,9 @@ func (r *run) finish(ctx workflow.Context, failure *operation.Failure) (*operati
 			r.report.Nodes[i].Status = operation.NodeUntouched
 		}
 	}
+	r.report.EndedAt = stamp(ctx) // before the outcome, which carries the report of an operation that does not complete
 	err := r.outcome(cancelled, failure)
-	r.report.EndedAt, r.report.Questions, r.report.Paused = stamp(ctx), nil, false
+	r.report.Questions, r.report.Paused = nil, false
 	event := operation.EventDone
 	if r.report.Phase != operation.PhaseDone {
 		event = operation.EventFailed

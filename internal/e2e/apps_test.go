@@ -140,23 +140,23 @@ func TestApps_SomeFail_AreToldAndTriedAgainFromTheReport(t *testing.T) {
 	s.worker("")
 	c := s.controller()
 	guids := map[string]string{}
-	for _, a := range []string{"stages-not", "flaps", "crashes", "starts-never", "runs-partly", "refused", "gone", "well", "passing"} {
+	for _, a := range []string{"stages-not", "flaps", "crashes", "starts-never", "runs-partly", "gone", "well", "passing"} {
 		guids[a] = c.AddApp("broken", "dev", cloudcontroller.App{Name: a, Instances: 2})
 	}
 	c.StartTime(200*time.Millisecond, 0)
 	for app, fault := range map[string]cloudcontroller.AppFault{"stages-not": cloudcontroller.StagingFails, "flaps": cloudcontroller.InstancesFlap, "crashes": cloudcontroller.InstancesCrash,
-		"starts-never": cloudcontroller.InstancesStayStarting, "runs-partly": cloudcontroller.SomeInstancesRun, "refused": cloudcontroller.StartRefused, "gone": cloudcontroller.AppDeleted} {
+		"starts-never": cloudcontroller.InstancesStayStarting, "runs-partly": cloudcontroller.SomeInstancesRun, "gone": cloudcontroller.AppDeleted} {
 		c.FailApp(guids[app], fault, -1)
 	}
 	c.Fail("/v2/apps/"+guids["passing"], 3, 502)
-	f := s.fault("apps fail in seven ways")
-	out := s.cli(12, "apps", "redeploy", s.cluster.Name(), "broken/*/*", "--apps-at-once", "9", "--app-timeout", "6s")
+	f := s.fault("apps fail in six ways, and one meets 502s")
+	out := s.cli(12, "apps", "redeploy", s.cluster.Name(), "broken/*/*", "--apps-at-once", "8", "--app-timeout", "6s")
 	for app, why := range map[string]string{"stages-not": "its staging failed", "flaps": "crash again and again", "crashes": "0 of 2 instances run after 6s", "starts-never": "0 of 2 instances run after 6s",
-		"runs-partly": "1 of 2 instances run after 6s", "refused": "bits have not been uploaded"} {
+		"runs-partly": "1 of 2 instances run after 6s"} {
 		require.Regexp(t, "broken/dev/"+app+" +failed .*"+why, out.Stdout)
 	}
 	require.Regexp(t, "broken/dev/gone +gone", out.Stdout)
-	require.Contains(t, out.Stdout, "2 restaged, 6 failed, 1 gone")
+	require.Contains(t, out.Stdout, "2 restaged, 5 failed, 1 gone")
 	f.end("told one by one, exit code 12; those tried again from the report ran")
 
 	id := s.latest(operation.KindAppsRedeploy)
@@ -166,12 +166,12 @@ func TestApps_SomeFail_AreToldAndTriedAgainFromTheReport(t *testing.T) {
 	}
 	again := s.apps("redeploy", "--from-report", id)
 	r := again.done(60 * time.Second)
-	require.Equal(t, map[string]int{operation.AppRestaged: 6}, outcomesOf(r))
+	require.Equal(t, map[string]int{operation.AppRestaged: 5}, outcomesOf(r))
 
 	// The report of the first, as a file, names the same.
 	file := filepath.Join(s.Dir, "report.json")
 	require.NoError(t, os.WriteFile(file, []byte(s.cli(0, "op", "show", id, "-o", "json").Stdout), 0o600))
-	require.Contains(t, s.cli(0, "apps", "restart", s.cluster.Name(), "--from-report", file, "--dry-run").Stdout, "dry run: 6 apps planned")
+	require.Contains(t, s.cli(0, "apps", "restart", s.cluster.Name(), "--from-report", file, "--dry-run").Stdout, "dry run: 5 apps planned")
 }
 
 // latest is the id of the newest operation of a kind on the site's cluster.
@@ -231,6 +231,28 @@ func TestApps_MaintenanceSetMeanwhile_NoAppStaysStopped(t *testing.T) {
 	f.end("those not begun failed by name, one that was stopped was started when it was over")
 }
 
+func TestApps_StartRefused_AsksAndTheRetryStartsIt(t *testing.T) {
+	t.Parallel()
+	onlySimulated(t, "it reaches no node")
+	s := newSite(t, nil, nil, coreAlone)
+	s.worker("")
+	c := s.controller()
+	guid := c.AddApp("broken", "dev", cloudcontroller.App{Name: "refused"})
+	c.FailApp(guid, cloudcontroller.StartRefused, 1)
+	f := s.fault("an app that was stopped is refused its start")
+	o := s.apps("restart", "broken/*/*")
+	q := o.question(40 * time.Second)
+	require.Equal(t, []string{operation.ClusterNode, operation.StepStart}, []string{q.Node, q.Step})
+	require.Contains(t, q.Cause.Message, "broken/dev/refused")
+	require.Contains(t, q.Cause.Message, "bits have not been uploaded")
+	require.Equal(t, "STOPPED", c.AppState(guid))
+	o.decide(q, operation.Retry)
+	r := o.done(40 * time.Second)
+	require.Equal(t, map[string]int{operation.AppRunning: 1}, outcomesOf(r))
+	require.Equal(t, "STARTED", c.AppState(guid))
+	f.end("asked at start, started by the retry")
+}
+
 func TestApps_CancelledInTheMiddle_WhatWasStoppedIsStarted(t *testing.T) {
 	t.Parallel()
 	onlySimulated(t, "it reaches no node")
@@ -242,7 +264,7 @@ func TestApps_CancelledInTheMiddle_WhatWasStoppedIsStarted(t *testing.T) {
 	f := s.fault("restart of apps cancelled in the middle")
 	o := s.apps("restart", "--all", "--apps-at-once", "6")
 	s.eventually(20*time.Second, "apps being restarted", func() bool { return c.Count("PUT", "/v2/apps") > 8 })
-	s.cli(0, "op", "cancel", o.id, "--yes")
+	s.cli(0, "op", "cancel", o.id)
 	r, err := o.end(60 * time.Second)
 	require.Error(t, err)
 	require.Equal(t, operation.PhaseCancelled, r.Phase)
@@ -344,7 +366,7 @@ func TestApps_AThousandOfWhich37FailIn5Ways_AreEachToldAndHistoriesStayShort(t *
 	c := s.controller()
 	guids := c.FillMany(1000)
 	c.StartTime(500*time.Millisecond, 500*time.Millisecond)
-	faults := []cloudcontroller.AppFault{cloudcontroller.StagingFails, cloudcontroller.InstancesCrash, cloudcontroller.InstancesStayStarting, cloudcontroller.StartRefused, cloudcontroller.AppDeleted}
+	faults := []cloudcontroller.AppFault{cloudcontroller.StagingFails, cloudcontroller.InstancesCrash, cloudcontroller.InstancesStayStarting, cloudcontroller.SomeInstancesRun, cloudcontroller.AppDeleted}
 	broken := map[string]cloudcontroller.AppFault{}
 	for i := 0; len(broken) < 37; i++ {
 		if guid := guids[i*13%1000]; c.AppState(guid) == "STARTED" && broken[guid] == "" {
