@@ -53,7 +53,7 @@ func TestRegister_Everything_HasAUniqueNameAndItsDependencies(t *testing.T) {
 	r := &recorder{}
 	register(r, hands{inventory: "x", env: noEnv, environment: noEnv, pool: pool, client: lazy, log: zap.NewNop()})
 
-	want := []string{operation.WorkflowBackup, operation.WorkflowBackupDelete, operation.WorkflowBackupList, operation.WorkflowBackupPrune, operation.WorkflowBackupShow, operation.WorkflowBackupVerify,
+	want := []string{operation.WorkflowApps, operation.WorkflowAppsBatch, operation.WorkflowAppsList, operation.WorkflowBackup, operation.WorkflowBackupDelete, operation.WorkflowBackupList, operation.WorkflowBackupPrune, operation.WorkflowBackupShow, operation.WorkflowBackupVerify,
 		operation.WorkflowClusterCheck, operation.WorkflowClusterLock, operation.WorkflowClusterTrust, operation.WorkflowSecurityUpgrade, operation.WorkflowSecurityUpgradeNode}
 	slices.Sort(r.workflows)
 	if !slices.Equal(r.workflows, want) {

@@ -17,6 +17,7 @@ import (
 	"github.com/katoflow/katoflow/internal/e2e/harness"
 	"github.com/katoflow/katoflow/internal/operation"
 	"github.com/katoflow/katoflow/internal/simcluster"
+	"github.com/katoflow/katoflow/internal/simcluster/cloudcontroller"
 	"github.com/katoflow/katoflow/internal/simcluster/katodouble"
 )
 
@@ -32,6 +33,8 @@ type scenario struct {
 	args      []string // of the command
 	// backup is an export by `katoflow backup create` on an ALS cluster with a bucket, instead of a rolling security upgrade.
 	backup bool
+	// apps is restart or redeploy: an operation on the apps of an ALS cluster.
+	apps string
 	// input starts it without the CLI, which would refuse it.
 	input  *operation.SecurityUpgradeInput
 	script func(*recording)
@@ -108,6 +111,45 @@ func cases() []scenario {
 				r.answer("b", operation.Wait)
 				r.answer("b", operation.Leave)
 			}},
+		{name: "apps-restart", als: true, apps: "restart", args: []string{"--all", "--apps-at-once", "2"}, phase: operation.PhaseDone,
+			script: func(r *recording) {
+				r.ended(r.workflow)
+				id := operation.WorkflowID(r.name, operation.KindAppsList, "1")
+				r.do(func(ctx context.Context) error {
+					run, err := r.client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: id, TaskQueue: r.Queue}, operation.WorkflowAppsList, operation.AppsListInput{Cluster: r.name, Instances: true})
+					if err != nil {
+						return err
+					}
+					return run.Get(ctx, nil)
+				})
+				r.keep(operation.KindAppsList, id, "")
+			}},
+		{name: "apps-redeploy-failed", als: true, apps: "redeploy", args: []string{"--all", "--apps-at-once", "50", "--app-timeout", "2s"}, phase: operation.PhaseFailed,
+			faults: func(c *simcluster.Cluster) {
+				guids := c.Controller().FillMany(120)
+				c.Controller().FailApp(guids[3], cloudcontroller.InstancesCrash, -1)
+				c.Controller().FailApp(guids[7], cloudcontroller.AppDeleted, -1)
+			},
+			script: func(r *recording) { r.ended(r.workflow) }},
+		{name: "apps-left-stopped-retried", als: true, apps: "restart", args: []string{"broken/*/*"}, phase: operation.PhaseDone,
+			faults: func(c *simcluster.Cluster) {
+				c.Controller().FailApp(c.Controller().AddApp("broken", "dev", cloudcontroller.App{Name: "a"}), cloudcontroller.StartRefused, 1)
+			},
+			script: func(r *recording) { r.answer(operation.ClusterNode, operation.Retry) }},
+		{name: "apps-paused-then-cancelled", als: true, apps: "restart", args: []string{"--all", "--apps-at-once", "2"}, phase: operation.PhaseCancelled,
+			faults: func(c *simcluster.Cluster) {
+				c.Controller().FillMany(30)
+				c.Controller().StartTime(300*time.Millisecond, 0)
+			},
+			script: func(r *recording) {
+				r.do(func(context.Context) error {
+					return harness.WaitFor(patience, "apps being restarted", func() (bool, error) { return r.cluster.Controller().Count("PUT", "/v2/apps") > 4, nil })
+				})
+				r.katoflow("op", "pause", r.workflow)
+				r.katoflow("op", "cancel", r.workflow, "--detach")
+			}},
+		{name: "apps-dry-run", als: true, apps: "redeploy", args: []string{"--all", "--dry-run"}, phase: operation.PhaseDone},
+		{name: "apps-refused", als: true, apps: "restart", args: []string{"nobody/*/*"}, phase: operation.PhaseFailed},
 		{name: "dry-run", als: true, args: []string{"--dry-run"}, phase: operation.PhaseDone},
 		{name: "preflight-failed", faults: func(c *simcluster.Cluster) { c.Node("b").FillDisk(true) }, phase: operation.PhaseFailed},
 		{name: "bad-input", input: &operation.SecurityUpgradeInput{Nodes: []string{"nobody"}}, phase: operation.PhaseFailed},
@@ -266,6 +308,10 @@ func (r *recording) run() error {
 	if r.backup {
 		r.workflow = operation.WorkflowID(r.name, operation.KindBackup, "op-1")
 		args = append([]string{"backup", "create", r.name, "--id", "op-1", "--detach"}, r.args...)
+	}
+	if r.apps != "" {
+		r.workflow = operation.WorkflowID(r.name, "apps-"+r.apps, "op-1")
+		args = append([]string{"apps", r.apps, r.name, "--id", "op-1", "--detach"}, r.args...)
 	}
 	if r.input != nil {
 		r.do(func(ctx context.Context) error {
