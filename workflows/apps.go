@@ -294,6 +294,9 @@ func (p *apps) handle(ctx workflow.Context, action operation.AppAction, all []op
 // split says how many apps a batch handles at a time, and how many it has, so that atOnce are handled in all batches together and no batch waits for another's last.
 func split(apps, atOnce int) (lanes, size int) {
 	lanes = max(1, min(atOnce, atOnce*operation.AppsPerBatch/max(apps, 1)))
+	for atOnce%lanes != 0 { // none of those at once is lost between batches
+		lanes--
+	}
 	parallel := max(atOnce/lanes, 1)
 	// As many equal batches as there are at once, or a multiple of that.
 	rounds := max(1, (apps+parallel*operation.AppsPerBatch-1)/(parallel*operation.AppsPerBatch))
