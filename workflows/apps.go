@@ -249,7 +249,7 @@ func (p *apps) handle(ctx workflow.Context, action operation.AppAction, all []op
 	ended := workflow.NewWaitGroup(ctx)
 	left := all
 	for len(left) > 0 {
-		if err := workflow.Await(ctx, func() bool { return p.aborting || len(p.running) < parallel && !p.report.Paused }); err != nil || p.aborting {
+		if err := workflow.Await(ctx, func() bool { return p.aborting || len(p.running) < parallel && !p.report.Paused }); err != nil || ctx.Err() != nil || p.aborting {
 			break
 		}
 		if p.lock.lost() {

@@ -65,7 +65,8 @@ func AppsBatch(ctx workflow.Context, in appsBatchInput) ([]operation.AppResult, 
 		workflow.GoNamed(ctx, fmt.Sprintf("lane %d", lane+1), func(ctx workflow.Context) {
 			defer lanes.Done()
 			for {
-				if err := workflow.Await(ctx, func() bool { return !b.control.Hold || b.control.Stop }); err != nil || b.control.Stop || next == len(in.Apps) {
+				// Await does not look at ctx where its condition holds already.
+				if err := workflow.Await(ctx, func() bool { return !b.control.Hold || b.control.Stop }); err != nil || ctx.Err() != nil || b.control.Stop || next == len(in.Apps) {
 					return
 				}
 				i := next

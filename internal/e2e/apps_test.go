@@ -264,11 +264,23 @@ func TestApps_CancelledInTheMiddle_WhatWasStoppedIsStarted(t *testing.T) {
 	f := s.fault("restart of apps cancelled in the middle")
 	o := s.apps("restart", "--all", "--apps-at-once", "6")
 	s.eventually(20*time.Second, "apps being restarted", func() bool { return c.Count("PUT", "/v2/apps") > 8 })
-	s.cli(0, "op", "cancel", o.id)
+	begun := func() int {
+		n := 0
+		for _, g := range guids {
+			if len(writes(c, g)) > 0 {
+				n++
+			}
+		}
+		return n
+	}
+	before := begun()
+	s.cli(0, "op", "cancel", o.id, "--detach")
 	r, err := o.end(60 * time.Second)
 	require.Error(t, err)
 	require.Equal(t, operation.PhaseCancelled, r.Phase)
-	require.Positive(t, outcomesOf(r)[operation.AppUntouched])
+	require.LessOrEqual(t, begun(), before+2*6, "apps were begun after the cancel")
+	require.GreaterOrEqual(t, outcomesOf(r)[operation.AppUntouched], 60-before-2*6)
+	require.LessOrEqual(t, outcomesOf(r)[operation.AppFailed], 6)
 	for _, g := range guids {
 		if w := writes(c, g); len(w) > 0 {
 			require.Equal(t, []string{"STOPPED", "STARTED"}, w)
