@@ -10,8 +10,8 @@ func (c *cli) opPauseCommand() *cobra.Command {
 	var reason string
 	cmd := &cobra.Command{
 		Use:   "pause OP",
-		Short: "Hold an operation before its next node",
-		Long:  "Hold an operation before its next node. Nodes in work are finished first.",
+		Short: "Hold an operation before its next node, step or app",
+		Long:  "Hold an operation before its next node; an export before its next step, an operation on apps before the next app. What is in work is finished first.",
 		Example: `  katoflow op pause prod
   katoflow op pause prod --reason "release at noon"`,
 		Args:              exactly("OP"),
@@ -22,7 +22,8 @@ func (c *cli) opPauseCommand() *cobra.Command {
 				if err := s.update(cmd.Context(), workflowID, operation.UpdatePause, updateOnce(operation.UpdatePause), request); err != nil {
 					return err
 				}
-				return c.printVerb(workflowID, "paused before its next node; nodes in work are finished")
+				_, kind, _, _ := operation.ParseWorkflowID(workflowID)
+				return c.printVerb(workflowID, "paused before "+operation.PausesBefore(kind)+"; what is in work is finished")
 			})
 		},
 	}

@@ -22,7 +22,7 @@ func (r *run) handlers(ctx workflow.Context) error {
 		return err
 	}
 	if err := workflow.SetUpdateHandlerWithOptions(ctx, operation.UpdatePause, r.onPause,
-		workflow.UpdateHandlerOptions{Description: `Hold before the next node: {"who": "...", "reason": "..."}`, Validator: r.mayPause}); err != nil {
+		workflow.UpdateHandlerOptions{Description: `Hold before the next node, step or app: {"who": "...", "reason": "..."}`, Validator: r.mayPause}); err != nil {
 		return err
 	}
 	if err := workflow.SetUpdateHandlerWithOptions(ctx, operation.UpdateResume, r.onResume,

@@ -58,13 +58,24 @@ const (
 	PhaseStarting  = "starting"  // inventory, lock, preflight
 	PhaseRunning   = "running"   // steps on nodes
 	PhaseBlocked   = "blocked"   // a question is open
-	PhasePaused    = "paused"    // held by an operator before the next node
+	PhasePaused    = "paused"    // held by an operator, see PausesBefore
 	PhaseCleanup   = "cleanup"   // putting back what was changed
 	PhaseDone      = "done"      // every node done
 	PhaseFailed    = "failed"    // ended with failed nodes, or could not start
 	PhaseAborted   = "aborted"   // an operator or a policy said abort
 	PhaseCancelled = "cancelled" // cancelled, in a safe state
 )
+
+// PausesBefore is what a paused operation of a kind does not begin, "the next node" in most of them.
+func PausesBefore(kind string) string {
+	switch {
+	case kind == KindBackup:
+		return "the next step"
+	case OnApps(kind):
+		return "the next app"
+	}
+	return "the next node"
+}
 
 // ClusterNode is the node name under which questions about the whole cluster are asked.
 const ClusterNode = "cluster"

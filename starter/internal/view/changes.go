@@ -24,7 +24,7 @@ func Changes(before, after *operation.Report) []string {
 	}
 	if before.Paused != after.Paused {
 		if after.Paused {
-			say("paused before the next node; go on with: katoflow op resume %s", clean(after.OperationID))
+			say("paused before %s; go on with: katoflow op resume %s", operation.PausesBefore(after.Kind), clean(after.OperationID))
 		} else {
 			say("resumed")
 		}
