@@ -2,8 +2,6 @@ package archive
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"net"
 	"net/http"
 	"net/url"
@@ -14,6 +12,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"go.uber.org/zap"
+
+	"github.com/katoflow/katoflow/internal/webclient"
 )
 
 const (
@@ -22,7 +22,6 @@ const (
 	defaultStallTimeout = time.Minute
 	// completeTimeout is how long S3 may take to put an object together from its parts.
 	completeTimeout = 15 * time.Minute
-	firstBackoff    = 200 * time.Millisecond
 )
 
 // Config is a bucket and how archives are kept in it. Credentials are values; whoever reads them from files, the environment or
@@ -164,12 +163,9 @@ func (c Config) check() error {
 }
 
 func (c Config) transport() (*http.Transport, error) {
-	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS12}
-	if len(c.CA) > 0 {
-		tlsConfig.RootCAs = x509.NewCertPool()
-		if !tlsConfig.RootCAs.AppendCertsFromPEM(c.CA) {
-			return nil, badInput("the CA file holds no certificate in PEM form")
-		}
+	tlsConfig, ok := webclient.TLS(c.CA)
+	if !ok {
+		return nil, badInput("the CA file holds no certificate in PEM form")
 	}
 	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
 	dial := func(ctx context.Context, network, address string) (net.Conn, error) {

@@ -3,7 +3,6 @@ package archive
 import (
 	"context"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 
@@ -11,7 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 
 	"github.com/katoflow/katoflow/internal/inventory"
-	"github.com/katoflow/katoflow/internal/remote"
+	"github.com/katoflow/katoflow/internal/webclient"
 )
 
 // ConfigOf returns the configuration that the s3 section of an inventory file describes: secrets and certificates read now, on the machine
@@ -95,11 +94,7 @@ func noCredentials(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	text := urlQuery.ReplaceAllString(err.Error(), "$1?...")
-	text = remote.Escape(strings.TrimSpace(text))
-	if len(text) > maxText {
-		text = strings.ToValidUTF8(text[:maxText], "") + "…"
-	}
-	return &Error{Kind: KindCredentials, Err: hidden{err, text},
+	text := webclient.Clean(err.Error())
+	return &Error{Kind: KindCredentials, Err: webclient.Hide(err, text),
 		Message: "no AWS credentials of the worker's own: " + text + ": write s3.access_key and s3.secret_key, or give the worker a role"}
 }

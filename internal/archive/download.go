@@ -14,6 +14,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"go.uber.org/zap"
+
+	"github.com/katoflow/katoflow/internal/webclient"
 )
 
 // OpenOptions say what is read of an archive.
@@ -247,7 +249,7 @@ func (r *rawReader) again(what string, err error) error {
 		return e
 	}
 	r.store.log.Warn("reading from S3 was interrupted, going on", zap.String("request", what), zap.Int64("at", r.pos), zap.String("error", e.Message))
-	if err := r.store.pause(r.ctx, r.failures); err != nil {
+	if err := webclient.Pause(r.ctx, r.failures, r.store.cfg.MaxBackoff); err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	return nil

@@ -2,14 +2,8 @@ package archive
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net"
-	"net/url"
-	"regexp"
 	"strings"
 	"time"
 
@@ -17,7 +11,7 @@ import (
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 	"go.uber.org/zap"
 
-	"github.com/katoflow/katoflow/internal/remote"
+	"github.com/katoflow/katoflow/internal/webclient"
 )
 
 // Kind says what sort of failure an *Error is. The values are stable.
@@ -104,35 +98,9 @@ func failure(kind Kind, format string, args ...any) *Error {
 
 func badInput(format string, args ...any) *Error { return failure(KindBadInput, format, args...) }
 
-// hidden is a cause whose text has been cleaned: it is found by errors.Is and errors.As, but not unwrapped, because whoever
-// records a chain of errors prints each of them.
-type hidden struct {
-	err  error
-	text string
-}
-
-func (h hidden) Error() string        { return h.text }
-func (h hidden) Is(target error) bool { return errors.Is(h.err, target) }
-
-// maxText is how much of a server's own words is shown, in bytes.
-const maxText = 400
-
-var urlQuery = regexp.MustCompile(`(https?://[^\s"'?]*)\?[^\s"']*`)
-
-// clean makes text that came from a server or the network safe to show: in one line, without control characters, without the
-// query of any URL (a presigned URL's query is a secret) and without the store's own credentials.
+// clean makes text that came from a server or the network safe to show, without the store's own credentials.
 func (s *Store) clean(text string) string {
-	text = urlQuery.ReplaceAllString(text, "$1?...")
-	for _, secret := range []string{s.cfg.SecretKey, s.cfg.SessionToken, s.cfg.AccessKey} {
-		if len(secret) >= 4 {
-			text = strings.ReplaceAll(text, secret, "***")
-		}
-	}
-	text = remote.Escape(strings.TrimSpace(text))
-	if len(text) > maxText {
-		text = strings.ToValidUTF8(text[:maxText], "") + "…"
-	}
-	return text
+	return webclient.Clean(text, s.cfg.SecretKey, s.cfg.SessionToken, s.cfg.AccessKey)
 }
 
 // errStalled is the cause of a context that ended because no byte moved.
@@ -166,7 +134,7 @@ func (s *Store) failed(ctx context.Context, what string, err error) error {
 	if advice != "" {
 		message += ": " + advice
 	}
-	return &Error{Kind: kind, Message: message, passing: passing, Err: hidden{err, text}}
+	return &Error{Kind: kind, Message: message, passing: passing, Err: webclient.Hide(err, text)}
 }
 
 func (s *Store) classify(ctx context.Context, err error) (kind Kind, passing bool, text, advice string) {
@@ -252,23 +220,12 @@ func (s *Store) classify(ctx context.Context, err error) (kind Kind, passing boo
 	if errors.Is(context.Cause(ctx), errStalled) {
 		return KindUnreachable, true, "no byte moved for " + s.cfg.StallTimeout.String(), "check the network to the endpoint, and to the source"
 	}
-	var (
-		unknownCA x509.UnknownAuthorityError
-		hostname  x509.HostnameError
-		invalid   x509.CertificateInvalidError
-		verify    *tls.CertificateVerificationError
-		dns       *net.DNSError
-		operation *url.Error
-	)
-	cause := err
-	if errors.As(err, &operation) {
-		cause = operation.Err
-	}
+	trouble, cause := webclient.TroubleOf(err)
 	text = s.clean(cause.Error())
 	switch {
-	case errors.As(err, &verify), errors.As(err, &unknownCA), errors.As(err, &hostname), errors.As(err, &invalid):
+	case trouble == webclient.UnknownAuthority, trouble == webclient.BadCertificate:
 		return KindCertificate, false, text, "give the endpoint's CA, or correct its name"
-	case errors.As(err, &dns) && dns.IsNotFound:
+	case trouble == webclient.NoSuchName:
 		return KindUnreachable, true, text, "correct the endpoint, the region or the worker's name service"
 	case status >= 200:
 		return KindServer, true, "the answer was cut off: " + text, "check the network to the endpoint"
@@ -298,7 +255,7 @@ func (s *Store) do(ctx context.Context, what string, stall time.Duration, reques
 			return e
 		}
 		s.log.Warn("request to S3 failed, trying again", zap.String("request", what), zap.Int("attempt", attempt), zap.String("error", e.Message))
-		if err := s.pause(ctx, attempt); err != nil {
+		if err := webclient.Pause(ctx, attempt, s.cfg.MaxBackoff); err != nil {
 			return fmt.Errorf("%s: %w", what, err)
 		}
 	}
@@ -316,17 +273,4 @@ func (s *Store) attempt(ctx context.Context, what string, stall time.Duration, r
 		return s.failed(watched, what, err)
 	}
 	return nil
-}
-
-// pause waits before the attempt after the given one: twice as long each time, at least half of it by chance.
-func (s *Store) pause(ctx context.Context, attempt int) error {
-	wait := min(firstBackoff<<min(attempt-1, 16), s.cfg.MaxBackoff)
-	timer := time.NewTimer(wait/2 + rand.N(wait/2+1))
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-timer.C:
-		return nil
-	}
 }

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"go.uber.org/zap"
+
+	"github.com/katoflow/katoflow/internal/webclient"
 )
 
 // The states of an app (kato.md §6.1).
@@ -137,7 +139,7 @@ func (c *Client) RestageApp(ctx context.Context, guid string) (App, error) {
 		case n >= c.cfg.Attempts:
 			return App{}, afterAttempts(e, n)
 		}
-		if err := c.pause(ctx, n); err != nil {
+		if err := webclient.Pause(ctx, n, c.cfg.MaxBackoff); err != nil {
 			return App{}, err
 		}
 	}

@@ -1,8 +1,6 @@
 package controller
 
 import (
-	"crypto/tls"
-	"crypto/x509"
 	"net"
 	"net/http"
 	"net/url"
@@ -12,13 +10,13 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/katoflow/katoflow/internal/inventory"
+	"github.com/katoflow/katoflow/internal/webclient"
 )
 
 const (
 	defaultTimeout    = 30 * time.Second
 	defaultAttempts   = 5
 	defaultMaxBackoff = 5 * time.Second
-	firstBackoff      = 200 * time.Millisecond
 )
 
 // Config is a Cloud Controller and an account on it.
@@ -99,12 +97,9 @@ func Open(cfg Config, log *zap.Logger) (*Client, error) {
 	case cfg.User == "" || cfg.Password == "":
 		return nil, badInput("cloud controller %s: user and password are needed", cfg.URL)
 	}
-	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS12}
-	if len(cfg.CA) > 0 {
-		tlsConfig.RootCAs = x509.NewCertPool()
-		if !tlsConfig.RootCAs.AppendCertsFromPEM(cfg.CA) {
-			return nil, badInput("cloud controller %s: the CA file holds no certificate in PEM form", cfg.URL)
-		}
+	tlsConfig, ok := webclient.TLS(cfg.CA)
+	if !ok {
+		return nil, badInput("cloud controller %s: the CA file holds no certificate in PEM form", cfg.URL)
 	}
 	transport := &http.Transport{
 		Proxy:               cfg.Proxy,

@@ -2,20 +2,16 @@ package controller
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
-	"regexp"
 	"strings"
 
 	"golang.org/x/oauth2"
 
-	"github.com/katoflow/katoflow/internal/remote"
+	"github.com/katoflow/katoflow/internal/webclient"
 )
 
 // Kind says what sort of failure an *Error is. The values are stable.
@@ -94,40 +90,8 @@ func badInput(format string, args ...any) *Error {
 	return &Error{Kind: KindBadInput, Message: fmt.Sprintf(format, args...)}
 }
 
-// hidden is a cause whose text has been cleaned: it is found by errors.Is, but not unwrapped, because whoever records a chain of
-// errors prints each of them.
-type hidden struct {
-	err  error
-	text string
-}
-
-func (h hidden) Error() string        { return h.text }
-func (h hidden) Is(target error) bool { return errors.Is(h.err, target) }
-
-// maxText is how much of a server's own words is shown, in bytes.
-const maxText = 400
-
-var (
-	urlQuery = regexp.MustCompile(`(https?://[^\s"'?]*)\?[^\s"']*`)
-	bearer   = regexp.MustCompile(`(?i)(bearer|basic)\s+[A-Za-z0-9._~+/=-]+`)
-)
-
-// clean makes text that came from a server or the network safe to show: in one line, without control characters, without the query of
-// any URL, without tokens and without the password.
-func (c *Client) clean(text string) string {
-	text = urlQuery.ReplaceAllString(text, "$1?...")
-	text = bearer.ReplaceAllString(text, "$1 ***")
-	for _, secret := range []string{c.cfg.Password, url.QueryEscape(c.cfg.Password)} {
-		if len(secret) >= 4 {
-			text = strings.ReplaceAll(text, secret, "***")
-		}
-	}
-	text = remote.Escape(strings.TrimSpace(text))
-	if len(text) > maxText {
-		text = strings.ToValidUTF8(text[:maxText], "") + "…"
-	}
-	return text
-}
+// clean makes text that came from a server or the network safe to show, without the password.
+func (c *Client) clean(text string) string { return webclient.Clean(text, c.cfg.Password) }
 
 // failure makes the error of this controller: what failed, how, and what to do ("" for nothing to say).
 func (c *Client) failure(kind Kind, what, text, advice string) *Error {
@@ -140,34 +104,23 @@ func (c *Client) failure(kind Kind, what, text, advice string) *Error {
 
 // unreached is the error of a request that got no answer.
 func (c *Client) unreached(what string, err error) *Error {
-	var (
-		unknownCA x509.UnknownAuthorityError
-		hostname  x509.HostnameError
-		invalid   x509.CertificateInvalidError
-		verify    *tls.CertificateVerificationError
-		dns       *net.DNSError
-		operation *url.Error
-	)
-	cause := err
-	if errors.As(err, &operation) {
-		cause = operation.Err
-	}
+	trouble, cause := webclient.TroubleOf(err)
 	text := c.clean(cause.Error())
 	kind, passing, advice := KindUnreachable, true, "check controller.url, the router and the network to it"
 	switch {
-	case errors.As(err, &unknownCA):
+	case trouble == webclient.UnknownAuthority:
 		kind, passing, advice = KindCertificate, false, "name the file of the controller's CA as controller.ca_file"
-	case errors.As(err, &verify), errors.As(err, &hostname), errors.As(err, &invalid):
+	case trouble == webclient.BadCertificate:
 		kind, passing, advice = KindCertificate, false, "correct controller.url or controller.ca_file, or renew the certificate"
 	case errors.Is(err, http.ErrSchemeMismatch):
 		kind, passing, advice = KindUnreachable, false, "there is no TLS at this port: correct controller.url"
 	case errors.Is(err, context.DeadlineExceeded):
 		text = "no answer in " + c.cfg.Timeout.String()
-	case errors.As(err, &dns) && dns.IsNotFound:
+	case trouble == webclient.NoSuchName:
 		advice = "correct controller.url or the worker's name service"
 	}
 	e := c.failure(kind, what, text, advice)
-	e.passing, e.Err = passing, hidden{err, text}
+	e.passing, e.Err = passing, webclient.Hide(err, text)
 	return e
 }
 
@@ -257,7 +210,7 @@ func (c *Client) loginRefused(what string, err error) *Error {
 		// An answer that was cut off, or that is not JSON.
 		text := c.clean(err.Error())
 		e := c.failure(KindAnswer, what, text, "check what answers at the login address that /v2/info names")
-		e.passing, e.Err = true, hidden{err, text}
+		e.passing, e.Err = true, webclient.Hide(err, text)
 		return e
 	}
 	status := refusal.Response.StatusCode

@@ -7,11 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net/http"
-	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/katoflow/katoflow/internal/webclient"
 )
 
 const (
@@ -140,7 +140,7 @@ func (c *Client) attempts(ctx context.Context, what string, limit int, attempt f
 			return afterAttempts(e, n)
 		}
 		c.log.Warn("request to the cloud controller failed, trying again", zap.String("request", what), zap.Int("attempt", n), zap.String("error", e.Message))
-		if err := c.pause(ctx, n); err != nil {
+		if err := webclient.Pause(ctx, n, c.cfg.MaxBackoff); err != nil {
 			return fmt.Errorf("cloud controller %s: %s: %w", c.cfg.URL, what, err)
 		}
 	}
@@ -152,17 +152,4 @@ func afterAttempts(e *Error, n int) *Error {
 		e.Message += fmt.Sprintf(" (after %d attempts)", n)
 	}
 	return e
-}
-
-// pause waits before the attempt after the given one: twice as long each time, at least half of it by chance.
-func (c *Client) pause(ctx context.Context, attempt int) error {
-	wait := min(firstBackoff<<min(attempt-1, 16), c.cfg.MaxBackoff)
-	timer := time.NewTimer(wait/2 + rand.N(wait/2+1))
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-timer.C:
-		return nil
-	}
 }
