@@ -147,14 +147,10 @@ func (f *appsFlags) input(c *cli, cluster string, named []string) (operation.App
 	if f.fromReport == "" && chosen == 1 && in.Cluster != "" {
 		problems = append(problems, in.Check()...)
 	}
-	if len(problems) > 0 {
-		return in, badInputs(problems)
-	}
-	local, err := c.localCluster(f.inventory, cluster)
+	local, err := f.settle(c, &in.Request, problems)
 	if err != nil || local == nil {
 		return in, err
 	}
-	in.InventoryDigest = local.Digest()
 	if local.Platform != inventory.PlatformALS || local.Controller == nil {
 		return in, badInput("cluster %s has no controller in the inventory: write url, user and password of its Cloud Controller", cluster)
 	}

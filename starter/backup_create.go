@@ -122,14 +122,10 @@ func (f *backupFlags) input(c *cli, cluster string) (operation.BackupInput, erro
 	if f.toPath != "" {
 		problems = append(problems, operation.CheckToPath(in)...)
 	}
-	if len(problems) > 0 {
-		return in, badInputs(problems)
-	}
-	local, err := c.localCluster(f.inventory, cluster)
+	local, err := f.settle(c, &in.Request, problems)
 	if err != nil || local == nil {
 		return in, err
 	}
-	in.InventoryDigest = local.Digest()
 	if local.Platform != inventory.PlatformALS {
 		return in, badInput("cluster %s is a plain one: only an ALS cluster has kato data export", cluster)
 	}

@@ -14,6 +14,7 @@ import (
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
 
+	"github.com/katoflow/katoflow/internal/inventory"
 	"github.com/katoflow/katoflow/internal/operation"
 	"github.com/katoflow/katoflow/starter/internal/view"
 )
@@ -91,6 +92,18 @@ func (f *requestFlags) request(c *cli, cluster string, problems *[]string) opera
 		*problems = append(*problems, "--task-queue is empty: name the queue of the worker that reaches the cluster")
 	}
 	return r
+}
+
+// settle ends the check of an operation's flags: with all problems, or with the cluster as the local inventory has it, whose digest goes into r. No inventory is nil.
+func (f *requestFlags) settle(c *cli, r *operation.Request, problems []string) (*inventory.Cluster, error) {
+	if len(problems) > 0 {
+		return nil, badInputs(problems)
+	}
+	local, err := c.localCluster(f.inventory, r.Cluster)
+	if err == nil && local != nil {
+		r.InventoryDigest = local.Digest()
+	}
+	return local, err
 }
 
 // launch is an operation that is about to be started.

@@ -121,15 +121,10 @@ func (f *securityFlags) input(c *cli, cluster string) (operation.SecurityUpgrade
 	if f.pin && !f.canary {
 		problems = append(problems, "--pin needs the canary, whose versions the others must reach: leave --canary=false out")
 	}
-	if len(problems) > 0 {
-		return in, badInputs(problems)
-	}
-
-	local, err := c.localCluster(f.inventory, cluster)
+	local, err := f.settle(c, &in.Request, problems)
 	if err != nil || local == nil {
 		return in, err
 	}
-	in.InventoryDigest = local.Digest()
 	_, err = local.Select(f.nodes, f.roles)
 	note(err)
 	note(local.CheckRoleOrder(f.roleOrder))
