@@ -4,37 +4,12 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+
+	"github.com/katoflow/katoflow/internal/simcluster/katodouble"
 )
 
 // required are the roles that a cluster has at least one of (kato.md §2).
 func required() []string { return []string{"base", "primary", "controller", "router", "dea"} }
-
-// processes of a role (kato.md §2).
-func processes(role string) []string {
-	switch role {
-	case "base":
-		return []string{"cloud_events", "logyard", "logyard_remote", "systail"}
-	case "mdns":
-		return []string{"app_mdns", "avahi_daemon"}
-	case "primary":
-		return []string{"config_redis", "nats_server", "postgresql", "redis_server"}
-	case "controller":
-		return []string{"cloud_controller_ng", "cc_nginx", "stackato_rest", "app_store", "aok", "health_manager"}
-	case "router":
-		return []string{"router2g"}
-	case "dea":
-		return []string{"dea_ng", "dir_server", "fence", "apptail"}
-	case "mysql", "postgresql":
-		return []string{role, role + "_node", role + "_gateway", "redis_server"}
-	case "redis", "mongodb":
-		return []string{role + "_node", role + "_gateway", "redis_server"}
-	case "harbor":
-		return []string{"harbor_node", "harbor_gateway", "harbor_proxy_connector", "harbor_redis"}
-	case "load_balancer":
-		return []string{"nginx_load_balancer"}
-	}
-	return []string{role + "_node", role + "_gateway"}
-}
 
 // SupervisordDown lets the supervisord of a node not answer while down, so that no process of any node can be asked for (kato.md §6.2).
 func (c *Controller) SupervisordDown(node string, down bool) {
@@ -72,7 +47,7 @@ func (c *Controller) roles(*http.Request, string) (answer, error) {
 	available := map[string][]string{}
 	for _, roles := range nodes {
 		for _, role := range roles {
-			available[role] = processes(role)
+			available[role] = katodouble.Processes(role)
 		}
 	}
 	return answer{200, map[string]any{"available": available, "nodes": nodes, "required": required()}}, nil
@@ -86,7 +61,7 @@ func (c *Controller) components(*http.Request, string) (answer, error) {
 		for node, roles := range c.nodes() {
 			nodes[node] = map[string]string{}
 			for _, role := range roles {
-				for _, process := range processes(role) {
+				for _, process := range katodouble.Processes(role) {
 					nodes[node][process] = "RUNNING"
 				}
 			}

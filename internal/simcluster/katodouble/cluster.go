@@ -23,11 +23,13 @@ const (
 // roleOrder is the start order of kato.md §2.
 var roleOrder = []string{"base", "mdns", "primary", "controller", "router", "dea", "postgresql", "mysql", "rabbit", "rabbit3", "mongodb", "redis", "filesystem", "harbor", "memcached", "load_balancer"}
 
-// processesOf lists a role's processes (kato.md §2).
-func processesOf(role string) []string {
+// Processes of a role (kato.md §2).
+func Processes(role string) []string {
 	switch role {
 	case "base":
 		return []string{"cloud_events", "logyard", "logyard_remote", "systail"}
+	case "mdns":
+		return []string{"app_mdns", "avahi_daemon"}
 	case "primary":
 		return []string{"config_redis", "nats_server", "postgresql", "redis_server"}
 	case "controller":
@@ -36,14 +38,14 @@ func processesOf(role string) []string {
 		return []string{"router2g"}
 	case "dea":
 		return []string{"dea_ng", "dir_server", "fence", "apptail"}
-	case "mysql":
-		return []string{"mysql", "mysql_node", "mysql_gateway", "redis_server"}
-	case "load_balancer":
-		return []string{"nginx_load_balancer"}
-	case "mdns":
-		return []string{"app_mdns", "avahi_daemon"}
+	case "mysql", "postgresql":
+		return []string{role, role + "_node", role + "_gateway", "redis_server"}
+	case "redis", "mongodb":
+		return []string{role + "_node", role + "_gateway", "redis_server"}
 	case "harbor":
 		return []string{"harbor_node", "harbor_gateway", "harbor_proxy_connector", "harbor_redis"}
+	case "load_balancer":
+		return []string{"nginx_load_balancer"}
 	}
 	return []string{role + "_node", role + "_gateway"}
 }
@@ -249,7 +251,7 @@ func (n *node) processes() map[string]State {
 	out := map[string]State{}
 	for _, r := range n.roles {
 		st := n.roleState(r)
-		for _, p := range processesOf(r) {
+		for _, p := range Processes(r) {
 			if old, shared := out[p]; !shared || old != Running { // a process of two roles runs when one of them does
 				out[p] = st
 			}
