@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/temporal"
 	"go.uber.org/zap"
 
 	"github.com/katoflow/katoflow/internal/controller"
@@ -20,12 +22,19 @@ import (
 // Every method may be attempted any number of times: stopping what is stopped and starting what is started changes nothing (kato.md §6.1).
 type Apps struct {
 	Source *Source
+	// Operations reads the results of workflows; a Temporal client does.
+	Operations WorkflowResults
 	// Logger of the clients; nil for none.
 	Logger *zap.Logger
 
 	mu sync.Mutex
-	// clients by cluster, so that an operation on a thousand apps logs in once.
+	// clients by cluster and use, so that an operation on a thousand apps logs in once.
 	clients map[string]appClient
+}
+
+// WorkflowResults is the part of a Temporal client that reads the result of a workflow.
+type WorkflowResults interface {
+	GetWorkflow(ctx context.Context, workflowID, runID string) client.WorkflowRun
 }
 
 type appClient struct {
@@ -36,7 +45,14 @@ type appClient struct {
 // SelectAppsInput asks which apps an operation is about.
 type SelectAppsInput struct {
 	Operation Operation `json:"operation"`
-	Apps      []string  `json:"apps"`
+	// Apps are patterns, Only apps by their guid.
+	Apps []string              `json:"apps,omitempty"`
+	Only []operation.AppChoice `json:"only,omitempty"`
+}
+
+// BatchResultInput names a batch of apps.
+type BatchResultInput struct {
+	WorkflowID string `json:"workflowId"`
 }
 
 // SelectAppsResult is what was found, before anything is changed.
@@ -61,6 +77,10 @@ const (
 	appPoll = 500 * time.Millisecond
 	// appSteady is how many looks in a row must find every instance running.
 	appSteady = 2
+	// appLooks is after how many looks the instances that are wanted are read again: somebody may scale the app.
+	appLooks = 20
+	// frozen is a pause in an attempt after which another attempt may have done its work: Temporal gives an activity away that does not beat for 6 s.
+	frozen = 5 * time.Second
 	// appFlaps is how long instances may be FLAPPING before the app counts as failed: the health manager's first restarts may still succeed.
 	appFlaps = 30 * time.Second
 	// asksAtOnce bounds the requests of a list.
@@ -69,8 +89,14 @@ const (
 	maxListed = 5000
 )
 
-// client of a cluster's controller; one that is configured otherwise than before is made anew.
-func (x *Apps) client(cluster string) (*controller.Client, error) {
+// client of a cluster's controller for reads.
+func (x *Apps) client(cluster string) (*controller.Client, error) { return x.open(cluster, 0) }
+
+// writer is a client that makes one attempt at a request, so that between two attempts its caller can look whether they are still its own to make.
+func (x *Apps) writer(cluster string) (*controller.Client, error) { return x.open(cluster, 1) }
+
+// open returns the client of a cluster's controller with so many attempts at a request, 0 for the usual; one that is configured otherwise than before is made anew.
+func (x *Apps) open(cluster string, attempts int) (*controller.Client, error) {
 	s, err := x.Source.site(cluster)
 	if err != nil {
 		return nil, err
@@ -83,10 +109,12 @@ func (x *Apps) client(cluster string) (*controller.Client, error) {
 	if err != nil {
 		return nil, controllerError(err)
 	}
+	cfg.Attempts = attempts
+	name := fmt.Sprintf("%s/%d", cluster, attempts)
 	key := strings.Join([]string{cfg.URL, cfg.User, cfg.Password, string(cfg.CA), cfg.Timeout.String()}, "\x00")
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if c, ok := x.clients[cluster]; ok {
+	if c, ok := x.clients[name]; ok {
 		if c.key == key {
 			return c.Client, nil
 		}
@@ -99,7 +127,7 @@ func (x *Apps) client(cluster string) (*controller.Client, error) {
 	if x.clients == nil {
 		x.clients = map[string]appClient{}
 	}
-	x.clients[cluster] = appClient{c, key}
+	x.clients[name] = appClient{c, key}
 	return c, nil
 }
 
@@ -122,11 +150,16 @@ func controllerError(err error) error {
 	return operation.NewError(f)
 }
 
-// patiently calls try until it does not fail for something that passes, or the controller was away for limit. try must be harmless to repeat. waits says of
-// an error that nothing but time is needed, beside those that package controller calls so.
+// patiently calls try until it does not fail for something that passes, or the controller was away for limit. try must be harmless to repeat by this attempt. An
+// attempt that stood still for so long that another one may have been begun, as that of a frozen worker, tries no more: the app may be well by now. waits says of an
+// error that nothing but time is needed, beside those that package controller calls so.
 func (a *attempt) patiently(limit time.Duration, waits func(error) bool, try func(ctx context.Context) error) error {
 	began := a.since("the Cloud Controller")
+	awake := a.began
 	for wait := firstPause; ; wait = min(2*wait, longestPause) {
+		if time.Since(awake) > wait+frozen {
+			return temporal.NewApplicationErrorWithOptions("the attempt stood still for too long: another one goes on", operation.ErrWorker, temporal.ApplicationErrorOptions{NextRetryDelay: time.Second})
+		}
 		err := try(a.ctx)
 		if err == nil {
 			return nil
@@ -140,6 +173,7 @@ func (a *attempt) patiently(limit time.Duration, waits func(error) bool, try fun
 			return controllerError(err)
 		}
 		a.phase("waits: " + e.Error())
+		awake = time.Now()
 		if !a.pause(wait) {
 			return ended(a.ctx)
 		}
@@ -180,8 +214,13 @@ func (x *Apps) SelectApps(ctx context.Context, in SelectAppsInput) (SelectAppsRe
 		return SelectAppsResult{}, controllerError(err)
 	}
 	met := make([]bool, len(in.Apps))
+	only := map[string]operation.AppChoice{}
+	for _, choice := range in.Only {
+		only[choice.GUID] = choice
+	}
 	for _, app := range tree {
-		meant := false
+		choice, meant := only[app.GUID]
+		delete(only, app.GUID)
 		for i, p := range in.Apps {
 			if operation.MatchApp(p, app.Org, app.Space, app.Name) {
 				met[i], meant = true, true
@@ -189,7 +228,7 @@ func (x *Apps) SelectApps(ctx context.Context, in SelectAppsInput) (SelectAppsRe
 		}
 		switch {
 		case !meant:
-		case app.State == controller.Started:
+		case app.State == controller.Started, choice.Stopped:
 			out.Apps = append(out.Apps, placed(app))
 		default:
 			out.Stopped = append(out.Stopped, placed(app))
@@ -200,6 +239,14 @@ func (x *Apps) SelectApps(ctx context.Context, in SelectAppsInput) (SelectAppsRe
 			out.Problems = append(out.Problems, fmt.Sprintf("app %s: there is none: see katoflow apps list %s", oneLine(p, 120), in.Operation.Cluster))
 		}
 	}
+	for _, choice := range in.Only {
+		if _, gone := only[choice.GUID]; gone {
+			out.Warnings = append(out.Warnings, "app "+oneLine(choice.Name, 200)+" of the report is there no more")
+		}
+	}
+	if more := len(out.Warnings) - 50; more > 0 {
+		out.Warnings = append(out.Warnings[:50], fmt.Sprintf("and %d more apps of the report are there no more", more))
+	}
 	if len(out.Problems) > 50 {
 		out.Problems = append(out.Problems[:50], fmt.Sprintf("and %d more", len(out.Problems)-50))
 	}
@@ -207,7 +254,20 @@ func (x *Apps) SelectApps(ctx context.Context, in SelectAppsInput) (SelectAppsRe
 		out.Problems = append(out.Problems, fmt.Sprintf("%d apps are meant: one operation takes %d, so do it by orgs, as with ORG/*/*", n, operation.MaxApps))
 		out.Apps, out.Stopped = nil, nil
 	}
+	bytes := 0
+	for _, app := range append(slices.Clone(out.Apps), out.Stopped...) {
+		bytes += bytesOf(app)
+	}
+	if bytes > operation.MaxAppsBytes {
+		out.Problems = append(out.Problems, fmt.Sprintf("the names of the %d apps that are meant are too long for one operation: do it by orgs, as with ORG/*/*", len(out.Apps)+len(out.Stopped)))
+		out.Apps, out.Stopped = nil, nil
+	}
 	return out, nil
+}
+
+// bytesOf is about what an app takes in a payload.
+func bytesOf(app operation.App) int {
+	return 80 + len(app.GUID) + len(app.Org) + len(app.Space) + len(app.Name)
 }
 
 func placed(app controller.PlacedApp) operation.App {
@@ -221,21 +281,27 @@ func placed(app controller.PlacedApp) operation.App {
 func (x *Apps) StopApp(ctx context.Context, in AppInput) error {
 	return x.set(ctx, in, "stop", nil, func(ctx context.Context, c *controller.Client) error {
 		_, err := c.SetAppState(ctx, in.App.GUID, controller.Stopped)
-		var e *controller.Error
-		if !errors.As(err, &e) || e.Retryable() || e.Kind == controller.KindNotFound {
-			return err
-		}
-		app, unread := c.App(ctx, in.App.GUID)
-		switch {
-		case unread == nil && app.State == controller.Stopped:
-			return nil
-		case unread == nil:
-			return err
-		case controller.IsKind(unread, controller.KindNotFound):
-			return unread
-		}
-		return operation.NewError(operation.Failure{Type: operation.ErrController, Message: oneLine(e.Error()+"; whether it is stopped was not learned: "+unread.Error(), maxMessage)})
+		return unlessStopped(ctx, c, in.App.GUID, err, nil)
 	})
+}
+
+// unlessStopped is the error of a change that the controller refused, or of an app that is read to be stopped all the same: whenStopped. What cannot be read is of
+// unknown outcome.
+func unlessStopped(ctx context.Context, c *controller.Client, guid string, err, whenStopped error) error {
+	var e *controller.Error
+	if !errors.As(err, &e) || e.Retryable() || e.Kind == controller.KindNotFound {
+		return err
+	}
+	app, unread := c.App(ctx, guid)
+	switch {
+	case unread == nil && app.State == controller.Stopped:
+		return whenStopped
+	case unread == nil:
+		return err
+	case controller.IsKind(unread, controller.KindNotFound):
+		return unread
+	}
+	return operation.NewError(operation.Failure{Type: operation.ErrController, Message: oneLine(e.Error()+"; whether it is stopped was not learned: "+unread.Error(), maxMessage)})
 }
 
 // StartApp asks for the app to be started. It waits while maintenance mode is on, for Timeout: what this operation has stopped must not stay so because somebody
@@ -259,15 +325,23 @@ func (x *Apps) RestageApp(ctx context.Context, in AppInput) error {
 		if controller.IsKind(err, controller.KindNotStaged) {
 			return nil
 		}
-		return err
+		var e *controller.Error
+		stopped := error(nil)
+		if errors.As(err, &e) {
+			stopped = operation.NewError(operation.Failure{Type: operation.ErrController, Message: oneLine(e.Error()+"; and it is stopped now", maxMessage)})
+		}
+		return unlessStopped(ctx, c, in.App.GUID, err, stopped)
 	})
 }
 
 func (x *Apps) set(ctx context.Context, in AppInput, what string, waits func(error) bool, do func(ctx context.Context, c *controller.Client) error) error {
 	a := begin(ctx, what+" "+in.App.String())
 	defer a.finish()
-	c, err := x.client(in.Operation.Cluster)
+	c, err := x.writer(in.Operation.Cluster)
 	if err != nil {
+		if f := operation.FailureOf(err); !a.again { // nothing was asked for yet
+			return operation.NewError(operation.Failure{Type: operation.ErrAppRefused, Message: f.Message})
+		}
 		return err
 	}
 	return a.patiently(in.Timeout.D(), waits, func(ctx context.Context) error { return do(ctx, c) })
@@ -283,7 +357,7 @@ func (x *Apps) AwaitApp(ctx context.Context, in AppInput) error {
 	if err != nil {
 		return err
 	}
-	began, steady, flapping := a.since(in.App.GUID), 0, time.Time{}
+	began, steady, flapping, wanted, looks := a.since(in.App.GUID), 0, time.Time{}, in.App.Instances, 0
 	broken := func(format string, args ...any) error {
 		return operation.NewError(operation.Failure{Type: operation.ErrApp, Message: oneLine(fmt.Sprintf(format, args...), maxMessage)})
 	}
@@ -298,7 +372,7 @@ func (x *Apps) AwaitApp(ctx context.Context, in AppInput) error {
 		case controller.IsKind(err, controller.KindStagingFailed):
 			return broken("its staging failed")
 		case controller.IsKind(err, controller.KindStopped):
-			return broken("it was stopped by somebody else while it started")
+			return operation.NewError(operation.Failure{Type: operation.ErrAppStopped, Message: "it was stopped while it started, by somebody else or by a worker that had stood still"})
 		case controller.IsKind(err, controller.KindNotStaged):
 			if late {
 				return broken("it is still being staged after %s", in.Timeout)
@@ -322,7 +396,7 @@ func (x *Apps) AwaitApp(ctx context.Context, in AppInput) error {
 				}
 			}
 			switch {
-			case running >= in.App.Instances:
+			case running >= wanted:
 				if steady++; steady >= appSteady {
 					return nil
 				}
@@ -334,18 +408,44 @@ func (x *Apps) AwaitApp(ctx context.Context, in AppInput) error {
 			} else if flapping.IsZero() {
 				flapping = now
 			}
-			a.phase(fmt.Sprintf("%d of %d instances run", running, in.App.Instances))
+			if looks++; steady == 0 && (late || looks%appLooks == 0) {
+				if app, err := c.App(a.ctx, in.App.GUID); err == nil && app.Instances != wanted {
+					wanted, began = app.Instances, time.Now()
+					late = false
+				}
+			}
+			a.phase(fmt.Sprintf("%d of %d instances run", running, wanted))
 			switch {
 			case flaps > 0 && (late || now.Sub(flapping) > appFlaps):
-				return broken("%d of %d instances crash again and again (%s)", flaps, in.App.Instances, told(states))
+				return broken("%d of %d instances crash again and again (%s)", flaps, wanted, told(states))
 			case late && steady == 0:
-				return broken("%d of %d instances run after %s (%s)", running, in.App.Instances, in.Timeout, told(states))
+				return broken("%d of %d instances run after %s (%s)", running, wanted, in.Timeout, told(states))
 			}
 		}
 		if !a.pause(appPoll) {
 			return ended(a.ctx)
 		}
 	}
+}
+
+// BatchResult waits for a batch that was begun before a reset of its operation, and returns what became of its apps. It changes nothing.
+//
+// Errors: Internal when it did not end with a result.
+func (x *Apps) BatchResult(ctx context.Context, in BatchResultInput) ([]operation.AppResult, error) {
+	a := begin(ctx, "waiting for what was begun before the reset")
+	defer a.finish()
+	var out []operation.AppResult
+	err := x.Operations.GetWorkflow(a.ctx, in.WorkflowID, "").Get(a.ctx, &out)
+	var closed *temporal.WorkflowExecutionError
+	switch {
+	case err == nil:
+		return out, nil
+	case a.ctx.Err() != nil:
+		return nil, ended(a.ctx)
+	case errors.As(err, &closed):
+		return nil, operation.NewError(operation.Failure{Type: operation.ErrInternal, Message: oneLine("the batch begun before the reset ended without a result: "+err.Error(), maxMessage)})
+	}
+	return nil, temporal.NewApplicationErrorWithOptions(oneLine("the batch begun before the reset cannot be read: "+err.Error(), maxMessage), operation.ErrInternal, temporal.ApplicationErrorOptions{})
 }
 
 // told is "2 RUNNING, 1 STARTING".
@@ -389,14 +489,16 @@ func (x *Apps) ListApps(ctx context.Context, in operation.AppsListInput) (operat
 		return operation.AppList{}, controllerError(err)
 	}
 	out := operation.AppList{Apps: []operation.AppStatus{}}
+	bytes := 0
 	for _, app := range tree {
 		if len(in.Apps) > 0 && !slices.ContainsFunc(in.Apps, func(p string) bool { return operation.MatchApp(p, app.Org, app.Space, app.Name) }) {
 			continue
 		}
-		if len(out.Apps) == maxListed {
+		if len(out.Apps) == maxListed || bytes > operation.MaxAppsBytes {
 			out.More++
 			continue
 		}
+		bytes += 160 + bytesOf(placed(app)) + len(app.Buildpack)
 		out.Apps = append(out.Apps, operation.AppStatus{App: placed(app), State: app.State, PackageState: app.PackageState, Buildpack: oneLine(app.Buildpack, 120), Running: -1,
 			RestartRequired: app.RestartRequired})
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -97,7 +98,7 @@ func (c *cli) appsRoll(cmd *cobra.Command, f *appsFlags) *cobra.Command {
 		return c.appsDo(cmd.Context(), args[0], args[1:], f)
 	}
 	f.register(c, cmd)
-	cmd.Flags().StringVar(&f.fromReport, "from-report", "", "the apps that failed in a report: an operation's id, or a file with its JSON")
+	cmd.Flags().StringVar(&f.fromReport, "from-report", "", "the apps that failed, or were left, in a report: an operation's id, or a .json file that op show -o json has written")
 	must(cmd.RegisterFlagCompletionFunc("from-report", c.completeOperations(false)))
 	return cmd
 }
@@ -167,7 +168,7 @@ func (c *cli) appsDo(ctx context.Context, cluster string, named []string, f *app
 		kind = operation.KindAppsRedeploy
 	}
 	if f.fromReport != "" {
-		if in.Apps, err = c.failedApps(ctx, cluster, f.fromReport); err != nil {
+		if in.Only, err = c.failedApps(ctx, cluster, f.fromReport); err != nil {
 			return err
 		}
 		if problems := in.Check(); len(problems) > 0 {
@@ -181,11 +182,15 @@ func (c *cli) appsDo(ctx context.Context, cluster string, named []string, f *app
 // appsDetails is what was asked for, for the Web UI.
 func appsDetails(in operation.AppsInput) string {
 	text := fmt.Sprintf("%s of apps of `%s`, asked for by `%s`.\n\n", in.Action, in.Cluster, strings.ReplaceAll(oneLine(in.RequestedBy), "`", "'"))
-	shown := in.Apps[:min(len(in.Apps), 50)]
+	all := slices.Clone(in.Apps)
+	for _, a := range in.Only {
+		all = append(all, a.Name)
+	}
+	shown := all[:min(len(all), 50)]
 	for _, p := range shown {
 		text += "- `" + strings.ReplaceAll(oneLine(p), "`", "'") + "`\n"
 	}
-	if more := len(in.Apps) - len(shown); more > 0 {
+	if more := len(all) - len(shown); more > 0 {
 		text += fmt.Sprintf("- and %d more\n", more)
 	}
 	return operation.Shorten(text, 4000)
@@ -193,15 +198,16 @@ func appsDetails(in operation.AppsInput) string {
 
 // reportNamed is the report of an operation, or of a file that holds one as JSON.
 func (c *cli) reportNamed(ctx context.Context, name string) (*operation.Report, error) {
-	if data, err := os.ReadFile(name); err == nil {
+	if strings.HasSuffix(name, ".json") {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			return nil, badInput("the report cannot be read: %s", oneLine(err.Error()))
+		}
 		var r operation.Report
 		if err := json.Unmarshal(data, &r); err != nil || r.WorkflowID == "" {
 			return nil, badInput("%s is no report of an operation: write its id, or a file made by katoflow op show OPERATION -o json", oneLine(name))
 		}
 		return &r, nil
-	}
-	if strings.HasSuffix(name, ".json") {
-		return nil, badInput("there is no file %s", oneLine(name))
 	}
 	s, err := c.connect(ctx)
 	if err != nil {
@@ -212,36 +218,45 @@ func (c *cli) reportNamed(ctx context.Context, name string) (*operation.Report, 
 	if err != nil {
 		return nil, err
 	}
-	return c.snapshot(ctx, s, id)
+	r, err := c.snapshot(ctx, s, id)
+	if err == nil && r.Apps == nil && r.Finished() { // one that was terminated leaves no report but what its workflow last knew
+		qctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		var last operation.Report
+		if v, qerr := s.QueryWorkflow(qctx, id, "", operation.QueryReport); qerr == nil && v.Get(&last) == nil && last.Apps != nil {
+			last.Phase, last.Message = r.Phase, r.Message
+			return &last, nil
+		}
+	}
+	return r, err
 }
 
-// failedApps are the apps of a cluster that a report says have failed.
-func (c *cli) failedApps(ctx context.Context, cluster, name string) ([]string, error) {
+// failedApps are the apps of a cluster that a report says have failed, or that its operation has left stopped.
+func (c *cli) failedApps(ctx context.Context, cluster, name string) ([]operation.AppChoice, error) {
 	r, err := c.reportNamed(ctx, name)
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if r.Apps == nil {
+	case r.Apps == nil:
 		return nil, badInput("operation %s is not about apps: it has no report of them", oneLine(r.OperationID))
-	}
-	if r.Cluster != cluster {
+	case r.Cluster != cluster:
 		return nil, badInput("operation %s was on cluster %s, not on %s", oneLine(r.OperationID), oneLine(r.Cluster), cluster)
+	case !r.Finished():
+		return nil, badInput("operation %s still runs: wait for its end, or cancel it", oneLine(r.OperationID))
 	}
-	var failed []string
+	var failed []operation.AppChoice
 	for _, a := range r.Apps.Apps {
-		if a.Outcome == operation.AppFailed {
-			failed = append(failed, quotePattern(a.Org)+"/"+quotePattern(a.Space)+"/"+quotePattern(a.Name))
+		if a.Outcome == operation.AppFailed || a.Outcome == operation.AppUntouched {
+			failed = append(failed, operation.AppChoice{GUID: a.GUID, Name: a.String(), Stopped: a.LeftStopped})
 		}
+	}
+	if all := r.Apps.Counts[operation.AppFailed] + r.Apps.Counts[operation.AppUntouched]; all > len(failed) {
+		return nil, badInput("%d apps are not done in operation %s, and its report names %d: select them by org, as with ORG/*/*", all, oneLine(r.OperationID), len(failed))
 	}
 	if len(failed) == 0 {
 		return nil, badInput("no app has failed in operation %s", oneLine(r.OperationID))
 	}
 	return failed, nil
-}
-
-// quotePattern makes a name a pattern that matches it alone.
-func quotePattern(name string) string {
-	return strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`).Replace(name)
 }
 
 func (c *cli) appsListCommand() *cobra.Command {
@@ -285,8 +300,8 @@ func (c *cli) appsReportCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "report OPERATION",
 		Short: "Show what became of every app in an operation",
-		Long: `Show what became of every app in an operation on apps: its outcome, why, and what its owner has to do. OPERATION is an id, or a file that
-katoflow op show -o json has written.`,
+		Long: `Show what became of every app in an operation on apps: its outcome, why, and what its owner has to do. OPERATION is an id, or a .json
+file that katoflow op show -o json has written.`,
 		Example: `  katoflow apps report latest
   katoflow apps report 20261122-031500-abcdef --csv >apps.csv`,
 		Args:              exactly("OPERATION"),

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/katoflow/katoflow/activities"
@@ -48,10 +49,13 @@ type apps struct {
 	// running are the batches under way.
 	running []*appsChild
 	batches int
+	starts  int
 	// before is what was handled in batches that have ended; the rest of the counts comes from their signals.
 	before map[string]int
 	place  map[string]int // by guid: where it stands in the report
-	tries  int
+	// asked are the apps left stopped that somebody was asked about, by guid; asking counts those questions.
+	asked  map[string]bool
+	asking workflow.WaitGroup
 }
 
 // appsChild is a batch under way.
@@ -66,6 +70,8 @@ type batchProgress struct {
 	Batch int `json:"batch"`
 	// Counts of what became of its apps, by outcome.
 	Counts map[string]int `json:"counts"`
+	// Stopped is an app that the batch could not start.
+	Stopped *operation.AppResult `json:"stopped,omitempty"`
 }
 
 // batchControl is what an operation tells its batches, as the signal signalControl.
@@ -81,7 +87,7 @@ const (
 )
 
 func (p *apps) attach(r *run) {
-	p.run, p.before, p.place = r, map[string]int{}, map[string]int{}
+	p.run, p.before, p.place, p.asked = r, map[string]int{}, map[string]int{}, map[string]bool{}
 	p.report.Apps = &operation.AppsReport{Action: p.in.Action, AtOnce: p.atOnce()}
 }
 
@@ -114,7 +120,7 @@ func (p *apps) timeout() operation.Duration {
 func (p *apps) ready(ctx workflow.Context) (problems, warnings []string, err error) {
 	var a *activities.Apps
 	p.report.Slots = 0 // there are no nodes and no batch of them
-	err = workflow.ExecuteActivity(looking(ctx, "the apps that are meant"), a.SelectApps, activities.SelectAppsInput{Operation: p.op, Apps: p.in.Apps}).Get(ctx, &p.meant)
+	err = workflow.ExecuteActivity(looking(ctx, "the apps that are meant"), a.SelectApps, activities.SelectAppsInput{Operation: p.op, Apps: p.in.Apps, Only: p.in.Only}).Get(ctx, &p.meant)
 	p.report.Apps.Total = len(p.meant.Apps) + len(p.meant.Stopped)
 	return p.meant.Problems, p.meant.Warnings, err
 }
@@ -150,15 +156,18 @@ func (p *apps) steps(ctx workflow.Context) {
 	for _, app := range p.meant.Stopped {
 		p.add(operation.AppResult{App: app, Outcome: operation.AppStopped})
 	}
+	p.asking = workflow.NewWaitGroup(ctx)
 	p.listen(ctx)
-	p.handle(ctx, p.in.Action, p.meant.Apps)
-	p.startLeftStopped(ctx)
+	p.handle(ctx, p.meant.Apps)
+	disconnected, _ := workflow.NewDisconnectedContext(ctx)
+	p.asking.Wait(disconnected)
 	slices.SortFunc(p.report.Apps.Apps, func(a, b operation.AppResult) int { return strings.Compare(a.String(), b.String()) })
 	p.tally(ctx)
 }
 
 // add puts the end of an app into the report, in the place of what was there of it before.
 func (p *apps) add(result operation.AppResult) {
+	result.Reason, result.ToDo = oneLine(result.Reason, 300), oneLine(result.ToDo, 200)
 	all := p.report.Apps.Apps
 	if i, there := p.place[result.GUID]; there {
 		p.before[all[i].Outcome]--
@@ -219,9 +228,12 @@ func (p *apps) listen(ctx workflow.Context) {
 			for _, child := range p.running {
 				if child.number == progress.Batch {
 					child.progress = progress
-					p.tally(ctx)
 				}
 			}
+			if progress.Stopped != nil {
+				p.leftStopped(ctx, []operation.AppResult{*progress.Stopped})
+			}
+			p.tally(ctx)
 		}
 	})
 	workflow.GoNamed(ctx, "control", func(ctx workflow.Context) {
@@ -239,16 +251,19 @@ func (p *apps) listen(ctx workflow.Context) {
 	})
 }
 
-func (p *apps) control() batchControl { return batchControl{Hold: p.report.Paused, Stop: p.aborting} }
+func (p *apps) control() batchControl {
+	return batchControl{Hold: p.report.Paused, Stop: p.aborting || p.lock != nil && p.lock.lost()}
+}
 
 // handle sees apps through in batches, so many apps at once in all of them together. It returns when every batch it has begun has ended.
-func (p *apps) handle(ctx workflow.Context, action operation.AppAction, all []operation.App) {
+func (p *apps) handle(ctx workflow.Context, all []operation.App) {
 	lanes, size := split(len(all), p.atOnce())
 	parallel := max(p.atOnce()/lanes, 1)
 	disconnected, _ := workflow.NewDisconnectedContext(ctx)
 	ended := workflow.NewWaitGroup(ctx)
 	left := all
 	for len(left) > 0 {
+		// Await does not look at ctx where its condition holds already.
 		if err := workflow.Await(ctx, func() bool { return p.aborting || len(p.running) < parallel && !p.report.Paused }); err != nil || ctx.Err() != nil || p.aborting {
 			break
 		}
@@ -260,35 +275,65 @@ func (p *apps) handle(ctx workflow.Context, action operation.AppAction, all []op
 		part := left[:min(size, len(left))]
 		left = left[len(part):]
 		p.batches++
-		child := &appsChild{number: p.batches, ChildWorkflowFuture: p.begin(ctx, p.batches, action, part, lanes)}
+		child := &appsChild{number: p.batches}
+		in := appsBatchInput{Operation: p.op, Batch: child.number, Action: p.in.Action, Apps: part, Lanes: lanes, Timeout: p.timeout(), Hold: p.report.Paused}
+		child.ChildWorkflowFuture = p.begin(ctx, fmt.Sprintf("apps-%d", child.number), in)
 		p.running = append(p.running, child)
 		ended.Add(1)
 		workflow.GoNamed(ctx, fmt.Sprintf("batch %d", child.number), func(ctx workflow.Context) {
 			defer ended.Done()
-			disconnected, _ := workflow.NewDisconnectedContext(ctx)
-			var results []operation.AppResult
-			err := child.Get(disconnected, &results)
+			results := p.results(ctx, child, in)
 			p.running = slices.DeleteFunc(p.running, func(c *appsChild) bool { return c == child })
-			if err != nil {
-				f := operation.FailureOf(err)
-				results = nil
-				for _, app := range part {
-					results = append(results, operation.AppResult{App: app, Outcome: operation.AppFailed, LeftStopped: true,
-						Reason: oneLine("its batch did not end as it should: "+f.Message, 300)})
+			var stopped []operation.AppResult
+			for _, result := range results {
+				if result.LeftStopped {
+					stopped = append(stopped, result)
+				} else {
+					p.add(result)
 				}
 			}
-			for _, result := range results {
-				p.add(result)
-			}
-			p.tally(disconnected)
+			p.leftStopped(ctx, stopped)
+			p.tally(ctx)
 		})
 	}
 	ended.Wait(disconnected)
 	for _, app := range left {
-		if action != operation.AppStart {
-			p.add(operation.AppResult{App: app, Outcome: operation.AppUntouched})
+		p.add(operation.AppResult{App: app, Outcome: operation.AppUntouched})
+	}
+}
+
+// results waits for a batch. One that a former run of the operation has begun, before a reset, is taken over when it is about the same apps; otherwise these are
+// begun under another name. One that did not end as it should leaves everything open that it was about.
+func (p *apps) results(ctx workflow.Context, child *appsChild, in appsBatchInput) []operation.AppResult {
+	begun := ctx
+	ctx, _ = workflow.NewDisconnectedContext(ctx)
+	var results []operation.AppResult
+	err := child.Get(ctx, &results)
+	if temporal.IsWorkflowExecutionAlreadyStartedError(err) {
+		var apps *activities.Apps
+		id := operation.NodeWorkflowID(p.workflowID, fmt.Sprintf("apps-%d", in.Batch))
+		err = workflow.ExecuteActivity(following(ctx, "take over what was begun before the reset", formerCeiling), apps.BatchResult, activities.BatchResultInput{WorkflowID: id}).Get(ctx, &results)
+		if err == nil && !sameApps(in.Apps, results) {
+			results = nil
+			child.ChildWorkflowFuture = p.begin(begun, fmt.Sprintf("apps-%d-%.8s", in.Batch, workflow.GetInfo(ctx).WorkflowExecution.RunID), in)
+			err = child.Get(ctx, &results)
 		}
 	}
+	if err == nil {
+		return results
+	}
+	f := operation.FailureOf(err)
+	results = nil
+	for _, app := range in.Apps {
+		results = append(results, operation.AppResult{App: app, Outcome: operation.AppFailed, LeftStopped: in.Action == operation.AppRestart, Unsure: true,
+			Reason: "its batch did not end as it should: " + f.Message, ToDo: "look whether it runs, and redeploy it"})
+	}
+	return results
+}
+
+// sameApps reports whether results are those of the apps.
+func sameApps(all []operation.App, results []operation.AppResult) bool {
+	return slices.EqualFunc(all, results, func(app operation.App, r operation.AppResult) bool { return app.GUID == r.GUID })
 }
 
 // split says how many apps a batch handles at a time, and how many it has, so that atOnce are handled in all batches together and no batch waits for another's last.
@@ -305,46 +350,99 @@ func split(apps, atOnce int) (lanes, size int) {
 }
 
 // begin starts the child workflow of a batch.
-func (p *apps) begin(ctx workflow.Context, batch int, action operation.AppAction, part []operation.App, lanes int) workflow.ChildWorkflowFuture {
+func (p *apps) begin(ctx workflow.Context, name string, in appsBatchInput) workflow.ChildWorkflowFuture {
 	ctx = workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
-		WorkflowID:          operation.NodeWorkflowID(p.workflowID, fmt.Sprintf("apps-%d", batch)),
+		WorkflowID:          operation.NodeWorkflowID(p.workflowID, name),
 		WorkflowTaskTimeout: taskTimeout,
 		WaitForCancellation: true,
-		ParentClosePolicy:   enumspb.PARENT_CLOSE_POLICY_REQUEST_CANCEL, // an app that is stopped is still started
-		StaticSummary:       fmt.Sprintf("%s of %s", action, count(len(part), "app")),
+		// After a reset what was done is found by its name.
+		WorkflowIDReusePolicy: enumspb.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE,
+		ParentClosePolicy:     enumspb.PARENT_CLOSE_POLICY_REQUEST_CANCEL, // an app that is stopped is still started
+		StaticSummary:         fmt.Sprintf("%s of %s", in.Action, count(len(in.Apps), "app")),
 	})
-	return workflow.ExecuteChildWorkflow(ctx, AppsBatch, appsBatchInput{Operation: p.op, Batch: batch, Action: action, Apps: part, Lanes: lanes, Timeout: p.timeout(), Hold: p.report.Paused})
+	return workflow.ExecuteChildWorkflow(ctx, AppsBatch, in)
 }
 
-// startLeftStopped asks what to do with apps that the operation has stopped and could not start, until there is none or somebody leaves them.
-func (p *apps) startLeftStopped(ctx workflow.Context) {
-	disconnected, _ := workflow.NewDisconnectedContext(ctx)
-	for {
-		var stopped []operation.App
-		reason := ""
-		for _, r := range p.report.Apps.Apps {
-			if r.LeftStopped {
-				stopped, reason = append(stopped, r.App), r.Reason
-			}
-		}
-		if len(stopped) == 0 {
-			return
-		}
-		names := make([]string, len(stopped))
-		for i, app := range stopped {
-			names[i] = app.String()
-		}
-		p.tries++
-		f := operation.Failure{Type: operation.ErrApp, Problems: bound(names, 50),
-			Message: oneLine(fmt.Sprintf("%s stopped by this operation and not started again, as %s: %s", count(len(stopped), "app"), names[0], reason), 1000)}
-		if p.ask(disconnected, operation.ClusterNode, operation.StepStart, p.tries, f, operation.Retry, operation.Leave) != operation.Retry {
-			return
-		}
-		aborting := p.aborting
-		p.aborting = false
-		p.handle(disconnected, operation.AppStart, stopped)
-		p.aborting = aborting
+// leftStopped asks about apps that the operation has stopped, or may have, and could not start: while the others go on, and also when it is paused, cancelled or
+// aborted. It asks once for every app.
+func (p *apps) leftStopped(ctx workflow.Context, results []operation.AppResult) {
+	results = slices.DeleteFunc(slices.Clone(results), func(r operation.AppResult) bool { return p.asked[r.GUID] })
+	if len(results) == 0 {
+		return
 	}
+	for _, r := range results {
+		p.asked[r.GUID] = true
+	}
+	p.asking.Add(1)
+	ctx, _ = workflow.NewDisconnectedContext(ctx)
+	workflow.GoNamed(ctx, "left stopped", func(ctx workflow.Context) {
+		defer p.asking.Done()
+		for try := 1; len(results) > 0; try++ {
+			if p.ask(ctx, operation.ClusterNode, operation.StepStart, try, stoppedFailure(results), operation.Retry, operation.Leave) != operation.Retry {
+				break
+			}
+			results = p.startAgain(ctx, results)
+			p.tally(ctx)
+		}
+		for _, r := range results {
+			p.add(r)
+		}
+		p.tally(ctx)
+	})
+}
+
+// stoppedFailure is what is asked about.
+func stoppedFailure(results []operation.AppResult) operation.Failure {
+	names := make([]string, len(results))
+	for i, r := range results {
+		names[i] = r.String()
+	}
+	first := results[0]
+	what := "stopped by this operation and not started again"
+	if first.Unsure {
+		what = "perhaps stopped by this operation"
+	}
+	text := first.String() + " " + what
+	if len(results) > 1 {
+		text = fmt.Sprintf("%s and %d more %s", first.String(), len(results)-1, what)
+	}
+	return operation.Failure{Type: operation.ErrApp, Problems: bound(names, 50), Message: oneLine(text+": "+first.Reason, 1000)}
+}
+
+// startAgain starts apps that were left stopped, and returns those that still are.
+func (p *apps) startAgain(ctx workflow.Context, results []operation.AppResult) (left []operation.AppResult) {
+	p.starts++
+	in := appsBatchInput{Operation: p.op, Action: operation.AppStart, Lanes: min(len(results), operation.DefaultAppsAtOnce), Timeout: p.timeout()}
+	for _, r := range results {
+		in.Apps = append(in.Apps, r.App)
+	}
+	var again []operation.AppResult
+	err := p.begin(ctx, fmt.Sprintf("start-%d-%.8s", p.starts, workflow.GetInfo(ctx).WorkflowExecution.RunID), in).Get(ctx, &again)
+	if err != nil || !sameApps(in.Apps, again) {
+		return results
+	}
+	for i, r := range again {
+		r.Unsure = results[i].Unsure
+		switch {
+		case r.LeftStopped:
+			left = append(left, r)
+			continue
+		case r.Outcome == operation.AppRunning && r.Unsure:
+			r.Outcome, r.Reason, r.ToDo = operation.AppFailed, "it runs; whether it was restarted is not known: "+results[i].Reason, "restart it"
+		}
+		r.Unsure = false
+		p.add(r)
+	}
+	return left
+}
+
+// former are the names of all batches that a former run can have begun.
+func (p *apps) former() []string {
+	var ids []string
+	for n := range operation.MaxApps / operation.AppsPerBatch * 2 {
+		ids = append(ids, operation.NodeWorkflowID(p.workflowID, fmt.Sprintf("apps-%d", n+1)))
+	}
+	return ids
 }
 
 // outcomeText is the message of an operation that ended well, and what any other is about.
@@ -352,8 +450,7 @@ func (p *apps) outcomeText() string { return appsSummary(p.report.Apps) }
 
 // fell says that some apps do not run.
 func (p *apps) fell() *operation.Failure {
-	failed := p.report.Apps.Counts[operation.AppFailed]
-	if failed == 0 {
+	if p.report.Apps.Counts[operation.AppFailed]+p.report.Apps.Counts[operation.AppUntouched] == 0 {
 		return nil
 	}
 	f := &operation.Failure{Type: operation.ErrAppsFailed, Message: appsSummary(p.report.Apps)}

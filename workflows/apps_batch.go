@@ -38,13 +38,11 @@ type appsBatch struct {
 	handled int
 	control batchControl
 	told    int // how many were handled when the operation was last told
-	toldAt  time.Time
 }
 
 // AppsBatch handles a batch of apps and returns what became of each, in their order. It never fails for an app.
 func AppsBatch(ctx workflow.Context, in appsBatchInput) ([]operation.AppResult, error) {
-	b := &appsBatch{in: in, results: make([]operation.AppResult, len(in.Apps)), doing: make([]string, len(in.Apps)), counts: map[string]int{}, control: batchControl{Hold: in.Hold},
-		toldAt: workflow.Now(ctx)}
+	b := &appsBatch{in: in, results: make([]operation.AppResult, len(in.Apps)), doing: make([]string, len(in.Apps)), counts: map[string]int{}, control: batchControl{Hold: in.Hold}}
 	for i, app := range in.Apps {
 		b.results[i] = operation.AppResult{App: app, Outcome: operation.AppUntouched}
 	}
@@ -56,6 +54,7 @@ func AppsBatch(ctx workflow.Context, in appsBatchInput) ([]operation.AppResult, 
 			}
 			b.control = control
 			b.show(ctx)
+			b.tell(ctx, nil) // who pauses wants to know how far it is
 		}
 	})
 	next := 0
@@ -66,7 +65,7 @@ func AppsBatch(ctx workflow.Context, in appsBatchInput) ([]operation.AppResult, 
 			defer lanes.Done()
 			for {
 				// Await does not look at ctx where its condition holds already.
-				if err := workflow.Await(ctx, func() bool { return !b.control.Hold || b.control.Stop }); err != nil || ctx.Err() != nil || b.control.Stop || next == len(in.Apps) {
+				if err := workflow.Await(ctx, func() bool { return !b.control.Hold || b.control.Stop || next == len(in.Apps) }); err != nil || ctx.Err() != nil || b.control.Stop || next == len(in.Apps) {
 					return
 				}
 				i := next
@@ -85,27 +84,42 @@ func AppsBatch(ctx workflow.Context, in appsBatchInput) ([]operation.AppResult, 
 func (b *appsBatch) app(ctx workflow.Context, i int) {
 	began := workflow.Now(ctx)
 	r := &b.results[i]
-	outcome, failure, leftStopped := b.handle(ctx, i)
-	r.Outcome, r.LeftStopped, r.Took = outcome, leftStopped, operation.Duration(workflow.Now(ctx).Sub(began))
-	if failure != nil {
-		r.Reason, r.ToDo = oneLine(failure.Message, 300), toDo(failure.Type, leftStopped)
+	end := b.handle(ctx, i)
+	r.Outcome, r.LeftStopped, r.Unsure, r.Took = end.outcome, end.leftStopped, end.unsure, operation.Duration(workflow.Now(ctx).Sub(began))
+	if end.failure != nil {
+		r.Reason, r.ToDo = oneLine(end.failure.Message, 300), toDo(end.failure.Type, end.leftStopped)
 	}
 	b.doing[i] = ""
 	b.handled++
-	b.counts[outcome]++
+	b.counts[end.outcome]++
 	b.show(ctx)
-	b.tell(ctx)
+	switch {
+	case r.LeftStopped:
+		b.tell(ctx, r) // at once: somebody may start it
+	case b.handled-b.told >= max(1, len(b.in.Apps)/tellTimes):
+		b.tell(ctx, nil)
+	}
 }
 
-// handle does what is wanted with an app, and says what became of it. leftStopped: it was stopped here and could not be started.
-func (b *appsBatch) handle(ctx workflow.Context, i int) (outcome string, failure *operation.Failure, leftStopped bool) {
+// appEnd is what became of an app. leftStopped: it was stopped here, or may have been (unsure), and could not be started.
+type appEnd struct {
+	outcome             string
+	failure             *operation.Failure
+	leftStopped, unsure bool
+}
+
+// leastPatience is how long the start of an app is tried at least: longer than its own timeout, because the app is away meanwhile.
+const leastPatience = operation.Duration(15 * time.Minute)
+
+// handle does what is wanted with an app.
+func (b *appsBatch) handle(ctx workflow.Context, i int) appEnd {
 	var apps *activities.Apps
 	app := b.in.Apps[i]
-	in := activities.AppInput{Operation: b.in.Operation, App: app, Timeout: b.in.Timeout}
-	do := func(ctx workflow.Context, what string, activity any) *operation.Failure {
+	do := func(ctx workflow.Context, what string, activity any, timeout operation.Duration) *operation.Failure {
 		b.doing[i] = what
 		b.show(ctx)
-		return operation.FailureOf(workflow.ExecuteActivity(following(ctx, what+" "+oneLine(app.String(), 200), appsCeiling(b.in.Timeout)), activity, in).Get(ctx, nil))
+		return operation.FailureOf(workflow.ExecuteActivity(following(ctx, what+" "+oneLine(app.String(), 200), appsCeiling(timeout)), activity,
+			activities.AppInput{Operation: b.in.Operation, App: app, Timeout: timeout}).Get(ctx, nil))
 	}
 	// From here on the app is away: what is begun is ended in a context that nobody cancels.
 	disconnected, _ := workflow.NewDisconnectedContext(ctx)
@@ -113,39 +127,40 @@ func (b *appsBatch) handle(ctx workflow.Context, i int) (outcome string, failure
 	var first *operation.Failure
 	switch b.in.Action {
 	case operation.AppRestart:
-		first = do(disconnected, "stop", apps.StopApp)
+		first = do(disconnected, "stop", apps.StopApp, b.in.Timeout)
 	case operation.AppRestage:
 		done = operation.AppRestaged
-		first = do(disconnected, "restage", apps.RestageApp)
+		first = do(disconnected, "restage", apps.RestageApp, b.in.Timeout)
 	}
 	if first != nil {
 		switch first.Type {
 		case operation.ErrAppGone:
-			return operation.AppGone, first, false
+			return appEnd{outcome: operation.AppGone, failure: first}
 		case operation.ErrAppRefused:
-			return operation.AppFailed, first, false
+			return appEnd{outcome: operation.AppFailed, failure: first}
 		}
 		// Whether it is stopped is not known: starting what runs changes nothing.
 	}
-	if f := do(disconnected, "start", apps.StartApp); f != nil {
+	if f := do(disconnected, "start", apps.StartApp, max(b.in.Timeout, leastPatience)); f != nil {
 		if f.Type == operation.ErrAppGone {
-			return operation.AppGone, f, false
+			return appEnd{outcome: operation.AppGone, failure: f}
 		}
-		return operation.AppFailed, f, b.in.Action != operation.AppRestage
+		// A restage that was carried out has started the app.
+		return appEnd{outcome: operation.AppFailed, failure: f, leftStopped: b.in.Action != operation.AppRestage || first != nil, unsure: first != nil}
 	}
 	if first != nil {
-		return operation.AppFailed, first, false
+		return appEnd{outcome: operation.AppFailed, failure: first}
 	}
-	if f := do(ctx, "wait for", apps.AwaitApp); f != nil {
+	if f := do(ctx, "wait for", apps.AwaitApp, b.in.Timeout); f != nil {
 		switch {
 		case f.Type == operation.ErrAppGone:
-			return operation.AppGone, f, false
+			return appEnd{outcome: operation.AppGone, failure: f}
 		case ctx.Err() != nil:
-			return operation.AppFailed, &operation.Failure{Type: operation.ErrCancelled, Message: "it was started, and not waited for because the operation was cancelled"}, false
+			return appEnd{outcome: operation.AppFailed, failure: &operation.Failure{Type: operation.ErrCancelled, Message: "it was started, and not waited for because the operation was cancelled"}}
 		}
-		return operation.AppFailed, f, false
+		return appEnd{outcome: operation.AppFailed, failure: f, leftStopped: f.Type == operation.ErrAppStopped, unsure: f.Type == operation.ErrAppStopped}
 	}
-	return done, nil, false
+	return appEnd{outcome: done}
 }
 
 // toDo is what the owner of an app has to do.
@@ -163,28 +178,25 @@ func toDo(errorType string, leftStopped bool) string {
 	return ""
 }
 
-const (
-	// The operation is told after so many apps, or after so long.
-	tellEvery = 10
-	tellAfter = 5 * time.Second
-)
+// tellTimes is about how often a batch tells its operation how far it is: each time is an event in the operation's history.
+const tellTimes = 5
 
-// tell lets the operation know how far the batch is. The last word is the batch's result.
-func (b *appsBatch) tell(ctx workflow.Context) {
-	now := workflow.Now(ctx)
+// tell lets the operation know how far the batch is, and of an app that is left stopped. The last word is the batch's result.
+func (b *appsBatch) tell(ctx workflow.Context, stopped *operation.AppResult) {
 	parent := workflow.GetInfo(ctx).ParentWorkflowExecution
-	if parent == nil || b.handled == len(b.in.Apps) || b.handled-b.told < tellEvery && now.Sub(b.toldAt) < tellAfter {
+	if parent == nil || stopped == nil && b.handled == len(b.in.Apps) {
 		return
 	}
-	b.told, b.toldAt = b.handled, now
+	b.told = b.handled
 	counts := map[string]int{}
 	for _, outcome := range outcomes() {
 		if n := b.counts[outcome]; n > 0 {
 			counts[outcome] = n
 		}
 	}
-	// Nobody waits for it: an operation that has ended needs to know nothing.
-	workflow.SignalExternalWorkflow(ctx, parent.ID, parent.RunID, signalProgress, batchProgress{Batch: b.in.Batch, Counts: counts})
+	ctx, _ = workflow.NewDisconnectedContext(ctx)
+	// Nobody waits for it: an operation that has ended needs to know nothing. Without the run's id it reaches the operation after a reset, too.
+	workflow.SignalExternalWorkflow(ctx, parent.ID, "", signalProgress, batchProgress{Batch: b.in.Batch, Counts: counts, Stopped: stopped})
 }
 
 // show is the batch in the Web UI: what is under way, and what is not well.

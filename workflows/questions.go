@@ -90,6 +90,9 @@ func (r *run) maySetBatch(in operation.SetBatchRequest) error {
 	if in.Batch == "" {
 		return fmt.Errorf("batch is missing: write a number of nodes or a percentage")
 	}
+	if r.preflightSettled && len(r.plan.Nodes) == 0 {
+		return fmt.Errorf("operation %s has no nodes, and no batch of them", r.req.OperationID)
+	}
 	if b, _ := operation.ParseBatch(in.Batch); r.preflightSettled && b.Exceeds(len(r.plan.Nodes)) {
 		return fmt.Errorf("batch %s is more than the operation's %s: write a number up to that, or 100%%", b, count(len(r.plan.Nodes), "node"))
 	}

@@ -38,7 +38,11 @@ func (r *run) freeFormerLock(ctx workflow.Context, holder activities.LockHolderR
 	if holder.Holder == r.workflowID {
 		r.report.Message = "waiting for what was begun before the reset"
 		r.refresh(ctx)
-		if err := awaitClosed(ctx, "wait for the nodes, as begun before the reset", r.nodeWorkflows()...); err != nil {
+		ids := r.nodeWorkflows()
+		if p, ok := r.procedure.(interface{ former() []string }); ok {
+			ids = append(ids, p.former()...)
+		}
+		if err := awaitClosed(ctx, "wait for the nodes, as begun before the reset", ids...); err != nil {
 			return err
 		}
 	}

@@ -223,8 +223,11 @@ func (r *run) askAllNodes(ctx workflow.Context) *operation.Failure {
 				places = append(places, place)
 			}
 		}
-		return &operation.Failure{Type: operation.ErrPreflight, Problems: bound(problems, 500),
-			Message: fmt.Sprintf("%s on %s: nothing was changed", count(len(problems), "problem"), count(len(places), "node"))}
+		where := ""
+		if len(chunks) > 0 {
+			where = " on " + count(len(places), "node")
+		}
+		return &operation.Failure{Type: operation.ErrPreflight, Problems: bound(problems, 500), Message: fmt.Sprintf("%s%s: nothing was changed", count(len(problems), "problem"), where)}
 	}
 	r.preflight.OperationID, r.preflight.WorkflowID, r.preflight.Nodes = r.req.OperationID, r.workflowID, len(r.plan.Nodes)
 	r.preflight.BrokenBefore, r.preflight.Warnings = r.report.BrokenBefore, bound(r.report.Warnings, 100)
@@ -428,7 +431,7 @@ func trim(report operation.Report) operation.Report {
 	return report
 }
 
-// maxAppsTold is how many apps stand in a report; of more, those that are well are left out first.
+// maxAppsTold is how many apps stand in a report; of more, those that are well are left out first, then those that were not touched.
 const maxAppsTold = 1000
 
 func trimApps(apps *operation.AppsReport) *operation.AppsReport {

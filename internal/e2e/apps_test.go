@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -115,7 +116,7 @@ func TestApps_BadInput_OneLineEachAndNothingIsWritten(t *testing.T) {
 		"apps at once 201":                                  {"restart", name, "--all", "--apps-at-once", "201"},
 		"--app is empty":                                    {"restart", name, "--app", ""},
 		"--from-report is empty":                            {"restart", name, "--from-report", ""},
-		"there is no file nothing.json":                     {"redeploy", name, "--from-report", "nothing.json"},
+		"the report cannot be read":                         {"redeploy", name, "--from-report", "nothing.json"},
 		"no operation or cluster with an operation is call": {"redeploy", name, "--from-report", "never"},
 	} {
 		out := s.cli(2, append([]string{"apps"}, args...)...)
@@ -219,12 +220,10 @@ func TestApps_MaintenanceSetMeanwhile_NoAppStaysStopped(t *testing.T) {
 	o := s.apps("restart", "--all", "--apps-at-once", "3", "--app-timeout", "5s")
 	s.eventually(20*time.Second, "apps being restarted", func() bool { return c.Count("PUT", "/v2/apps") > 3 })
 	c.SetMaintenance(true)
-	q := o.until(60*time.Second, "a question or the end", func(r operation.Report) bool { return len(r.Questions) > 0 || r.Finished() })
+	// Those that are stopped are tried again and again; those to come are refused, and stay as they are.
+	asked := c.Count("PUT", "/v2/apps")
+	s.eventually(40*time.Second, "starts being refused", func() bool { return c.Count("PUT", "/v2/apps") > asked+6 })
 	c.SetMaintenance(false)
-	if len(q.Questions) > 0 { // one was stopped and could not be started in time
-		require.Equal(t, operation.StepStart, q.Questions[0].Step)
-		o.decide(q.Questions[0], operation.Retry)
-	}
 	r, _ := o.end(60 * time.Second)
 	require.True(t, r.Finished())
 	require.Equal(t, before, started(), "every app that ran before is started again: %+v", r.Apps)
@@ -251,6 +250,95 @@ func TestApps_StartRefused_AsksAndTheRetryStartsIt(t *testing.T) {
 	require.Equal(t, map[string]int{operation.AppRunning: 1}, outcomesOf(r))
 	require.Equal(t, "STARTED", c.AppState(guid))
 	f.end("asked at start, started by the retry")
+}
+
+func TestApps_LeftStopped_TheNextOnesReportStartsThem(t *testing.T) {
+	t.Parallel()
+	onlySimulated(t, "it reaches no node")
+	s := newSite(t, nil, nil, coreAlone)
+	s.worker("")
+	c := s.controller()
+	guid := c.AddApp("broken", "dev", cloudcontroller.App{Name: "refu*ed  twice"}) // no pattern means it by this name
+	c.FailApp(guid, cloudcontroller.StartRefused, 1)
+	o := s.apps("restart", "broken/*/*")
+	s.cli(0, "op", "pause", o.id) // a pause keeps nobody from asking
+	o.decide(o.question(40*time.Second), operation.Leave)
+	r, err := o.end(40 * time.Second)
+	require.Error(t, err)
+	require.True(t, r.Apps.Apps[0].LeftStopped)
+	require.Equal(t, "STOPPED", c.AppState(guid))
+	require.Contains(t, s.cli(0, "apps", "restart", s.cluster.Name(), "broken/*/*").Stdout, "1 stopped before and left so")
+	require.Equal(t, "STOPPED", c.AppState(guid))
+	again := s.apps("restart", "--from-report", o.id)
+	require.Equal(t, map[string]int{operation.AppRunning: 1}, outcomesOf(again.done(40*time.Second)))
+	require.Equal(t, "STARTED", c.AppState(guid))
+}
+
+func TestApps_BatchTerminatedAlone_NothingIsCalledRestartedThatMayNotBe(t *testing.T) {
+	t.Parallel()
+	onlySimulated(t, "it reaches no node")
+	s := newSite(t, nil, nil, coreAlone)
+	s.worker("")
+	c := s.controller()
+	guids := c.FillMany(20)
+	c.StartTime(time.Second, 0)
+	f := s.fault("one batch of a restart of apps is terminated")
+	o := s.apps("restart", "--all", "--apps-at-once", "2")
+	s.eventually(20*time.Second, "apps being restarted", func() bool { return c.Count("PUT", "/v2/apps") > 4 })
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	require.NoError(t, s.client.TerminateWorkflow(ctx, operation.NodeWorkflowID(o.workflow, "apps-1"), "", "a test"))
+	q := o.question(40 * time.Second)
+	require.Contains(t, q.Cause.Message, "perhaps stopped by this operation")
+	o.decide(q, operation.Retry)
+	r, err := o.end(60 * time.Second)
+	require.Error(t, err)
+	require.Zero(t, outcomesOf(r)[operation.AppRunning])
+	for _, g := range guids {
+		require.Equal(t, "STARTED", c.AppState(g))
+	}
+	f.end("asked, every app started, none called restarted")
+}
+
+func TestApps_Reset_RepeatsNoWrite(t *testing.T) {
+	t.Parallel()
+	onlySimulated(t, "it reaches no node")
+	s := newSite(t, nil, nil, coreAlone)
+	s.worker("")
+	c := s.controller()
+	guids := c.FillMany(60)
+	c.StartTime(300*time.Millisecond, 0)
+	o := s.apps("restart", "--all", "--apps-at-once", "10")
+	s.eventually(20*time.Second, "apps being restarted", func() bool { return c.Count("PUT", "/v2/apps") > 20 })
+	o.reset(toTheBeginning)
+	r := o.done(2 * time.Minute)
+	require.Equal(t, map[string]int{operation.AppRunning: len(guids) + 5, operation.AppStopped: 2}, outcomesOf(r))
+	for _, g := range guids {
+		require.Equal(t, []string{"STOPPED", "STARTED"}, writes(c, g))
+	}
+}
+
+func TestApps_FrozenWorker_WritesNothingWhenItWakes(t *testing.T) {
+	t.Parallel()
+	onlySimulated(t, "it reaches no node")
+	s := newSite(t, nil, nil, coreAlone)
+	w := s.worker("")
+	c := s.controller()
+	guid := c.AddApp("frozen", "dev", cloudcontroller.App{Name: "a"})
+	c.Fail("PUT /v2/apps/"+guid, -1, 502)
+	f := s.fault("a worker is frozen in the stop of an app, and wakes when another one has done it")
+	o := s.apps("restart", "frozen/*/*")
+	s.eventually(30*time.Second, "the stop to be refused for a while", func() bool { return c.Count("PUT", "/v2/apps/"+guid) > 2 })
+	w.Signal(syscall.SIGSTOP)
+	c.Heal()
+	s.worker("")
+	require.Equal(t, map[string]int{operation.AppRunning: 1}, outcomesOf(o.done(60*time.Second)))
+	before := len(writes(c, guid))
+	w.Signal(syscall.SIGCONT)
+	time.Sleep(6 * time.Second) // for longer than its longest pause
+	require.Len(t, writes(c, guid), before, "%v", writes(c, guid))
+	require.Equal(t, "STARTED", c.AppState(guid))
+	f.end("done by the other, nothing written by the first")
 }
 
 func TestApps_CancelledInTheMiddle_WhatWasStoppedIsStarted(t *testing.T) {

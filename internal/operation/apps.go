@@ -31,6 +31,7 @@ const (
 	ErrAppRefused = "AppRefused" // the Cloud Controller refused to do it with this app
 	ErrAppGone    = "AppGone"    // there is no such app any more
 	ErrApp        = "App"        // an app does not run, or does not run whole
+	ErrAppStopped = "AppStopped" // an app that was being started was stopped meanwhile
 	ErrAppsFailed = "AppsFailed" // the operation ended and some apps do not run
 )
 
@@ -66,6 +67,8 @@ const (
 	MaxApps = 6000
 	// AppsPerBatch is how many apps one child workflow handles.
 	AppsPerBatch = 50
+	// MaxAppsBytes bounds the names and ids of the apps of one operation, which are one payload of at most 2 MiB.
+	MaxAppsBytes = 1 << 20
 	// MaxAppPatterns bounds a selection.
 	MaxAppPatterns = 2000
 )
@@ -75,11 +78,22 @@ type AppsInput struct {
 	Request
 	Action AppAction `json:"action"`
 	// Apps are patterns ORG/SPACE/APP, each part with the wildcards of path.Match; an app is meant when one of them matches.
-	Apps []string `json:"apps"`
+	Apps []string `json:"apps,omitempty"`
+	// Only are apps by their guid, as a report has them, instead of patterns.
+	Only []AppChoice `json:"only,omitempty"`
 	// AtOnce is how many apps are handled at a time (0 = DefaultAppsAtOnce).
 	AtOnce int `json:"atOnce,omitempty"`
 	// AppTimeout is how long one app may take until all its instances run (0 = DefaultAppTimeout).
 	AppTimeout Duration `json:"appTimeout,omitempty"`
+}
+
+// AppChoice is an app of a report.
+type AppChoice struct {
+	GUID string `json:"guid"`
+	// Name for people: ORG/SPACE/APP.
+	Name string `json:"name"`
+	// Stopped: the operation of the report has left it stopped, so that it is meant although it is not started.
+	Stopped bool `json:"stopped,omitempty"`
 }
 
 // Check lists what is wrong with the request.
@@ -98,6 +112,11 @@ func (in AppsInput) Check() []string {
 		problems = append(problems, "app timeout is negative")
 	}
 	switch {
+	case len(in.Only) > 0 && len(in.Apps) > 0:
+		problems = append(problems, "apps are named in two ways: by patterns and by a report")
+	case len(in.Only) > MaxApps:
+		problems = append(problems, fmt.Sprintf("%d apps are meant: one operation takes %d", len(in.Only), MaxApps))
+	case len(in.Only) > 0:
 	case len(in.Apps) == 0:
 		problems = append(problems, "no apps are named: write ORG/SPACE/APP, or */*/* for all of them")
 	case len(in.Apps) > MaxAppPatterns:
@@ -162,8 +181,10 @@ type AppResult struct {
 	// Reason of a failure, and ToDo, what its owner has to do, one line each.
 	Reason string `json:"reason,omitempty"`
 	ToDo   string `json:"toDo,omitempty"`
-	// LeftStopped: the operation has stopped it and did not get it started again.
+	// LeftStopped: the operation has stopped it, or may have (Unsure), and did not get it started again.
 	LeftStopped bool `json:"leftStopped,omitempty"`
+	// Unsure: whether the operation has stopped it, or staged it anew, was not learned.
+	Unsure bool `json:"unsure,omitempty"`
 	// Took so long until all instances ran, or it failed.
 	Took Duration `json:"took,omitempty"`
 }

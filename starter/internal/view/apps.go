@@ -77,7 +77,7 @@ func AppResults(r *operation.AppsReport, every bool, s Style) string {
 		b.WriteString("\n" + renderFit(w, s))
 	}
 	if r.More > 0 && every {
-		line("and %d more that are well", r.More)
+		line("and %d more, which the report has no room for", r.More)
 	}
 	return b.String()
 }

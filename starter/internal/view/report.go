@@ -54,7 +54,9 @@ func Report(r *operation.Report, now time.Time, s Style) string {
 
 	b.WriteString(catalog(r.Catalog, s))
 	b.WriteString(export(r.Export, s))
-	b.WriteString(AppResults(r.Apps, false, s))
+	if !r.DryRun {
+		b.WriteString(AppResults(r.Apps, false, s))
+	}
 	if len(r.Nodes) > 0 {
 		b.WriteString("\n")
 		columns := []string{"NODE", "ROLES", "STATUS", "STEP", "TRY", "TIME", "PACKAGES", "BOOT", "NOTE"}
