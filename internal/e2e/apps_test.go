@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	enumspb "go.temporal.io/api/enums/v1"
 
 	"github.com/katoflow/katoflow/internal/operation"
 	"github.com/katoflow/katoflow/internal/simcluster/cloudcontroller"
@@ -298,6 +299,41 @@ func TestApps_BatchTerminatedAlone_NothingIsCalledRestartedThatMayNotBe(t *testi
 		require.Equal(t, "STARTED", c.AppState(g))
 	}
 	f.end("asked, every app started, none called restarted")
+}
+
+func TestApps_Terminated_WhatWasStoppedIsStarted(t *testing.T) {
+	t.Parallel()
+	onlySimulated(t, "it reaches no node")
+	s := newSite(t, nil, nil, coreAlone)
+	s.worker("")
+	c := s.controller()
+	guids := c.FillMany(60)
+	c.StartTime(500*time.Millisecond, 0)
+	c.Delay(100 * time.Millisecond) // so that there is a moment between stop and start
+	f := s.fault("restart of apps terminated in the middle")
+	o := s.apps("restart", "--all", "--apps-at-once", "6")
+	s.eventually(20*time.Second, "apps being restarted", func() bool { return c.Count("PUT", "/v2/apps") > 8 })
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	require.NoError(t, s.client.TerminateWorkflow(ctx, o.workflow, "", "a test"))
+	c.Delay(0)
+	s.eventually(40*time.Second, "its batches to end", func() bool {
+		for _, n := range []int{1, 2, 3} {
+			if d := s.describe(operation.NodeWorkflowID(o.workflow, fmt.Sprintf("apps-%d", n))); d != nil && d.Status == enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING {
+				return false
+			}
+		}
+		return true
+	})
+	begun := 0
+	for _, g := range guids {
+		if w := writes(c, g); len(w) > 0 {
+			begun++
+			require.Equal(t, []string{"STOPPED", "STARTED"}, w)
+		}
+	}
+	require.Less(t, begun, 60)
+	f.end("no app stayed stopped, the others are untouched")
 }
 
 func TestApps_Reset_RepeatsNoWrite(t *testing.T) {
