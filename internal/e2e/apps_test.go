@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -369,9 +370,9 @@ func TestApps_FrozenWorker_WritesNothingWhenItWakes(t *testing.T) {
 	c.Heal()
 	s.worker("")
 	require.Equal(t, map[string]int{operation.AppRunning: 1}, outcomesOf(o.done(60*time.Second)))
-	before := len(writes(c, guid))
+	before, asleep := len(writes(c, guid)), w.Size()
 	w.Signal(syscall.SIGCONT)
-	time.Sleep(6 * time.Second) // for longer than its longest pause
+	s.eventually(30*time.Second, "the first to give up", func() bool { return w.Contains("activity failed", asleep) })
 	require.Len(t, writes(c, guid), before, "%v", writes(c, guid))
 	require.Equal(t, "STARTED", c.AppState(guid))
 	f.end("done by the other, nothing written by the first")
@@ -424,12 +425,18 @@ func TestApps_PausedAndResumed_NoAppIsBegunMeanwhile(t *testing.T) {
 	o := s.apps("restart", "--all", "--apps-at-once", "4")
 	s.eventually(20*time.Second, "apps being restarted", func() bool { return c.Count("PUT", "/v2/apps") > 8 })
 	s.cli(0, "op", "pause", o.id)
-	s.eventually(20*time.Second, "what was begun to end", func() bool {
-		n := c.Count("PUT", "/v2/apps")
-		time.Sleep(1500 * time.Millisecond)
-		return c.Count("PUT", "/v2/apps") == n
+	running, puts := 0, 0
+	s.eventually(30*time.Second, "what was begun to run, and nothing to be begun", func() bool {
+		listed := operation.AppList{}
+		require.NoError(t, json.Unmarshal([]byte(s.cli(0, "apps", "list", s.cluster.Name(), "-o", "json").Stdout), &listed))
+		if n := c.Count("PUT", "/v2/apps"); n != puts || slices.ContainsFunc(listed.Apps, func(a operation.AppStatus) bool { return a.State == "STARTED" && a.Health != "running" }) {
+			running, puts = 0, n
+			return false
+		}
+		running++
+		return running == 4 // looks, each a command of its own
 	})
-	require.Less(t, c.Count("PUT", "/v2/apps"), 2*40)
+	require.Less(t, puts, 2*40)
 	s.cli(0, "op", "resume", o.id)
 	r := o.done(60 * time.Second)
 	require.Empty(t, outcomesOf(r)[operation.AppFailed])

@@ -138,7 +138,16 @@ func (p *Process) Tail() string {
 	return strings.Join(lines[max(0, len(lines)-15):], "\n")
 }
 
-// Contains reports whether the output has a text after offset, and the output's size now.
+// Size of the output so far, in bytes.
+func (p *Process) Size() int64 {
+	fi, err := os.Stat(p.Log)
+	if err != nil {
+		return 0
+	}
+	return fi.Size()
+}
+
+// Contains reports whether the output has a text after offset.
 func (p *Process) Contains(text string, offset int64) bool {
 	b, _ := os.ReadFile(p.Log)
 	return offset <= int64(len(b)) && bytes.Contains(b[offset:], []byte(text))
