@@ -309,11 +309,9 @@ func TestApps_Terminated_WhatWasStoppedIsStarted(t *testing.T) {
 	s.worker("")
 	c := s.controller()
 	guids := c.FillMany(60)
-	c.StartTime(500*time.Millisecond, 0)
-	c.Delay(100 * time.Millisecond) // so that there is a moment between stop and start
-	f := s.fault("restart of apps terminated in the middle")
+	f := s.fault("restart of apps terminated between stop and start of some")
 	o := s.apps("restart", "--all", "--apps-at-once", "6")
-	s.eventually(20*time.Second, "apps being restarted", func() bool { return c.Count("PUT", "/v2/apps") > 8 })
+	s.between(guids)
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	require.NoError(t, s.client.TerminateWorkflow(ctx, o.workflow, "", "a test"))
@@ -378,6 +376,17 @@ func TestApps_FrozenWorker_WritesNothingWhenItWakes(t *testing.T) {
 	f.end("done by the other, nothing written by the first")
 }
 
+// between waits for a moment at which some of the apps are stopped and not yet started, and makes it last until the controller's delay is taken back.
+func (s *site) between(guids []string) {
+	s.t.Helper()
+	c := s.controller()
+	s.eventually(20*time.Second, "apps being restarted", func() bool { return c.Count("PUT", "/v2/apps") > 8 })
+	c.Delay(8 * time.Second) // longer than a cancel takes to reach an activity by its heartbeats
+	s.eventually(30*time.Second, "an app that is stopped", func() bool {
+		return slices.ContainsFunc(guids, func(g string) bool { return c.AppState(g) == "STOPPED" })
+	})
+}
+
 func TestApps_CancelledInTheMiddle_WhatWasStoppedIsStarted(t *testing.T) {
 	t.Parallel()
 	onlySimulated(t, "it reaches no node")
@@ -385,10 +394,9 @@ func TestApps_CancelledInTheMiddle_WhatWasStoppedIsStarted(t *testing.T) {
 	s.worker("")
 	c := s.controller()
 	guids := c.FillMany(60)
-	c.StartTime(800*time.Millisecond, 0)
-	f := s.fault("restart of apps cancelled in the middle")
+	f := s.fault("restart of apps cancelled between stop and start of some")
 	o := s.apps("restart", "--all", "--apps-at-once", "6")
-	s.eventually(20*time.Second, "apps being restarted", func() bool { return c.Count("PUT", "/v2/apps") > 8 })
+	s.between(guids)
 	begun := func() int {
 		n := 0
 		for _, g := range guids {
@@ -400,6 +408,7 @@ func TestApps_CancelledInTheMiddle_WhatWasStoppedIsStarted(t *testing.T) {
 	}
 	before := begun()
 	s.cli(0, "op", "cancel", o.id, "--detach")
+	c.Delay(0)
 	r, err := o.end(60 * time.Second)
 	require.Error(t, err)
 	require.Equal(t, operation.PhaseCancelled, r.Phase)
