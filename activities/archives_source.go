@@ -187,6 +187,10 @@ func (d DirectSender) Send(ctx context.Context, t *archive.Transfer, record func
 		if err != nil {
 			return err
 		}
+		var changed *archive.Error
+		if errors.As(errors.Join(errs...), &changed) && changed.Kind == archive.KindSourceChanged {
+			return changed
+		}
 		progress, err := t.Refresh(ctx)
 		if err != nil {
 			return err
@@ -292,7 +296,7 @@ func (d DirectSender) part(ctx context.Context, p archive.PresignedPart, expiry 
 	option("header", "Content-Length: "+strconv.FormatInt(p.Length, 10))
 	option("header", "Transfer-Encoding:")
 	option("header", "Expect:")
-	config.WriteString("silent\nshow-error\nconnect-timeout = 20\n")
+	config.WriteString("silent\nshow-error\nconnect-timeout = 20\nspeed-limit = 1\nspeed-time = 60\n") // a slow connection is left alone, a silent one is not
 	fmt.Fprintf(&config, "max-time = %d\n", max(int(expiry/time.Second), 1))
 	config.WriteString("-- certificates\n")
 	config.Write(d.CA)
@@ -310,6 +314,9 @@ func (d DirectSender) part(ctx context.Context, p archive.PresignedPart, expiry 
 	answer := parseAnswer(result.Stdout)
 	if !answer.complete {
 		return directFailure{text: fmt.Sprintf("%s: part %d was not sent: the node gave no answer (exit %d)", node, p.Number, result.ExitCode), passing: result.ExitCode > 128, elsewhere: true}
+	}
+	if answer.value("short") != "" {
+		return &archive.Error{Kind: archive.KindSourceChanged, Message: fmt.Sprintf("%s: the archive ends before part %d does, and did not when the transfer began: something writes to it", node, p.Number)}
 	}
 	status, _ := strconv.Atoi(answer.value("code"))
 	said := oneLine(answer.value("why"), 60)

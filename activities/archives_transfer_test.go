@@ -38,6 +38,7 @@ func transferTests() map[string]archiveTest {
 		"Direct_ConnectionToS3Cut_GoesOn":                              directCut,
 		"Direct_S3Refuses_SaysSoAndDoesNotFallBack":                    directRefused,
 		"Direct_SourceShrinks_NothingIsListed":                         directChanged,
+		"Direct_SourceShrinksInAPart_IsNoticedAtOnce":                  directShrinks,
 		"Direct_ConnectionToTheNodeCut_LeavesNoURLAfterTidying":        directHandedOver,
 		"NodeFile_RangesInAnyOrder_AreWhatIsThere":                     nodeFileRanges,
 		"NodeFile_FileShorterThanTheRange_EndsEarly":                   nodeFileShort,
@@ -367,6 +368,24 @@ func directChanged(t *testing.T, s archivetest.Server) {
 	})
 	_, err := x.transfer(in, attemptOptions{})
 	wantFailure(t, err, operation.ErrArchive, false)
+	x.nothingListed()
+}
+
+// directShrinks: the part is longer than what curl and the kernel take ahead, so that its end is missing when it is to be read.
+func directShrinks(t *testing.T, s archivetest.Server) {
+	x := startExports(t, s, exporting{})
+	x.archives.PartSize = 32 * mib
+	require.NoError(t, x.files.ExportSize(40*mib))
+	in := x.exported(x.in())
+	in.Mode = operation.TransferAuto
+	reached, release := x.bucket.Proxy.Hold("UploadPart", mib)
+	end := inBackground(t, x.archives.Transfer, in, attemptOptions{})
+	<-reached
+	require.NoError(t, x.files.Resize(in.staged(), 10-in.Checked.Size))
+	release()
+	_, err := end.wait(t)
+	wantFailure(t, err, operation.ErrArchive, false, "something writes to it")
+	until(t, "no curl waits on the node", func() bool { return !strings.Contains(strings.Join(x.files.Processes(), "\n"), "curl -q") })
 	x.nothingListed()
 }
 

@@ -17,9 +17,23 @@ cat >"$secret/ca"
 if [ -s "$secret/ca" ]; then
 	printf 'cacert = "%s"\n' "$secret/ca" >>"$secret/config"
 fi
-dd if="$file" bs=1048576 iflag=skip_bytes,count_bytes skip="$offset" count="$length" 2>/dev/null |
-	curl -q --config "$secret/config" --upload-file - --output "$secret/answer" --write-out '%{http_code}' >"$secret/code" 2>"$secret/error"
+short() {
+	size=$(stat -c %s "$file") && [ "$size" -lt "$((offset + length))" ]
+}
+if short; then
+	say short 1
+	say end
+	exit 0
+fi
+# Of a file that has become shorter curl sends what there is, and waits with S3 for the rest: it gets zeros, and S3 refuses their checksum.
+{
+	dd if="$file" bs=1048576 iflag=skip_bytes,count_bytes skip="$offset" count="$length"
+	! short || dd if=/dev/zero bs=1048576 iflag=count_bytes count="$length"
+} 2>/dev/null | curl -q --config "$secret/config" --upload-file - --output "$secret/answer" --write-out '%{http_code}' >"$secret/code" 2>"$secret/error"
 say exit "$?"
+if short; then
+	say short 1
+fi
 say code "$(cat "$secret/code")"
 say why "$(sed -n 's/.*<Code>\([A-Za-z0-9]*\)<.*/\1/p' "$secret/answer" 2>/dev/null | head -n 1)"
 say end
