@@ -156,15 +156,21 @@ func (x *Archives) PrepareExport(ctx context.Context, in ExportInput) (PrepareEx
 			content, _ = json.Marshal(read) // names and numbers
 		}
 	}
+	out.Place, err = x.place(a, s, t, in, content)
+	return out, err
+}
+
+// place makes the folder of the try on the node, with what is to lie beside the archive, and returns the operation's own.
+func (x *Archives) place(a *attempt, s site, t target, in ExportInput, content []byte) (folder string, err error) {
 	err = a.persist(t.host.Name, in.UnreachableAfter.D(), "", func(ctx context.Context) error {
 		answer, err := askWith(ctx, askWithin, x.Connections, t.host, bytes.NewReader(content), prepareExportScript, append(s.staging(in), strconv.Itoa(max(in.JobTry, 1)))...)
-		out.Place = answer.value("place")
+		folder = answer.value("place")
 		return err
 	})
-	if err == nil && !path.IsAbs(out.Place) {
+	if err == nil && !path.IsAbs(folder) {
 		err = fail(operation.ErrRemoteExit, t.host.Name, "the folder for exports has no absolute path: write export.folder into the inventory")
 	}
-	return out, stagingError(t, err)
+	return folder, stagingError(t, err)
 }
 
 // stagingError says what a folder that cannot be made means.

@@ -2,7 +2,6 @@ package activities
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -59,7 +58,7 @@ func (x *Archives) ExportReady(ctx context.Context, in ExportReadyInput) (Export
 			nodes = append(nodes, core.node)
 		}
 	}
-	r := ready{site: s, in: in, core: core.node}
+	r := ready{site: s, in: in, core: core.node, folders: s.cluster.ExportSettings().DataFolders}
 	found := make([]findings, len(nodes)+2)
 	each(len(found), func(i int) {
 		switch {
@@ -110,6 +109,8 @@ type ready struct {
 	site site
 	in   ExportReadyInput
 	core *inventory.Node
+	// folders whose size is wanted.
+	folders []string
 }
 
 // loginWithin is how long the Core waits for one node that does not answer.
@@ -139,7 +140,7 @@ func (x *Archives) readyNode(ctx context.Context, r ready, node *inventory.Node)
 	}
 	here := name == r.in.Node.Name
 	folder := r.site.staging(r.in.ExportInput)
-	folders := r.site.cluster.ExportSettings().DataFolders
+	folders := r.folders
 	// As long as everything may take that the script bounds: folders that are measured, calls of kato, nodes that do not answer to the Core.
 	limit := gateTime(r.site, t) + time.Duration(len(folders))*4*time.Minute + askWithin
 	direct := r.in.ToPath == "" && r.in.Mode != operation.TransferWorker && len(r.in.EncryptTo) == 0
@@ -185,7 +186,7 @@ func (x *Archives) readyNode(ctx context.Context, r ready, node *inventory.Node)
 		if len(words) == 3 {
 			why = ": " + words[2]
 		}
-		out.problem(name, "the Core cannot log in to %s (%s) by key, which an export of the cluster needs: ssh-copy-id %s@%s there%s", addresses[words[0]], words[0], t.host.User, words[0], why)
+		out.problem(name, "the Core cannot log in to %s (%s) by key, which kato needs for the whole cluster: ssh-copy-id %s@%s there%s", addresses[words[0]], words[0], t.host.User, words[0], why)
 	}
 	if pids := read.values["running"]; len(pids) > 0 {
 		out.problem(name, "kato data export or import runs there already (process %s): wait for its end", pids[0])
@@ -295,19 +296,7 @@ func exportNode(file *inventory.File, c *inventory.Cluster, in ExportRequest, en
 	case c.S3 == nil:
 		problem("cluster %s has no s3 section in the worker's inventory: write the bucket of its archives there, or use --to-path", c.Name)
 	default:
-		cfg, err := archive.ConfigOf(file, c.S3, env)
-		if err == nil {
-			var store *archive.Store
-			if store, err = archive.Open(cfg, nil); err == nil {
-				store.Close()
-			}
-		}
-		var e *archive.Error
-		if errors.As(err, &e) {
-			problem("s3: %s", e.Error())
-		} else if err != nil {
-			problem("s3: %v", err)
-		}
+		problems = append(problems, bucketProblems(file, c, env)...)
 	}
 	if in.OnlyThisNode && in.Node == "" {
 		return c.CoreNode(), problems
@@ -327,4 +316,17 @@ func exportNode(file *inventory.File, c *inventory.Cluster, in ExportRequest, en
 		problem("%s has not the role filesystem, and an export of the cluster runs on the node that has it: leave --node out, or correct the roles", in.Node)
 	}
 	return n, problems
+}
+
+// bucketProblems is what is wrong with a cluster's bucket by what the inventory knows.
+func bucketProblems(file *inventory.File, c *inventory.Cluster, env func(string) (string, bool)) []string {
+	cfg, err := archive.ConfigOf(file, c.S3, env)
+	if err == nil {
+		var store *archive.Store
+		if store, err = archive.Open(cfg, nil); err == nil {
+			store.Close()
+			return nil
+		}
+	}
+	return []string{"s3: " + err.Error()}
 }

@@ -72,6 +72,9 @@ func (i *Inventory) Resolve(ctx context.Context, in ResolveInput) (operation.Pla
 		if c.Controller == nil {
 			problems = append(problems, fmt.Sprintf("cluster %s has no controller in the inventory: write url, user and password of its Cloud Controller", c.Name))
 		}
+	} else if in.Import != "" {
+		node, wrong := importNode(file, c, in.Import, i.Source.env)
+		selected, problems = []*inventory.Node{node}, append(problems, wrong...)
 	} else if in.Export != nil {
 		node, wrong := exportNode(file, c, *in.Export, i.Source.env)
 		selected, problems = []*inventory.Node{node}, append(problems, wrong...)

@@ -22,6 +22,8 @@ type ResolveInput struct {
 	RoleOrder       []string `json:"roleOrder,omitempty"`
 	// Export asks for the one node of an export instead of Nodes and Roles.
 	Export *ExportRequest `json:"export,omitempty"`
+	// Import is the cluster whose bucket has the archive of an import, which is done on the Core, instead of Nodes and Roles.
+	Import string `json:"import,omitempty"`
 	// NoNodes: the operation reaches the Cloud Controller alone; the plan has no nodes, and no others.
 	NoNodes bool `json:"noNodes,omitempty"`
 }

@@ -15,10 +15,7 @@ import (
 
 // checkCluster says what is wrong with a cluster's name; the inventory decides whether there is one.
 func checkCluster(name string) error {
-	if !regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`).MatchString(name) {
-		return fmt.Errorf("cluster %q: use 1 to 63 of a-z, 0-9 and '-', beginning and ending with a letter or digit", operationName(name))
-	}
-	return nil
+	return operation.CheckCluster(oneLine(name))
 }
 
 // checkNames lists the names that no node or role can have.

@@ -3,6 +3,7 @@ package kato
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -75,6 +76,24 @@ func (c CLI) Export(e Export) []string {
 		argv = append(argv, "--exclude-"+s)
 	}
 	return append(argv, "--base-dir", e.Folder, e.Path)
+}
+
+// Import is what a `kato data import` reads, and how (kato.md §3.2).
+type Import struct {
+	// Folder for temporary files, and Path of the archive, both absolute.
+	Folder, Path string
+	// StagingSeconds bounds the staging of one app in an import of old data; 0 leaves it to kato.
+	StagingSeconds int
+}
+
+// Import reads an archive into the whole cluster. Only long options (kato.md §0.1). Its exit code 0 is no proof, and apps that it could not redeploy are only
+// listed at the end of its output: see ParseFailedApps (kato.md §3.2, §0.4).
+func (c CLI) Import(i Import) []string {
+	argv := []string{c.Path, "data", "import", "--cluster", "--base-dir", i.Folder}
+	if i.StagingSeconds > 0 {
+		argv = append(argv, "--timeout", strconv.Itoa(i.StagingSeconds))
+	}
+	return append(argv, i.Path)
 }
 
 // DatabaseHost prints where a data service's server is, which is an address elsewhere when the site runs an external one; those are not covered by an

@@ -11,7 +11,8 @@ import (
 
 func TestCLI_EveryCommand_UsesLongOptionsOnly(t *testing.T) {
 	c := CLI{Path: "/home/stackato/bin/kato"}
-	for _, argv := range [][]string{c.ReadMaintenance(), c.SetMaintenance(true), c.SetMaintenance(false), c.Retire("10.0.0.7"), c.ListNodes(), c.Status(), c.ProcessReady(), c.Info()} {
+	for _, argv := range [][]string{c.ReadMaintenance(), c.SetMaintenance(true), c.SetMaintenance(false), c.Retire("10.0.0.7"), c.ListNodes(), c.Status(), c.ProcessReady(), c.Info(),
+		c.Import(Import{Folder: "/f", Path: "/f/a.tgz", StagingSeconds: 60})} {
 		if argv[0] != c.Path {
 			t.Errorf("%q does not begin with the path", argv)
 		}
@@ -249,6 +250,29 @@ func TestParseValue_FormsOfKatosAnswers_AreTheValue(t *testing.T) {
 	} {
 		if got := ParseValue([]byte(out)); got != want {
 			t.Errorf("%q is %q, want %q", out, got, want)
+		}
+	}
+}
+
+func TestParseFailedApps_BothForms_WithColoursAndStrayLines(t *testing.T) {
+	want := []FailedApp{{"shop", "prod", "orders"}, {"shop", "prod", "mails"}}
+	for name, out := range map[string]string{
+		"paths":   "Importing...\n\x1b[31mFailed apps:\x1b[0m\n  shop/prod/orders\n\nwarning: something else happened here\n  shop/prod/mails\r\nDone.\n",
+		"places":  "The following applications failed to import and must be redeployed manually:\n - orders (org: shop, space: prod)\n - mails (org: shop, space: prod)\nNext steps:\n - restart\n",
+		"bullets": "These apps must be redeployed manually by their owners:\n  * shop/prod/orders\n  * shop/prod/mails\n  * shop/prod/mails\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			if d := cmp.Diff(want, ParseFailedApps([]byte(out))); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+	if got := ParseFailedApps([]byte("Failed apps:\n  orders\n")); len(got) != 1 || got[0].String() != "orders" {
+		t.Errorf("%v", got)
+	}
+	for _, out := range []string{"", "all apps imported\n", "Apps:\n  shop/prod/orders\n", "0 apps failed\n  shop/prod/orders\n"} {
+		if got := ParseFailedApps([]byte(out)); len(got) != 0 {
+			t.Errorf("%q gave %v", out, got)
 		}
 	}
 }

@@ -328,3 +328,53 @@ func ParseValue(out []byte) string {
 	}
 	return ""
 }
+
+// FailedApp is an app that an import could not redeploy. Org and Space are "" where the output did not say them.
+type FailedApp struct{ Org, Space, Name string }
+
+// String is what is known of ORG/SPACE/APP.
+func (a FailedApp) String() string {
+	if a.Org == "" {
+		return a.Name
+	}
+	return a.Org + "/" + a.Space + "/" + a.Name
+}
+
+var (
+	// The header of the list of apps that an import could not redeploy; the list's form is not documented (kato.md §3.2).
+	failedHeader = regexp.MustCompile(`(?i)\bapp(s|lications?)?\b.*\bfail|\bfail\w*\b.*\bapp(s|lications?)?\b|\bapp(s|lications?)?\b.*\bredeployed\b.*\bmanually\b`)
+	// One app of it: after a bullet, ORG/SPACE/APP or APP (org: ORG, space: SPACE).
+	failedItem = regexp.MustCompile(`^\s*(?:[-*•]\s+|\s)(?:([^\s/()]+)/([^\s/()]+)/(\S+)|(\S+)\s+\(\s*org(?:anization)?:?\s*([^,()]+?)\s*,\s*space:?\s*([^,()]+?)\s*\)|([\w.-]+))\s*$`)
+)
+
+// ParseFailedApps reads the apps that `kato data import` says it could not redeploy: a line that speaks of failed apps and ends with a colon, and what is listed,
+// indented or with bullets, below it. Empty lines and other stray lines in the list are left out; a line that begins at the margin and ends with a colon ends it.
+func ParseFailedApps(out []byte) []FailedApp {
+	var apps []FailedApp
+	inList := false
+	for line := range strings.Lines(Clean(out)) {
+		line = strings.TrimRight(line, " \t\n")
+		if strings.HasSuffix(line, ":") {
+			inList = failedHeader.MatchString(line)
+			continue
+		}
+		if !inList {
+			continue
+		}
+		m := failedItem.FindStringSubmatch(line)
+		if m == nil {
+			continue
+		}
+		app := FailedApp{Org: m[1], Space: m[2], Name: m[3]}
+		switch {
+		case m[4] != "":
+			app = FailedApp{Org: m[5], Space: m[6], Name: m[4]}
+		case m[7] != "":
+			app = FailedApp{Name: m[7]}
+		}
+		if !slices.Contains(apps, app) {
+			apps = append(apps, app)
+		}
+	}
+	return apps
+}

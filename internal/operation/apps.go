@@ -43,6 +43,7 @@ const (
 	AppRestart AppAction = "restart" // stopped, then started
 	AppRestage AppAction = "restage" // staged anew from its package, then started
 	AppStart   AppAction = "start"   // only started
+	AppAwait   AppAction = "await"   // only waited for: something else has started it
 )
 
 // What became of an app.

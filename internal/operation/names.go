@@ -69,7 +69,7 @@ const (
 // PausesBefore is what a paused operation of a kind does not begin, "the next node" in most of them.
 func PausesBefore(kind string) string {
 	switch {
-	case kind == KindBackup:
+	case kind == KindBackup || kind == KindRestore:
 		return "the next step"
 	case OnApps(kind):
 		return "the next app"

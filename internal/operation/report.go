@@ -142,6 +142,8 @@ type Report struct {
 	Commands    []CommandPlan `json:"commands,omitempty"`
 	// Export is the archive that an export made.
 	Export *Exported `json:"export,omitempty"`
+	// Restore is what an import brought back.
+	Restore *Restored `json:"restore,omitempty"`
 	// Catalog is set by operations on archives, which have no nodes.
 	Catalog *CatalogReport `json:"catalog,omitempty"`
 	// Apps is set by operations on apps.

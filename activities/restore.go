@@ -1,0 +1,642 @@
+package activities
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/katoflow/katoflow/internal/archive"
+	"github.com/katoflow/katoflow/internal/controller"
+	"github.com/katoflow/katoflow/internal/inventory"
+	"github.com/katoflow/katoflow/internal/kato"
+	"github.com/katoflow/katoflow/internal/operation"
+	"github.com/katoflow/katoflow/internal/remote"
+)
+
+// RestoreReadyInput asks whether an archive can be imported.
+type RestoreReadyInput struct {
+	ExportInput
+	// From is the cluster whose bucket has the archive, Archive the operation that made it or operation.LatestArchive.
+	From           string                 `json:"from"`
+	Archive        string                 `json:"archive"`
+	Mode           operation.TransferMode `json:"mode,omitempty"`
+	NoSafetyBackup bool                   `json:"noSafetyBackup,omitempty"`
+	NoSpaceCheck   bool                   `json:"noSpaceCheck,omitempty"`
+}
+
+// RestoreReadyResult is what was found, one line each, with the place it is about before a colon, and the archive that is meant.
+type RestoreReadyResult struct {
+	Problems []string    `json:"problems,omitempty"`
+	Warnings []string    `json:"warnings,omitempty"`
+	Archive  archive.Ref `json:"archive"`
+	// Made is when its export began (UTC, RFC 3339), Size and SHA256 are those of the export.
+	Made   string `json:"made,omitempty"`
+	Size   int64  `json:"size,omitempty"`
+	SHA256 string `json:"sha256,omitempty"`
+	// Recorded is what the manifest says of the cluster before the export, nil when that was not read.
+	Recorded *operation.ExportedContents `json:"recorded,omitempty"`
+	// Apps that the cluster has now.
+	Apps int `json:"apps,omitempty"`
+}
+
+// ImportInput is the input of an import of the archive that lies staged.
+type ImportInput struct {
+	ExportInput
+	// ImportTry is the try in the name of the job.
+	ImportTry int `json:"importTry"`
+	// StagingSeconds is kato's --timeout; 0 leaves it to kato.
+	StagingSeconds int `json:"stagingSeconds,omitempty"`
+}
+
+// ImportResult is how the import ended.
+type ImportResult struct {
+	JobResult
+	// Failed are the apps that kato says it could not redeploy, at most operation.MaxMissing.
+	Failed []string `json:"failed,omitempty"`
+	// Said are words of an error in the output of an import that ended with 0: whether anything is missing is read afterwards.
+	Said string `json:"said,omitempty"`
+}
+
+// RestoredInput asks what came back.
+type RestoredInput struct {
+	Operation Operation   `json:"operation"`
+	Archive   archive.Ref `json:"archive"`
+	// Failed are the apps that kato has named.
+	Failed []string `json:"failed,omitempty"`
+}
+
+// RestoredResult is what the Cloud Controller has, held against the manifest.
+type RestoredResult struct {
+	Found *operation.ExportedContents `json:"found"`
+	// Missing are recorded things that are not there, at most operation.MaxMissing, and More how many beside.
+	Missing []string `json:"missing,omitempty"`
+	More    int      `json:"more,omitempty"`
+	// Of the apps that are recorded (all, where none are): Running ones run whole, Waiting ones have been started and may come up yet, Broken ones do not run by
+	// themselves any more, Stopped ones were stopped before the export.
+	Running []operation.App       `json:"running,omitempty"`
+	Waiting []operation.App       `json:"waiting,omitempty"`
+	Broken  []operation.AppResult `json:"broken,omitempty"`
+	Stopped []operation.App       `json:"stopped,omitempty"`
+	Notes   []string              `json:"notes,omitempty"`
+}
+
+func (s site) importJob(in ImportInput) remote.JobSpec {
+	return remote.JobSpec{ID: jobID(in.Operation, in.Node.Name, operation.StepImport, in.ImportTry), Lease: lease(in.Operation), Login: true,
+		Argv: s.kato().Import(kato.Import{Folder: path.Join(path.Dir(in.staged()), "work"), Path: in.staged(), StagingSeconds: in.StagingSeconds})}
+}
+
+// importNode is the node of an import, the Core, and all that is wrong with the request by what the inventory knows.
+func importNode(file *inventory.File, c *inventory.Cluster, from string, env func(string) (string, bool)) (*inventory.Node, []string) {
+	if c.Platform != inventory.PlatformALS {
+		return nil, []string{fmt.Sprintf("cluster %s is a plain one: only an ALS cluster has kato data import", c.Name)}
+	}
+	var problems []string
+	if c.Controller == nil {
+		problems = append(problems, fmt.Sprintf("cluster %s has no controller in the inventory, which says what came back: write url, user and password of its Cloud Controller", c.Name))
+	}
+	source, err := file.Cluster(from)
+	switch {
+	case err != nil:
+		problems = append(problems, err.Error())
+	case source.S3 == nil:
+		problems = append(problems, fmt.Sprintf("cluster %s has no s3 section in the worker's inventory: write the bucket of its archives there", source.Name))
+	default:
+		problems = append(problems, bucketProblems(file, source, env)...)
+	}
+	return c.CoreNode(), problems
+}
+
+// RestoreReady asks the bucket for the archive and the cluster for all that an import needs, all at once, and changes nothing. What is wrong is in the result and
+// never an error.
+func (x *Archives) RestoreReady(ctx context.Context, in RestoreReadyInput) (RestoreReadyResult, error) {
+	a := begin(ctx, "asking what an import needs")
+	defer a.finish()
+	s, t, err := x.where(in.ExportInput)
+	if err != nil {
+		return RestoreReadyResult{}, err
+	}
+	r := ready{site: s, core: t.node, in: ExportReadyInput{ExportInput: in.ExportInput, Mode: in.Mode}}
+	nodes := s.cluster.Nodes
+	found := make([]findings, len(nodes)+2)
+	var manifest *archive.Manifest
+	var target targetState
+	each(len(found), func(i int) {
+		switch {
+		case i < len(nodes):
+			found[i] = x.readyNode(a.ctx, r, nodes[i])
+		case i == len(nodes):
+			manifest, found[i] = x.readyArchive(a.ctx, in)
+		default:
+			target, found[i] = x.readyTarget(a.ctx, s)
+		}
+	})
+	if a.ctx.Err() != nil {
+		return RestoreReadyResult{}, ended(a.ctx)
+	}
+	var all findings
+	for _, f := range found {
+		all.problems, all.warnings = append(all.problems, f.problems...), append(all.warnings, f.warnings...)
+		if f.space != nil {
+			all.space = f.space
+		}
+	}
+	if target.apps > 0 && !in.NoSafetyBackup {
+		all.problem("controller", "cluster %s has %d apps, which an import changes: make a backup of it first (katoflow backup create %s) and say --no-safety-backup", s.cluster.Name, target.apps, s.cluster.Name)
+	}
+	out := RestoreReadyResult{Apps: target.apps}
+	if m := manifest; m != nil {
+		out.Archive, out.Made, out.Size, out.SHA256 = m.Ref, m.Started.UTC().Format(time.RFC3339), m.Size, m.SHA256
+		if m.Content != nil {
+			out.Recorded = countsOf(m.Content)
+		}
+		all.judgeArchive(*m, target)
+		if all.space != nil {
+			all.judgeImportSpace(t.node.Name, *all.space, m.Size, in.NoSpaceCheck)
+		}
+	}
+	out.Problems, out.Warnings = all.problems, all.warnings
+	return out, nil
+}
+
+// judgeImportSpace holds the space against the archive, which is unpacked beside itself.
+func (f *findings) judgeImportSpace(node string, space fileSystem, size int64, noCheck bool) {
+	free := space.free << 10
+	switch {
+	case free < size && !noCheck:
+		f.problem(node, "%s free in %s for an archive of %s: free some space, set export.folder to a larger file system, or --no-space-check", operation.Size(free), space.mount, operation.Size(size))
+	case free < 3*size:
+		f.warning(node, "%s free in %s for an archive of %s: what kato unpacks may not fit beside it", operation.Size(free), space.mount, operation.Size(size))
+	}
+}
+
+// readyArchive finds the archive, complete.
+func (x *Archives) readyArchive(ctx context.Context, in RestoreReadyInput) (*archive.Manifest, findings) {
+	var out findings
+	fails := func(err error) (*archive.Manifest, findings) {
+		if ctx.Err() == nil {
+			out.problem("archive", "%s", failureOf(err).Message)
+		}
+		return nil, out
+	}
+	s, err := x.Source.site(in.From)
+	if err != nil {
+		return fails(err)
+	}
+	store, err := s.store(x.Logger)
+	if err != nil {
+		return fails(err)
+	}
+	defer store.Close()
+	ref := archive.Ref{Cluster: in.From, Operation: in.Archive}
+	var entry archive.Entry
+	if in.Archive == operation.LatestArchive {
+		archives, _, err := store.List(ctx, in.From)
+		if err != nil {
+			return fails(storeError("bucket", err))
+		}
+		if len(archives) == 0 {
+			out.problem("archive", "cluster %s has none that is complete: see katoflow backup list %s --incomplete", in.From, in.From)
+			return nil, out
+		}
+		entry = archives[0]
+	} else if entry, err = store.Entry(ctx, ref); err != nil {
+		return fails(storeError("bucket", err))
+	}
+	switch {
+	case !entry.Complete || entry.Manifest == nil:
+		out.problem("archive", "%s is not complete: %s", entry.Ref, entry.Reason)
+		return nil, out
+	case entry.Manifest.Encrypted():
+		out.problem("archive", "%s is encrypted, and no worker has a secret key: download it (katoflow backup download %s %s --identity FILE) and import it by hand", entry.Ref, in.From, entry.Ref.Operation)
+	case entry.Verified != nil && !entry.Verified.OK:
+		out.problem("archive", "%s did not read back as it was written on %s: %s", entry.Ref, entry.Verified.At.UTC().Format(time.RFC3339), entry.Verified.Problem)
+	}
+	return entry.Manifest, out
+}
+
+// targetState is what the Cloud Controller said of the cluster that is imported into.
+type targetState struct {
+	apps    int
+	version string
+	// known are the roles that there are, and enabled those that some node has; nil when that was not learned.
+	known, enabled map[string]bool
+}
+
+// readyTarget asks the Cloud Controller.
+func (x *Archives) readyTarget(ctx context.Context, s site) (t targetState, out findings) {
+	cfg, err := controller.ConfigOf(s.file, s.cluster.Controller, s.env)
+	var c *controller.Client
+	if err == nil {
+		c, err = controller.Open(cfg, x.Logger)
+	}
+	if err == nil {
+		defer c.Close()
+		err = x.askTarget(ctx, c, &t, &out)
+	}
+	if err != nil && ctx.Err() == nil {
+		out.problem("controller", "%s", err.Error())
+	}
+	return t, out
+}
+
+func (x *Archives) askTarget(ctx context.Context, c *controller.Client, t *targetState, out *findings) error {
+	info, err := c.StackatoInfo(ctx)
+	if err != nil {
+		return err
+	}
+	t.version = info.VendorVersion
+	if info.MaintenanceMode {
+		out.problem("controller", "maintenance mode is on, in which no app can be started: end it first")
+	}
+	if !info.LicenseAccepted {
+		out.problem("controller", "the setup of the first user is not done, or the terms are not accepted: do that in the web console of %s first", remote.Escape(info.Endpoint))
+	}
+	if err := c.CheckAdmin(ctx); err != nil {
+		return err
+	}
+	apps, err := c.Apps(ctx)
+	if err != nil {
+		return err
+	}
+	t.apps = len(apps)
+	roles, err := c.Roles(ctx)
+	if err != nil {
+		return err
+	}
+	t.known, t.enabled = map[string]bool{}, map[string]bool{}
+	for role := range roles.Available {
+		t.known[role] = true
+	}
+	for _, of := range roles.Nodes {
+		for _, role := range of {
+			t.enabled[role] = true
+		}
+	}
+	processes, err := c.Components(ctx)
+	if err != nil {
+		return err
+	}
+	var down []string
+	for node, of := range processes {
+		for process, state := range of {
+			if state != "RUNNING" && state != controller.Rogue {
+				down = append(down, fmt.Sprintf("%s: %s is %s", remote.Escape(node), remote.Escape(process), remote.Escape(state)))
+			}
+		}
+	}
+	slices.Sort(down)
+	for i, line := range down {
+		if i == 20 {
+			out.problem("roles", "and %d more processes do not run", len(down)-i)
+			break
+		}
+		out.problem("roles", "%s: every role is to be started before an import: kato start on that node", line)
+	}
+	return nil
+}
+
+var versionNumber = regexp.MustCompile(`\b[vV]?([0-9]+)\.([0-9]+)`)
+
+// changesSince2 is what kato's import makes of data of version 2.x ("Upgrading" of the source page).
+var changesSince2 = []string{
+	"each user gets an organization of their own, and groups become organizations",
+	"all apps and users come into a space default of their organization",
+	"admin users become global admins; the AOK (LDAP) configuration is imported",
+}
+
+// judgeArchive holds the archive against the cluster.
+func (f *findings) judgeArchive(m archive.Manifest, t targetState) {
+	if version := versionNumber.FindStringSubmatch(m.KatoVersion); version != nil && version[1] == "2" {
+		for _, change := range changesSince2 {
+			f.warning("archive", "it is of version %s: %s", m.KatoVersion, change)
+		}
+		apps := "its apps"
+		if m.Content != nil {
+			apps = fmt.Sprintf("its %d apps", m.Content.Apps)
+		}
+		f.warning("archive", "%s were not examined for port 3000, VMC_ variables and paths in /app: those that use them will not run", apps)
+	} else if now := versionNumber.FindStringSubmatch(t.version); version != nil && now != nil && (version[1] != now[1] || version[2] != now[2]) {
+		f.warning("archive", "it was made by version %s, and this cluster has %s", m.KatoVersion, t.version)
+	}
+	if m.Mode != "cluster" {
+		f.warning("archive", "it is of one node (%s), not of a whole cluster", m.Node)
+	}
+	if len(m.Include)+len(m.Exclude) > 0 {
+		f.warning("archive", "it is not of everything (included: %s; left out: %s)", strings.Join(m.Include, ", "), strings.Join(m.Exclude, ", "))
+	}
+	if m.Content == nil {
+		f.warning("archive", "its manifest does not say what it holds: what comes back cannot be held against anything")
+		return
+	}
+	count := map[string]int{}
+	for _, org := range m.Content.List {
+		for _, space := range org.Spaces {
+			for _, service := range space.Services {
+				if service.Service != "" && service.Service != controller.UserProvided {
+					count[service.Service]++
+				}
+			}
+		}
+	}
+	var services []string
+	for service := range count {
+		services = append(services, service)
+	}
+	slices.Sort(services)
+	for _, service := range services {
+		switch {
+		case t.known == nil || t.enabled[service]:
+		case t.known[service]:
+			f.problem("roles", "the archive has %d services of %s, and no node has that role: enable it (kato role add %s), or they do not come back", count[service], oneLine(service, 60), oneLine(service, 60))
+		default:
+			f.warning("archive", "its %d services of %s are of no role of this cluster: see to their data yourself", count[service], oneLine(service, 60))
+		}
+	}
+}
+
+// PrepareImport makes the folder on the node that the archive is fetched into. Repeating it is harmless: what was fetched stays.
+//
+// Errors: as PrepareExport.
+func (x *Archives) PrepareImport(ctx context.Context, in ExportInput) (PrepareExportResult, error) {
+	a := begin(ctx, "preparing")
+	defer a.finish()
+	s, t, err := x.where(in)
+	if err != nil {
+		return PrepareExportResult{}, err
+	}
+	place, err := x.place(a, s, t, in, nil)
+	return PrepareExportResult{Place: place}, err
+}
+
+// Import runs `kato data import` as the job `import` (kato.md §3.2), at most once a try. It is never interrupted, also not by a cancel. Exit code 0 is not believed: words
+// of an error are in the result, for what is read afterwards, and so are the apps that kato lists as failed.
+//
+// Errors: RemoteExit when kato failed; Timeout when it takes longer than Timeout and goes on; Interrupted when the node rebooted; Lost; Unreachable and what package remote tells.
+func (x *Archives) Import(ctx context.Context, in ImportInput) (ImportResult, error) {
+	a := begin(ctx, "import")
+	defer a.finish()
+	s, t, err := x.where(in.ExportInput)
+	if err != nil {
+		return ImportResult{}, err
+	}
+	job := x.job(in.ExportInput, t, s.importJob(in), in.Timeout.D())
+	end, err := job.run(a)
+	if err != nil {
+		return ImportResult{}, err
+	}
+	result, err := job.result(end)
+	switch {
+	case err != nil:
+		return ImportResult{JobResult: result}, err
+	case result.Interrupted:
+		return ImportResult{JobResult: result}, failJob(operation.ErrInterrupted, t.host.Name, job.spec.ID.Dir(), "", "the node rebooted in the middle of the import: retry imports again")
+	case !result.Started:
+		return ImportResult{JobResult: result}, nil
+	}
+	said, err := x.said(a, in.ExportInput, t, job.spec.ID, maxImportSaid)
+	if err != nil {
+		return ImportResult{}, err
+	}
+	out := ImportResult{JobResult: result, Said: refusal(said)}
+	failed := kato.ParseFailedApps([]byte(said))
+	for _, app := range failed[:min(len(failed), operation.MaxMissing)] {
+		out.Failed = append(out.Failed, oneLine(app.String(), 300))
+	}
+	return out, nil
+}
+
+// maxImportSaid is how much of the end of an import's output is looked at, in bytes: the list of a thousand apps that failed.
+const maxImportSaid = 256 << 10
+
+// Restored reads what the Cloud Controller has after an import, and holds it against the manifest. It changes nothing.
+//
+// Errors: Controller when it cannot be asked for 15 minutes; S3 when the manifest cannot be read.
+func (x *Archives) Restored(ctx context.Context, in RestoredInput) (RestoredResult, error) {
+	a := begin(ctx, "reading what came back")
+	defer a.finish()
+	recorded, err := x.recorded(a, in.Archive)
+	if err != nil {
+		return RestoredResult{}, err
+	}
+	s, err := x.Source.site(in.Operation.Cluster)
+	if err != nil {
+		return RestoredResult{}, err
+	}
+	cfg, err := controller.ConfigOf(s.file, s.cluster.Controller, s.env)
+	if err != nil {
+		return RestoredResult{}, controllerError(err)
+	}
+	c, err := controller.Open(cfg, x.Logger)
+	if err != nil {
+		return RestoredResult{}, controllerError(err)
+	}
+	defer c.Close()
+	var now archive.Content
+	var tree []controller.PlacedApp
+	err = a.patiently(controllerPatience, nil, func(ctx context.Context) (err error) {
+		if now, err = c.Content(ctx); err == nil {
+			tree, err = c.AppTree(ctx)
+		}
+		return err
+	})
+	if err != nil {
+		return RestoredResult{}, err
+	}
+	out := RestoredResult{Found: countsOf(&now)}
+	if recorded != nil {
+		missing := missingOf(*recorded, now)
+		out.Missing = missing[:min(len(missing), operation.MaxMissing)]
+		out.More = len(missing) - len(out.Missing)
+	}
+	if err := x.sortApps(a, c, in, recorded, tree, &out); err != nil {
+		return RestoredResult{}, err
+	}
+	return out, nil
+}
+
+// controllerPatience is how long a Cloud Controller may be away after an import, which restarts parts of it.
+const controllerPatience = 15 * time.Minute
+
+// recorded is the content of the manifest, nil when it has none.
+func (x *Archives) recorded(a *attempt, ref archive.Ref) (*archive.Content, error) {
+	s, err := x.Source.site(ref.Cluster)
+	if err != nil {
+		return nil, err
+	}
+	store, err := s.store(x.Logger)
+	if err != nil {
+		return nil, err
+	}
+	defer store.Close()
+	m, err := store.Manifest(a.ctx, ref)
+	if a.ctx.Err() != nil {
+		return nil, ended(a.ctx)
+	}
+	if err != nil {
+		return nil, storeError("bucket", err)
+	}
+	return m.Content, nil
+}
+
+// missingOf lists what was recorded and is not there: an org alone when all of it is missing, and so on.
+func missingOf(recorded, now archive.Content) []string {
+	var missing []string
+	miss := func(what string, names ...string) {
+		missing = append(missing, what+" "+oneLine(strings.Join(names, "/"), 300))
+	}
+	for _, org := range recorded.List {
+		i := slices.IndexFunc(now.List, func(o archive.Org) bool { return o.Name == org.Name })
+		if i < 0 {
+			miss("org", org.Name)
+			continue
+		}
+		for _, space := range org.Spaces {
+			j := slices.IndexFunc(now.List[i].Spaces, func(s archive.Space) bool { return s.Name == space.Name })
+			if j < 0 {
+				miss("space", org.Name, space.Name)
+				continue
+			}
+			there := now.List[i].Spaces[j]
+			apps, services := map[string]bool{}, map[string]bool{}
+			for _, app := range there.Apps {
+				apps[app.Name] = true
+			}
+			for _, service := range there.Services {
+				services[service.Name] = true
+			}
+			for _, app := range space.Apps {
+				if !apps[app.Name] {
+					miss("app", org.Name, space.Name, app.Name)
+				}
+			}
+			for _, service := range space.Services {
+				if !services[service.Name] {
+					miss("service", org.Name, space.Name, service.Name)
+				}
+			}
+		}
+	}
+	return missing
+}
+
+// sortApps says of every app how it is.
+func (x *Archives) sortApps(a *attempt, c *controller.Client, in RestoredInput, recorded *archive.Content, tree []controller.PlacedApp, out *RestoredResult) error {
+	states := map[string]string{} // by ORG/SPACE/APP, as recorded
+	if recorded != nil {
+		for _, org := range recorded.List {
+			for _, space := range org.Spaces {
+				for _, app := range space.Apps {
+					states[org.Name+"/"+space.Name+"/"+app.Name] = app.State
+				}
+			}
+		}
+	}
+	named := map[string]bool{}
+	for _, name := range in.Failed {
+		named[name] = true
+	}
+	var started []controller.PlacedApp
+	bytes := 0
+	for _, app := range tree {
+		name := app.Org + "/" + app.Space + "/" + app.Name
+		state, known := states[name]
+		if recorded != nil && len(states) > 0 && !known {
+			continue // it was here before, and is not the archive's
+		}
+		if bytes += bytesOf(placed(app)); bytes > operation.MaxAppsBytes || len(started)+len(out.Stopped)+len(out.Broken) == operation.MaxApps {
+			out.Notes = append(out.Notes, fmt.Sprintf("more apps than one operation takes were imported: look at the others with katoflow apps list %s", in.Operation.Cluster))
+			break
+		}
+		if !known {
+			state = app.State
+		}
+		isNamed := named[name] || named[app.Name]
+		switch {
+		case state != controller.Started && !isNamed:
+			out.Stopped = append(out.Stopped, placed(app))
+		case app.State != controller.Started:
+			out.Broken = append(out.Broken, operation.AppResult{App: placed(app), Outcome: operation.AppFailed, Reason: "it was not started by the import", ToDo: "restage it"})
+		case isNamed:
+			out.Broken = append(out.Broken, operation.AppResult{App: placed(app), Outcome: operation.AppFailed, Reason: "kato's import could not redeploy it", ToDo: "restage it"})
+		default:
+			started = append(started, app)
+		}
+	}
+	words := make([]string, len(started))
+	var wait sync.WaitGroup
+	slots := make(chan struct{}, asksAtOnce)
+	for i, app := range started {
+		slots <- struct{}{}
+		wait.Go(func() {
+			defer func() { <-slots }()
+			running, word := health(c.AppInstances(a.ctx, app.GUID))
+			if word == "" && running >= app.Instances {
+				word = "running"
+			}
+			words[i] = word
+		})
+	}
+	wait.Wait()
+	if a.ctx.Err() != nil {
+		return ended(a.ctx)
+	}
+	for i, app := range started {
+		switch words[i] {
+		case "running":
+			out.Running = append(out.Running, placed(app))
+		case "staging failed", "stopped":
+			out.Broken = append(out.Broken, operation.AppResult{App: placed(app), Outcome: operation.AppFailed, Reason: "after the import: " + words[i], ToDo: "see its log, correct it, and push or restage it"})
+		default:
+			out.Waiting = append(out.Waiting, placed(app))
+		}
+	}
+	return nil
+}
+
+// PlanRestoreInput asks for the commands of a dry run.
+type PlanRestoreInput struct {
+	ImportInput
+	Archive archive.Ref             `json:"archive"`
+	Mode    operation.TransferMode  `json:"mode,omitempty"`
+	Restage operation.RestagePolicy `json:"restage,omitempty"`
+}
+
+// PlanRestore returns the commands of a dry run, made by the same code as those of a real one. It reaches no node.
+func (x *Archives) PlanRestore(ctx context.Context, in PlanRestoreInput) (PlanCommandsResult, error) {
+	a := begin(ctx, "commands of the plan")
+	defer a.finish()
+	s, t, err := x.where(in.ExportInput)
+	if err != nil {
+		return PlanCommandsResult{}, err
+	}
+	folder := s.staging(in.ExportInput)
+	if folder[0] == "" {
+		folder[0] = "~/katoflow-exports"
+	}
+	in.Place = path.Join(folder...)
+	how := map[operation.TransferMode]string{operation.TransferWorker: "by the worker", operation.TransferDirect: "by the node's curl"}[in.Mode]
+	if how == "" {
+		how = "by the node's curl where it reaches S3, else by the worker"
+	}
+	after := map[operation.RestagePolicy]string{operation.RestageAll: "of every app that was started", operation.RestageNone: ""}
+	restage, given := after[in.Restage]
+	if !given {
+		restage = "of apps that do not run then"
+	}
+	commands := []operation.PlannedCommand{
+		{Step: operation.StepFetch, Command: "download of " + in.Archive.String() + " to " + in.staged(), Note: how},
+		{Step: operation.StepCheck, Command: remote.Quote([]string{"tar", "tzf", in.staged()}), Note: "with its size and SHA-256, which are the manifest's"},
+		{Step: operation.StepImport, Command: show(s.importJob(in.ImportInput)), Note: "in a login shell; it is not interrupted"},
+		{Step: operation.StepVerify, Command: "GET /v2/organizations, spaces, apps, service_instances", Note: "held against the manifest"},
+		{Step: operation.StepTidy, Command: remote.Quote([]string{"rm", "-rf", in.Place})},
+	}
+	if restage != "" {
+		commands = append(commands, operation.PlannedCommand{Step: operation.StepApps, Command: "POST /v2/apps/GUID/restage", Note: restage})
+	}
+	return PlanCommandsResult{Plans: []operation.CommandPlan{{Nodes: []string{t.node.Name}, Commands: commands}}}, nil
+}

@@ -1,0 +1,146 @@
+package operation
+
+import (
+	"fmt"
+	"strings"
+)
+
+// WorkflowRestore is the workflow that imports an archive into a cluster, as registered, and KindRestore the kind of its operations.
+const (
+	WorkflowRestore = "Restore"
+	KindRestore     = "backup-restore"
+)
+
+// Steps of an import, in order, beside StepPrepare, StepCheck and StepTidy of an export.
+const (
+	StepFetch  = "fetch"  // the archive from its bucket to the node
+	StepImport = "import" // kato data import
+	StepVerify = "verify" // what came back, read from the Cloud Controller and held against the manifest
+	StepApps   = "apps"   // apps that are not as they were recorded
+)
+
+// ErrRestored says that an import ended and not everything of the archive was found afterwards.
+const ErrRestored = "Restored"
+
+// RestagePolicy says which apps are staged anew after an import.
+type RestagePolicy string
+
+// Policies. kato's import redeploys the apps by itself (kato.md §3.2).
+const (
+	RestageFailed RestagePolicy = "failed" // those that do not run afterwards
+	RestageAll    RestagePolicy = "all"    // every app that was started: connection data that is baked in while staging is made anew
+	RestageNone   RestagePolicy = "none"   // none: they are only looked at
+)
+
+// RestoreInput asks for an archive to be imported into an ALS cluster (Request.Cluster). Zero values are the defaults.
+type RestoreInput struct {
+	Request
+	// From is the cluster whose bucket has the archive (default: the same), and Archive the operation that made it, or LatestArchive.
+	From    string `json:"from,omitempty"`
+	Archive string `json:"archive"`
+	// Confirm is the name of the cluster once more.
+	Confirm string `json:"confirm"`
+	// Transfer mode (default auto).
+	Transfer TransferMode `json:"transfer,omitempty"`
+	// Restage policy (default failed); AtOnce and AppTimeout as of AppsInput.
+	Restage    RestagePolicy `json:"restage,omitempty"`
+	AtOnce     int           `json:"atOnce,omitempty"`
+	AppTimeout Duration      `json:"appTimeout,omitempty"`
+	// StagingTimeout of one app in an import of old data, kato's --timeout (0 = kato's own).
+	StagingTimeout Duration `json:"stagingTimeout,omitempty"`
+	// NoSafetyBackup imports into a cluster that has apps although they are not backed up by this operation.
+	NoSafetyBackup bool `json:"noSafetyBackup,omitempty"`
+	// NoSpaceCheck imports although the data may not fit.
+	NoSpaceCheck bool `json:"noSpaceCheck,omitempty"`
+}
+
+// Source is the cluster whose bucket has the archive.
+func (in RestoreInput) Source() string {
+	if in.From != "" {
+		return in.From
+	}
+	return in.Cluster
+}
+
+// Check lists what is wrong with the request, one line each.
+func (in RestoreInput) Check() []string {
+	var problems []string
+	problem := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
+	if in.Cluster == "" {
+		problem("cluster is missing: name one of the inventory")
+	}
+	if in.From != "" {
+		if err := CheckCluster(in.From); err != nil {
+			problems = append(problems, err.Error())
+		}
+	}
+	if in.Archive == "" {
+		problem("archive is missing: name the operation that made it, or %s", LatestArchive)
+	} else if in.Archive != LatestArchive {
+		if err := CheckArchive(in.Archive); err != nil {
+			problems = append(problems, err.Error())
+		}
+	}
+	if !in.DryRun && in.Confirm != in.Cluster {
+		problem("confirm: an import changes everything in cluster %s: write its name once more (--confirm %s)", in.Cluster, in.Cluster)
+	}
+	switch in.Transfer {
+	case "", TransferAuto, TransferWorker, TransferDirect:
+	default:
+		problem("transfer %q: choose auto, worker or direct", Shorten(string(in.Transfer), 40))
+	}
+	switch in.Restage {
+	case "", RestageFailed, RestageAll, RestageNone:
+	default:
+		problem("restage %q: choose failed, all or none", Shorten(string(in.Restage), 40))
+	}
+	if in.AtOnce < 0 || in.AtOnce > MaxAppsAtOnce {
+		problem("apps at once %d: write a number from 1 to %d", in.AtOnce, MaxAppsAtOnce)
+	}
+	if in.AppTimeout < 0 || in.StagingTimeout < 0 {
+		problem("a timeout is negative")
+	}
+	return problems
+}
+
+// CheckCluster says what is wrong with the name of a cluster.
+func CheckCluster(name string) error {
+	if !idForm.MatchString(name) {
+		return fmt.Errorf("cluster %q: use 1 to 63 of a-z, 0-9 and '-', beginning and ending with a letter or digit", Shorten(name, 80))
+	}
+	return nil
+}
+
+// ParseArchiveName takes [CLUSTER/]ARCHIVE apart.
+func ParseArchiveName(name string) (cluster, archive string) {
+	if before, after, both := strings.Cut(name, "/"); both {
+		return before, after
+	}
+	return "", name
+}
+
+// Restored is what a Report says of an import.
+type Restored struct {
+	// Archive is CLUSTER/OPERATION, and Made when its export began (UTC, RFC 3339).
+	Archive string `json:"archive"`
+	Made    string `json:"made,omitempty"`
+	// Size in bytes and SHA256, in hexadecimal, as the node read them.
+	Size   int64  `json:"size,omitempty"`
+	SHA256 string `json:"sha256,omitempty"`
+	// Transfer is how it was moved: worker or direct.
+	Transfer TransferMode `json:"transfer,omitempty"`
+	// Recorded is what the cluster of the archive had before its export, nil when that was not read then; Found is what this one has after the import.
+	Recorded *ExportedContents `json:"recorded,omitempty"`
+	Found    *ExportedContents `json:"found,omitempty"`
+	// Missing are recorded things that were not found, such as "app shop/prod/orders", at most MaxMissing; More of them are missing beside.
+	Missing []string `json:"missing,omitempty"`
+	More    int      `json:"moreMissing,omitempty"`
+	// Named are the apps that kato said have failed, at most MaxMissing.
+	Named []string `json:"named,omitempty"`
+	// FetchTime and ImportTime are how long each lasted.
+	FetchTime  Duration `json:"fetchTime,omitempty"`
+	ImportTime Duration `json:"importTime,omitempty"`
+}
+
+// MaxMissing bounds the lists of Restored.
+const MaxMissing = 200
