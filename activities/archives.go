@@ -283,7 +283,7 @@ func (x *Archives) CheckArchive(ctx context.Context, in ExportInput) (CheckArchi
 		}
 		if end.ExitCode != 0 {
 			return CheckArchiveResult{}, failJob(operation.ErrArchive, t.host.Name, job.spec.ID.Dir(), remote.Tail([]byte(said), maxTail),
-				"kato data export ended with 0 and its archive is not whole: %s", oneLine(lastLineOf(said), 200))
+				"the archive is not whole: %s", oneLine(lastLineOf(said), 200))
 		}
 	}
 	result, err := job.result(end)
@@ -291,7 +291,7 @@ func (x *Archives) CheckArchive(ctx context.Context, in ExportInput) (CheckArchi
 	case err != nil || !result.Started:
 		return CheckArchiveResult{JobResult: result}, err
 	case result.Interrupted:
-		return CheckArchiveResult{JobResult: result}, failJob(operation.ErrInterrupted, t.host.Name, job.spec.ID.Dir(), "", "the node rebooted while its archive was read: retry exports again")
+		return CheckArchiveResult{JobResult: result}, failJob(operation.ErrInterrupted, t.host.Name, job.spec.ID.Dir(), "", "the node rebooted while the archive was read there: retry begins with it anew")
 	}
 	out := CheckArchiveResult{JobResult: result}
 	words := strings.Fields(strings.TrimPrefix(lastLineOf(said), answerMark+"archive "))

@@ -21,7 +21,7 @@ import (
 func (c *cli) backupCommand() *cobra.Command {
 	cmd := group(&cobra.Command{
 		Use:   "backup",
-		Short: "Make, list, verify, download, delete and prune archives of a cluster",
+		Short: "Make, list, verify, download, import, delete and prune archives of a cluster",
 		Long: `Make archives of a cluster in S3, and look after them.
 
 ARCHIVE is the id of the operation that made it, or "latest", the newest complete one. The worker's inventory has the
@@ -29,9 +29,10 @@ bucket and its credentials; only download, and verify with --identity, read the 
 		Example: `  katoflow backup create prod
   katoflow backup list prod
   katoflow backup verify prod latest
+  katoflow backup restore prod/latest --cluster standby --confirm standby
   katoflow backup prune prod --keep-daily 14 --keep-monthly 12 --dry-run`,
 	})
-	cmd.AddCommand(c.backupCreateCommand(), c.backupListCommand(), c.backupShowCommand(), c.backupVerifyCommand(), c.backupDownloadCommand(),
+	cmd.AddCommand(c.backupCreateCommand(), c.backupListCommand(), c.backupShowCommand(), c.backupVerifyCommand(), c.backupDownloadCommand(), c.backupRestoreCommand(),
 		c.backupDeleteCommand(), c.backupPruneCommand())
 	return cmd
 }

@@ -102,7 +102,7 @@ func codeOfType(errorType string) int {
 		return exitBusy
 	case operation.ErrPreflight, operation.ErrTooLate:
 		return exitPreflight
-	case operation.ErrNodesFailed:
+	case operation.ErrNodesFailed, operation.ErrRestored:
 		return exitNodesFailed
 	case operation.ErrOperatorAbort:
 		return exitAborted

@@ -184,7 +184,7 @@ const beatEvery = 5 * time.Second
 
 // addBeat puts into the report of an export how far its step is, which takes an hour where nothing else changes. The activity at work knows it.
 func (w *watcher) addBeat(ctx context.Context, r *operation.Report) {
-	if r.Kind != operation.KindBackup || len(r.Nodes) != 1 || r.Nodes[0].Status != operation.NodeRunning {
+	if !operation.OnOneNode(r.Kind) || len(r.Nodes) != 1 || r.Nodes[0].Status != operation.NodeRunning {
 		w.beat = ""
 		return
 	}
@@ -206,7 +206,7 @@ func (w *watcher) addBeat(ctx context.Context, r *operation.Report) {
 func beatOf(pending []*workflowpb.PendingActivityInfo) string {
 	for _, p := range pending {
 		switch p.GetActivityType().GetName() {
-		case "PrepareExport", "Export", "CheckArchive", "Transfer", "Place", "TidyExport":
+		case "PrepareExport", "Export", "CheckArchive", "Transfer", "Place", "TidyExport", "PrepareImport", "Fetch", "Import", "Restored":
 			var beat activities.Beat
 			if converter.GetDefaultDataConverter().FromPayloads(p.GetHeartbeatDetails(), &beat) == nil {
 				return oneLine(beat.Phase)
@@ -315,7 +315,7 @@ func (d *plainDisplay) show(r *operation.Report, notice string) {
 	if len(changes) > 0 {
 		d.beatAt = now
 	}
-	if r.Kind == operation.KindBackup && len(r.Nodes) == 1 && r.Nodes[0].Status == operation.NodeRunning && len(r.Nodes[0].Notes) > 0 {
+	if operation.OnOneNode(r.Kind) && len(r.Nodes) == 1 && r.Nodes[0].Status == operation.NodeRunning && len(r.Nodes[0].Notes) > 0 {
 		if beat := r.Nodes[0].Notes[len(r.Nodes[0].Notes)-1]; beat != d.beat && now.Sub(d.beatAt) >= tellAgain {
 			d.line(now, oneLine(r.Nodes[0].Name+" "+r.Nodes[0].Step+": "+beat))
 			d.beat, d.beatAt = beat, now

@@ -156,9 +156,41 @@ func (p *apps) steps(ctx workflow.Context) {
 	for _, app := range p.meant.Stopped {
 		p.add(operation.AppResult{App: app, Outcome: operation.AppStopped})
 	}
+	p.begin(ctx)
+	p.handle(ctx, p.meant.Apps)
+	p.close(ctx)
+}
+
+// begin is before the first batch.
+func (p *apps) begin(ctx workflow.Context) {
 	p.asking = workflow.NewWaitGroup(ctx)
 	p.listen(ctx)
-	p.handle(ctx, p.meant.Apps)
+}
+
+// reopen takes back what was told of those apps that failed, and returns them: they are handled once more.
+func (p *apps) reopen(all []operation.App) []operation.App {
+	meant := map[string]bool{}
+	for _, app := range all {
+		meant[app.GUID] = true
+	}
+	var again []operation.App
+	p.report.Apps.Apps = slices.DeleteFunc(p.report.Apps.Apps, func(r operation.AppResult) bool {
+		if !meant[r.GUID] || r.Outcome != operation.AppFailed {
+			return false
+		}
+		p.before[r.Outcome]--
+		again = append(again, r.App)
+		return true
+	})
+	p.place = map[string]int{}
+	for i, r := range p.report.Apps.Apps {
+		p.place[r.GUID] = i
+	}
+	return again
+}
+
+// close is after the last batch: when all questions are answered.
+func (p *apps) close(ctx workflow.Context) {
 	disconnected, _ := workflow.NewDisconnectedContext(ctx)
 	p.asking.Wait(disconnected)
 	slices.SortFunc(p.report.Apps.Apps, func(a, b operation.AppResult) int { return strings.Compare(a.String(), b.String()) })
@@ -277,7 +309,7 @@ func (p *apps) handle(ctx workflow.Context, all []operation.App) {
 		p.batches++
 		child := &appsChild{number: p.batches}
 		in := appsBatchInput{Operation: p.op, Batch: child.number, Action: p.in.Action, Apps: part, Lanes: lanes, Timeout: p.timeout(), Hold: p.report.Paused}
-		child.ChildWorkflowFuture = p.begin(ctx, fmt.Sprintf("apps-%d", child.number), in)
+		child.ChildWorkflowFuture = p.child(ctx, fmt.Sprintf("apps-%d", child.number), in)
 		p.running = append(p.running, child)
 		ended.Add(1)
 		workflow.GoNamed(ctx, fmt.Sprintf("batch %d", child.number), func(ctx workflow.Context) {
@@ -315,7 +347,7 @@ func (p *apps) results(ctx workflow.Context, child *appsChild, in appsBatchInput
 		err = workflow.ExecuteActivity(following(ctx, "take over what was begun before the reset", formerCeiling), apps.BatchResult, activities.BatchResultInput{WorkflowID: id}).Get(ctx, &results)
 		if err == nil && !sameApps(in.Apps, results) {
 			results = nil
-			child.ChildWorkflowFuture = p.begin(begun, fmt.Sprintf("apps-%d-%.8s", in.Batch, workflow.GetInfo(ctx).WorkflowExecution.RunID), in)
+			child.ChildWorkflowFuture = p.child(begun, fmt.Sprintf("apps-%d-%.8s", in.Batch, workflow.GetInfo(ctx).WorkflowExecution.RunID), in)
 			err = child.Get(ctx, &results)
 		}
 	}
@@ -349,8 +381,8 @@ func split(apps, atOnce int) (lanes, size int) {
 	return lanes, min(size, operation.AppsPerBatch)
 }
 
-// begin starts the child workflow of a batch.
-func (p *apps) begin(ctx workflow.Context, name string, in appsBatchInput) workflow.ChildWorkflowFuture {
+// child starts the child workflow of a batch.
+func (p *apps) child(ctx workflow.Context, name string, in appsBatchInput) workflow.ChildWorkflowFuture {
 	ctx = workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
 		WorkflowID:          operation.NodeWorkflowID(p.workflowID, name),
 		WorkflowTaskTimeout: taskTimeout,
@@ -417,7 +449,7 @@ func (p *apps) startAgain(ctx workflow.Context, results []operation.AppResult) (
 		in.Apps = append(in.Apps, r.App)
 	}
 	var again []operation.AppResult
-	err := p.begin(ctx, fmt.Sprintf("start-%d-%.8s", p.starts, workflow.GetInfo(ctx).WorkflowExecution.RunID), in).Get(ctx, &again)
+	err := p.child(ctx, fmt.Sprintf("start-%d-%.8s", p.starts, workflow.GetInfo(ctx).WorkflowExecution.RunID), in).Get(ctx, &again)
 	if err != nil || !sameApps(in.Apps, again) {
 		return results
 	}

@@ -141,7 +141,9 @@ func (b *appsBatch) handle(ctx workflow.Context, i int) appEnd {
 		}
 		// Whether it is stopped is not known: starting what runs changes nothing.
 	}
-	if f := do(disconnected, "start", apps.StartApp, max(b.in.Timeout, leastPatience)); f != nil {
+	if b.in.Action == operation.AppAwait {
+		// Nothing was changed here, so that nothing is to be put back.
+	} else if f := do(disconnected, "start", apps.StartApp, max(b.in.Timeout, leastPatience)); f != nil {
 		if f.Type == operation.ErrAppGone {
 			return appEnd{outcome: operation.AppGone, failure: f}
 		}
@@ -158,7 +160,8 @@ func (b *appsBatch) handle(ctx workflow.Context, i int) appEnd {
 		case ctx.Err() != nil:
 			return appEnd{outcome: operation.AppFailed, failure: &operation.Failure{Type: operation.ErrCancelled, Message: "it was started, and not waited for because the operation was cancelled"}}
 		}
-		return appEnd{outcome: operation.AppFailed, failure: f, leftStopped: f.Type == operation.ErrAppStopped, unsure: f.Type == operation.ErrAppStopped}
+		stopped := f.Type == operation.ErrAppStopped && b.in.Action != operation.AppAwait
+		return appEnd{outcome: operation.AppFailed, failure: f, leftStopped: stopped, unsure: stopped}
 	}
 	return appEnd{outcome: done}
 }

@@ -30,11 +30,10 @@ func Backup(ctx workflow.Context, in operation.BackupInput) (*operation.Report, 
 }
 
 type backup struct {
-	*run
+	oneNode
 	in operation.BackupInput
 
 	data   int64 // bytes to be exported, as the preflight measured them
-	node   *operation.NodeReport
 	export activities.ExportInput
 	began  time.Time
 	// try of the steps up to the check, for people; the try of their jobs is export.JobTry.
@@ -127,8 +126,7 @@ func (b *backup) dryRun(ctx workflow.Context) ([]operation.CommandPlan, error) {
 }
 
 func (b *backup) steps(ctx workflow.Context) {
-	b.node = &b.report.Nodes[0]
-	b.node.Status, b.node.StartedAt, b.currentNode = operation.NodeRunning, stamp(ctx), b.node.Name
+	b.takeUp(ctx)
 	b.began = workflow.Now(ctx)
 	b.report.Export = &operation.Exported{}
 	ok := false
@@ -140,19 +138,10 @@ func (b *backup) steps(ctx workflow.Context) {
 	}
 	b.settle(ctx)
 	b.tidy(ctx, !ok)
-	b.node.EndedAt = stamp(ctx)
-	switch {
-	case ok:
-		b.node.Status, b.node.Failure = operation.NodeDone, nil
-	case ctx.Err() != nil:
-		b.node.Status = operation.NodeCancelled
-	default:
-		b.node.Status = operation.NodeFailed
-	}
 	if !ok {
 		b.report.Export = nil
 	}
-	b.refresh(ctx)
+	b.leave(ctx, ok)
 }
 
 // exportAndCheck makes an archive and reads it. False: cancelled or aborted.
@@ -368,56 +357,11 @@ func (b *backup) tidy(ctx workflow.Context, abort bool) {
 	}
 }
 
-// goOn holds before a step while the operation is paused, and gets a lost lock back. The failure says why the operation cannot go on.
-func (b *backup) goOn(ctx workflow.Context) *operation.Failure {
-	if err := workflow.Await(ctx, func() bool { return !b.report.Paused || b.aborting }); err != nil || b.aborting {
-		return &operation.Failure{Type: operation.ErrCancelled, Message: "not begun"}
-	}
-	f := b.keepLock(ctx)
-	if f != nil {
-		b.lockFailure, b.aborting = f, true
-	}
-	return f
-}
-
-// failed asks what becomes of a step that failed.
-func (b *backup) failed(ctx workflow.Context, try int, f operation.Failure, choices ...operation.Decision) operation.Decision {
-	b.node.Status, b.node.Failure = operation.NodeWaiting, &f
-	decision := b.ask(ctx, b.node.Name, b.node.Step, try, f, choices...)
-	b.node.Status = operation.NodeRunning
-	switch decision {
-	case operation.Retry:
-		b.node.Failure = nil
-	case operation.Abort:
-		b.aborting = true
-	}
-	return decision
-}
-
-// at shows the step.
-func (b *backup) at(ctx workflow.Context, step string, try int) {
-	b.node.Step, b.node.Try = step, try
-	b.refresh(ctx)
-}
-
 func (b *backup) summary(what string) string {
 	if b.export.JobTry > 1 {
 		return fmt.Sprintf("%s: %s (try %d)", b.plan.Nodes[0].Name, what, b.export.JobTry)
 	}
 	return b.plan.Nodes[0].Name + ": " + what
-}
-
-// remark adds notes to the node's entry, each once.
-func (b *backup) remark(lines ...string) {
-	for _, l := range lines {
-		seen := false
-		for _, have := range b.node.Notes {
-			seen = seen || have == l
-		}
-		if !seen && len(b.node.Notes) < 20 {
-			b.node.Notes = append(b.node.Notes, l)
-		}
-	}
 }
 
 // outcomeText is the message of an operation that ended well.

@@ -117,16 +117,21 @@ func howFar(report *operation.Report) string {
 	if report.Apps != nil {
 		return appsSummary(report.Apps)
 	}
-	if report.Kind != operation.KindBackup || len(report.Nodes) != 1 {
+	if !operation.OnOneNode(report.Kind) || len(report.Nodes) != 1 {
 		return fmt.Sprintf("%d of %d nodes done", report.Counts()[operation.NodeDone], len(report.Nodes))
 	}
 	n := &report.Nodes[0]
 	what := "not begun"
 	switch {
+	case n.Status == operation.NodeDone && report.Restore != nil:
+		what = "imported"
 	case n.Status == operation.NodeDone:
 		what = "archived"
 	case n.Step != "":
 		what = "step " + cell(n.Step, 40)
+	}
+	if r := report.Restore; r != nil {
+		what += ", " + cell(r.Archive, 200)
 	}
 	if e := report.Export; e != nil {
 		if e.Size > 0 {

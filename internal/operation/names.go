@@ -66,10 +66,13 @@ const (
 	PhaseCancelled = "cancelled" // cancelled, in a safe state
 )
 
+// OnOneNode reports whether operations of a kind are several steps on one node: exports and imports.
+func OnOneNode(kind string) bool { return kind == KindBackup || kind == KindRestore }
+
 // PausesBefore is what a paused operation of a kind does not begin, "the next node" in most of them.
 func PausesBefore(kind string) string {
 	switch {
-	case kind == KindBackup || kind == KindRestore:
+	case OnOneNode(kind):
 		return "the next step"
 	case OnApps(kind):
 		return "the next app"

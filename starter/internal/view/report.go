@@ -34,7 +34,7 @@ func Report(r *operation.Report, now time.Time, s Style) string {
 	if len(r.Nodes) > 0 {
 		line("%s: %s", count(len(r.Nodes), "node"), countLine(r.Counts()))
 	}
-	if (r.Batch != "" || r.Slots > 0) && r.Kind != operation.KindBackup {
+	if (r.Batch != "" || r.Slots > 0) && !operation.OnOneNode(r.Kind) {
 		line("batch %s (%d at once)", clean(r.Batch), r.Slots)
 	}
 	if r.Paused {
@@ -54,13 +54,14 @@ func Report(r *operation.Report, now time.Time, s Style) string {
 
 	b.WriteString(catalog(r.Catalog, s))
 	b.WriteString(export(r.Export, s))
+	b.WriteString(restored(r.Restore, s))
 	if !r.DryRun {
 		b.WriteString(AppResults(r.Apps, false, s))
 	}
 	if len(r.Nodes) > 0 {
 		b.WriteString("\n")
 		columns := []string{"NODE", "ROLES", "STATUS", "STEP", "TRY", "TIME", "PACKAGES", "BOOT", "NOTE"}
-		if r.Kind == operation.KindBackup {
+		if operation.OnOneNode(r.Kind) {
 			columns = slices.Delete(columns, 6, 8)
 		}
 		w := newTable(s, columns...)
@@ -78,7 +79,7 @@ func Report(r *operation.Report, now time.Time, s Style) string {
 				}
 			}
 			row = append(row[:6:6], packages, boot, fullNote(n))
-			if r.Kind == operation.KindBackup {
+			if operation.OnOneNode(r.Kind) {
 				row = slices.Delete(row, 6, 8)
 			}
 			w.AppendRow(row)
@@ -153,6 +154,47 @@ func export(e *operation.Exported, s Style) string {
 		}
 	}
 	line("%s", times)
+	return b.String()
+}
+
+// restored tells of an import: the archive, what it should hold, and what came back.
+func restored(r *operation.Restored, s Style) string {
+	if r == nil {
+		return ""
+	}
+	var b strings.Builder
+	line := func(format string, args ...any) { b.WriteString(s.fit(fmt.Sprintf(format, args...)) + "\n") }
+	text := "archive " + clean(r.Archive)
+	if r.Made != "" {
+		text += ", made " + stamp(r.Made)
+	}
+	line("%s", text)
+	if r.Size > 0 {
+		line("size %s, SHA-256 %s", operation.Size(r.Size), clean(r.SHA256))
+	}
+	contents := func(what string, c *operation.ExportedContents) {
+		if c != nil {
+			line("%s %s, %s, %s (%d started), %s", what, count(c.Orgs, "org"), count(c.Spaces, "space"), count(c.Apps, "app"), c.AppsStarted, count(c.Services, "service"))
+		}
+	}
+	contents("recorded", r.Recorded)
+	contents("found   ", r.Found)
+	for _, m := range r.Missing {
+		line("%s", s.paint(red, "missing: "+clean(m)))
+	}
+	if r.More > 0 {
+		line("%s", s.paint(red, fmt.Sprintf("missing: and %d more", r.More)))
+	}
+	if len(r.Named) > 0 {
+		line("kato named as failed: %s", cleanAll(r.Named))
+	}
+	if r.ImportTime > 0 {
+		times := "import took " + short(r.ImportTime.D())
+		if r.FetchTime > 0 {
+			times = "fetching took " + short(r.FetchTime.D()) + " (" + clean(string(r.Transfer)) + "), " + times
+		}
+		line("%s", times)
+	}
 	return b.String()
 }
 

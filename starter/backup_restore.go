@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/katoflow/katoflow/internal/inventory"
+	"github.com/katoflow/katoflow/internal/operation"
+)
+
+// restoreFlags are the flags of `backup restore` as they were written.
+type restoreFlags struct {
+	requestFlags
+	cluster, confirm, transfer, restage string
+	noSafetyBackup, noSpaceCheck        bool
+	atOnce                              int
+	timeout, stagingTimeout             textFlag
+	flags                               *pflag.FlagSet
+}
+
+func (c *cli) backupRestoreCommand() *cobra.Command {
+	var f restoreFlags
+	cmd := &cobra.Command{
+		Use:   "restore [CLUSTER/]ARCHIVE --cluster TARGET --confirm TARGET",
+		Short: "Import an archive into a cluster, and say of each app what became of it",
+		Long: `Bring an archive from its bucket to the Core of TARGET, read it there, run kato data import on it, hold what came back against the archive's
+manifest, and see to the apps that do not run: they are staged anew and started, so many at once.
+
+ARCHIVE is one of TARGET's own, or CLUSTER/ARCHIVE of another cluster of the inventory; "latest" is the newest complete one. An import changes
+everything in TARGET, so its name is asked for once more. A cluster that has apps is refused unless --no-safety-backup says that it needs
+no backup of its own (katoflow backup create TARGET).
+
+Before anything is changed the archive, the nodes and the Cloud Controller are asked for all that an import needs; every problem is listed at
+once. kato's import itself is never interrupted, also not by a cancel. Exit code 12 says that some apps do not run: apps redeploy
+--from-report takes those again.`,
+		Example: `  # what would be done; nothing is changed
+  katoflow backup restore prod/latest --cluster standby --dry-run
+
+  # an archive of prod into standby
+  katoflow backup restore prod/nightly-20261122t020000z --cluster standby --confirm standby
+
+  # every app that was started is staged anew, because its database has another address here
+  katoflow backup restore prod/latest --cluster standby --confirm standby --restage all --apps-at-once 20`,
+		Args: exactly("ARCHIVE"),
+		RunE: func(cmd *cobra.Command, args []string) error { return c.backupRestore(cmd.Context(), args[0], &f) },
+	}
+	f.register(c, cmd)
+	return cmd
+}
+
+// register adds the flags to the command that takes them.
+func (f *restoreFlags) register(c *cli, cmd *cobra.Command) {
+	f.requestFlags.register(c, cmd, operation.Abort)
+	flags := cmd.Flags()
+	f.flags = flags
+	flags.StringVar(&f.cluster, "cluster", "", "cluster that the archive is imported into")
+	flags.StringVar(&f.confirm, "confirm", "", "its name once more")
+	flags.StringVar(&f.transfer, "transfer", string(operation.TransferAuto), "who moves the archive: worker, direct (the node itself), or auto (direct where the node reaches S3)")
+	flags.StringVar(&f.restage, "restage", string(operation.RestageFailed), "which apps are staged anew after the import: failed (those that do not run), all (that were started) or none")
+	flags.IntVar(&f.atOnce, "apps-at-once", operation.DefaultAppsAtOnce, fmt.Sprintf("how many apps are handled at a time, 1 to %d", operation.MaxAppsAtOnce))
+	durationFlag(flags, &f.timeout, "app-timeout", "", "how long one app may take until it runs (default 15m)")
+	durationFlag(flags, &f.stagingTimeout, "staging-timeout", "", "how long kato lets one app of an old archive stage (default: kato's)")
+	flags.BoolVar(&f.noSafetyBackup, "no-safety-backup", false, "import into a cluster that has apps")
+	flags.BoolVar(&f.noSpaceCheck, "no-space-check", false, "begin although the archive may not fit on the node")
+	fixed := func(name string, values ...string) {
+		must(cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)))
+	}
+	fixed("transfer", string(operation.TransferAuto), string(operation.TransferWorker), string(operation.TransferDirect))
+	fixed("restage", string(operation.RestageFailed), string(operation.RestageAll), string(operation.RestageNone))
+	must(cmd.RegisterFlagCompletionFunc("cluster", c.completeClusters(&f.inventory)))
+	for _, name := range []string{"confirm", "apps-at-once", "app-timeout", "staging-timeout"} {
+		must(cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions))
+	}
+}
+
+// input checks all flags and gives every problem at once.
+func (f *restoreFlags) input(c *cli, name string) (operation.RestoreInput, error) {
+	var problems []string
+	in := operation.RestoreInput{}
+	if f.cluster == "" {
+		problems = append(problems, "--cluster is missing: name the cluster that the archive is imported into")
+	} else {
+		in.Request = f.request(c, f.cluster, &problems)
+	}
+	in.From, in.Archive = operation.ParseArchiveName(name)
+	in.Confirm, in.Transfer, in.Restage = f.confirm, operation.TransferMode(f.transfer), operation.RestagePolicy(f.restage)
+	in.AtOnce, in.NoSafetyBackup, in.NoSpaceCheck = f.atOnce, f.noSafetyBackup, f.noSpaceCheck
+	in.AppTimeout = f.timeout.duration("app-timeout", longestWait, &problems)
+	in.StagingTimeout = f.stagingTimeout.duration("staging-timeout", longestWait, &problems)
+	if f.atOnce < 1 {
+		problems = append(problems, fmt.Sprintf("--apps-at-once %d: write a number from 1 to %d", f.atOnce, operation.MaxAppsAtOnce))
+		in.AtOnce = 1
+	}
+	if strings.HasPrefix(name, "/") {
+		problems = append(problems, fmt.Sprintf("archive %q: write [CLUSTER/]ARCHIVE", operationName(name)))
+	} else if len(problems) == 0 {
+		problems = append(problems, in.Check()...)
+	}
+	local, err := f.settle(c, &in.Request, problems)
+	if err != nil || local == nil {
+		return in, err
+	}
+	if local.Platform != inventory.PlatformALS {
+		return in, badInput("cluster %s is a plain one: only an ALS cluster has kato data import", f.cluster)
+	}
+	if local.Controller == nil {
+		return in, badInput("cluster %s has no controller in the inventory, which says what came back: write url, user and password of its Cloud Controller", f.cluster)
+	}
+	return in, nil
+}
+
+func (c *cli) backupRestore(ctx context.Context, name string, f *restoreFlags) error {
+	in, err := f.input(c, name)
+	if err != nil {
+		return err
+	}
+	return c.launch(ctx, launch{requestFlags: f.requestFlags, request: in.Request, kind: operation.KindRestore, workflow: operation.WorkflowRestore, input: in,
+		summary: "Import of " + in.Source() + "/" + in.Archive + " into " + in.Cluster, details: restoreDetails(in)})
+}
+
+// restoreDetails is what was asked for, for the Web UI.
+func restoreDetails(in operation.RestoreInput) string {
+	text := fmt.Sprintf("Import of `%s/%s` into the cluster `%s`, asked for by `%s`.\n\n- transfer: %s\n- staged anew afterwards: %s\n", in.Source(), in.Archive, in.Cluster,
+		strings.ReplaceAll(oneLine(in.RequestedBy), "`", "'"), in.Transfer, in.Restage)
+	if in.DryRun {
+		text += "- dry run: nothing is changed\n"
+	}
+	return operation.Shorten(text, 4000)
+}

@@ -1,0 +1,78 @@
+package workflows
+
+import (
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/katoflow/katoflow/internal/operation"
+)
+
+// oneNode is what procedures share that are several steps on one node.
+type oneNode struct {
+	*run
+	node *operation.NodeReport
+}
+
+// takeUp begins with the only node of the plan.
+func (o *oneNode) takeUp(ctx workflow.Context) {
+	o.node = &o.report.Nodes[0]
+	o.node.Status, o.node.StartedAt, o.currentNode = operation.NodeRunning, stamp(ctx), o.node.Name
+}
+
+// leave ends with it.
+func (o *oneNode) leave(ctx workflow.Context, ok bool) {
+	o.node.EndedAt = stamp(ctx)
+	switch {
+	case ok:
+		o.node.Status, o.node.Failure = operation.NodeDone, nil
+	case ctx.Err() != nil:
+		o.node.Status = operation.NodeCancelled
+	default:
+		o.node.Status = operation.NodeFailed
+	}
+	o.refresh(ctx)
+}
+
+// goOn holds before a step while the operation is paused, and gets a lost lock back. The failure says why the operation cannot go on.
+func (o *oneNode) goOn(ctx workflow.Context) *operation.Failure {
+	if err := workflow.Await(ctx, func() bool { return !o.report.Paused || o.aborting }); err != nil || o.aborting {
+		return &operation.Failure{Type: operation.ErrCancelled, Message: "not begun"}
+	}
+	f := o.keepLock(ctx)
+	if f != nil {
+		o.lockFailure, o.aborting = f, true
+	}
+	return f
+}
+
+// failed asks what becomes of a step that failed.
+func (o *oneNode) failed(ctx workflow.Context, try int, f operation.Failure, choices ...operation.Decision) operation.Decision {
+	o.node.Status, o.node.Failure = operation.NodeWaiting, &f
+	decision := o.ask(ctx, o.node.Name, o.node.Step, try, f, choices...)
+	o.node.Status = operation.NodeRunning
+	switch decision {
+	case operation.Retry:
+		o.node.Failure = nil
+	case operation.Abort:
+		o.aborting = true
+	}
+	return decision
+}
+
+// at shows the step.
+func (o *oneNode) at(ctx workflow.Context, step string, try int) {
+	o.node.Step, o.node.Try = step, try
+	o.refresh(ctx)
+}
+
+// remark adds notes to the node's entry, each once.
+func (o *oneNode) remark(lines ...string) {
+	for _, l := range lines {
+		seen := false
+		for _, have := range o.node.Notes {
+			seen = seen || have == l
+		}
+		if !seen && len(o.node.Notes) < 20 {
+			o.node.Notes = append(o.node.Notes, l)
+		}
+	}
+}

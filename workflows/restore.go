@@ -1,0 +1,415 @@
+package workflows
+
+// Import of an archive into a cluster ("Importing the server data" of the source page):
+//
+//  1. the archive is complete, the first user is set up, every role is started, the roles of all services in the archive are enabled, and nothing else exports or
+//     imports;
+//  2. the archive is brought from its bucket to the Core, and read there: it is what its manifest says;
+//  3. there: kato data import --cluster FILE, which also redeploys the apps; it is never interrupted;
+//  4. what came back is read from the Cloud Controller and held against the manifest;
+//  5. the file is removed;
+//  6. apps that do not run as they were recorded are staged anew and started, so many at once ("must be redeployed manually", says the page).
+//
+// A cancel before step 3 leaves the cluster as it was; after its begin the operation sees step 3 through, removes the file and ends.
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/katoflow/katoflow/activities"
+	"github.com/katoflow/katoflow/internal/operation"
+)
+
+// Restore is the operation workflow. It completes with the report when all that was recorded is there and every app runs; otherwise it fails, or ends as cancelled,
+// with the report in the details of its error.
+func Restore(ctx workflow.Context, in operation.RestoreInput) (*operation.Report, error) {
+	return operate(ctx, operation.KindRestore, in.Request, "", &restore{in: in})
+}
+
+type restore struct {
+	oneNode
+	in operation.RestoreInput
+
+	meant activities.RestoreReadyResult
+	// staged is where the archive is, as PrepareImport found it, and the try of its fetching.
+	place    string
+	fetchTry int
+	// importTry is the try in the name of the import's job.
+	importTry int
+	imported  activities.ImportResult
+	came      activities.RestoredResult
+	// importing: kato's import is under way, or may be.
+	importing bool
+	// unsettled: the check of the archive may still run, because how it ended could not be learned.
+	unsettled bool
+	// apps sees to the apps that do not run.
+	apps *apps
+}
+
+func (p *restore) attach(r *run) {
+	p.run = r
+	p.apps = &apps{run: r, in: operation.AppsInput{Request: p.in.Request, Action: operation.AppRestage, AtOnce: p.in.AtOnce, AppTimeout: p.in.AppTimeout}}
+	p.report.Restore = &operation.Restored{Archive: p.in.Source() + "/" + p.in.Archive}
+}
+
+func (p *restore) check() []string { return p.in.Check() }
+
+func (p *restore) selection() activities.ResolveInput {
+	return activities.ResolveInput{Cluster: p.in.Cluster, InventoryDigest: p.in.InventoryDigest, Import: p.in.Source()}
+}
+
+func (p *restore) needs() activities.PreflightNeeds { return activities.PreflightNeeds{} }
+
+// wantsMaintenance is false because no app could be started in it.
+func (p *restore) wantsMaintenance() bool { return false }
+
+// former are the batches of apps that a former run can have begun.
+func (p *restore) former() []string { return p.apps.former() }
+
+// input of an activity on the node.
+func (p *restore) input() activities.ExportInput {
+	return activities.ExportInput{NodeInput: activities.NodeInput{Operation: p.op, Node: p.plan.Nodes[0], JobTry: max(p.fetchTry, 1), UnreachableAfter: p.plan.UnreachableAfter},
+		Place: p.place, Timeout: p.plan.ExportTimeout}
+}
+
+func (p *restore) importInput() activities.ImportInput {
+	return activities.ImportInput{ExportInput: p.input(), ImportTry: max(p.importTry, 1), StagingSeconds: int(p.in.StagingTimeout.D() / time.Second)}
+}
+
+// ready asks the bucket, all nodes and the Cloud Controller what the import needs of them.
+func (p *restore) ready(ctx workflow.Context) (problems, warnings []string, err error) {
+	var archives *activities.Archives
+	p.report.Slots = 0 // an import has one node and no batch
+	err = workflow.ExecuteActivity(following(ctx, "what an import needs", time.Hour), archives.RestoreReady, activities.RestoreReadyInput{ExportInput: p.input(), From: p.in.Source(),
+		Archive: p.in.Archive, Mode: p.in.Transfer, NoSafetyBackup: p.in.NoSafetyBackup, NoSpaceCheck: p.in.NoSpaceCheck}).Get(ctx, &p.meant)
+	if err != nil {
+		return nil, nil, err
+	}
+	r := p.report.Restore
+	if p.meant.Archive.Operation != "" {
+		r.Archive = p.meant.Archive.String()
+	}
+	r.Made, r.Recorded = p.meant.Made, p.meant.Recorded
+	return p.meant.Problems, p.meant.Warnings, nil
+}
+
+// found is what the starter says when the preflight has passed.
+func (p *restore) found() string {
+	text := fmt.Sprintf("%s (%s of %s), imported on %s", p.report.Restore.Archive, operation.Size(p.meant.Size), p.meant.Made, p.plan.Nodes[0].Name)
+	if r := p.meant.Recorded; r != nil {
+		text += fmt.Sprintf("; %s of which %d were started", count(r.Apps, "app"), r.AppsStarted)
+	}
+	return text
+}
+
+func (p *restore) dryRun(ctx workflow.Context) ([]operation.CommandPlan, error) {
+	var archives *activities.Archives
+	var out activities.PlanCommandsResult
+	err := workflow.ExecuteActivity(quick(ctx, "commands of the plan"), archives.PlanRestore, activities.PlanRestoreInput{ImportInput: p.importInput(), Archive: p.meant.Archive,
+		Mode: p.in.Transfer, Restage: p.in.Restage}).Get(ctx, &out)
+	return out.Plans, err
+}
+
+func (p *restore) steps(ctx workflow.Context) {
+	p.takeUp(ctx)
+	// Who cancels sees why nothing ends.
+	workflow.GoNamed(ctx, "cancel", func(ctx workflow.Context) {
+		ctx.Done().Receive(ctx, nil)
+		if p.importing {
+			p.remark("cancelled; kato data import is not interrupted, the operation ends after it")
+			p.refresh(ctx)
+		}
+	})
+	ok := p.bringHere(ctx) && p.importAndVerify(ctx)
+	if p.unsettled {
+		p.settleCheck(ctx)
+	}
+	p.tidy(ctx)
+	if ok && !p.aborting && ctx.Err() == nil {
+		p.handleApps(ctx)
+	}
+	p.leave(ctx, ok && !p.aborting && ctx.Err() == nil)
+}
+
+// bringHere brings the archive to the node and reads it there. False: cancelled or aborted.
+func (p *restore) bringHere(ctx workflow.Context) bool {
+	began := workflow.Now(ctx)
+	for try := 1; ; try++ {
+		err := p.fetchOnce(ctx, try)
+		if err == nil {
+			p.report.Restore.FetchTime = operation.Duration(workflow.Now(ctx).Sub(began))
+			return true
+		}
+		if ctx.Err() != nil || p.aborting {
+			return false
+		}
+		f := operation.FailureOf(err)
+		at := p.node.Step
+		if p.failed(ctx, try, *f, operation.Retry, operation.Abort) != operation.Retry {
+			return false
+		}
+		// What was fetched is gone on with; a file that was read and is not the archive is fetched anew.
+		if at == operation.StepCheck && !operation.OutcomeUnknown(f.Type) {
+			p.fetchTry = max(p.fetchTry, 1) + 1
+		}
+	}
+}
+
+// fetchOnce is one try.
+func (p *restore) fetchOnce(ctx workflow.Context, try int) error {
+	var archives *activities.Archives
+	if f := p.goOn(ctx); f != nil {
+		return operation.NewError(*f)
+	}
+	p.at(ctx, operation.StepPrepare, try)
+	var prepared activities.PrepareExportResult
+	if err := workflow.ExecuteActivity(following(ctx, p.summary("prepare the folder for the archive"), time.Hour), archives.PrepareImport, p.input()).Get(ctx, &prepared); err != nil {
+		return err
+	}
+	p.place = prepared.Place
+
+	p.at(ctx, operation.StepFetch, try)
+	var fetched activities.FetchResult
+	err := workflow.ExecuteActivity(following(ctx, p.summary("fetch "+p.report.Restore.Archive), transferCeiling), archives.Fetch,
+		activities.FetchInput{ExportInput: p.input(), Archive: p.meant.Archive, Mode: p.in.Transfer}).Get(ctx, &fetched)
+	if err != nil {
+		return err
+	}
+	p.report.Restore.Transfer = fetched.Mode
+	p.remark(fetched.Notes...)
+
+	p.at(ctx, operation.StepCheck, try)
+	var checked activities.CheckArchiveResult
+	err = workflow.ExecuteActivity(following(ctx, p.summary("read the archive: tar, size, SHA-256"), max(p.plan.ExportTimeout.D(), time.Hour)+p.plan.UnreachableAfter.D()), archives.CheckArchive, p.input()).Get(ctx, &checked)
+	p.unsettled = err != nil && (ctx.Err() != nil || operation.OutcomeUnknown(operation.FailureOf(err).Type))
+	if err != nil {
+		return err
+	}
+	p.remark(checked.Notes...)
+	if checked.Size != p.meant.Size || checked.SHA256 != p.meant.SHA256 {
+		return operation.NewError(operation.Failure{Type: operation.ErrArchive, Message: fmt.Sprintf(
+			"%s: the file is not %s: it has %d bytes and SHA-256 %.16s..., and the manifest says %d and %.16s...: retry fetches it anew", p.node.Name, p.report.Restore.Archive,
+			checked.Size, checked.SHA256, p.meant.Size, p.meant.SHA256)})
+	}
+	p.report.Restore.Size, p.report.Restore.SHA256 = checked.Size, checked.SHA256
+	return nil
+}
+
+// settleCheck sees to it that nothing reads the file any more that is removed next.
+func (p *restore) settleCheck(ctx workflow.Context) {
+	var archives *activities.Archives
+	ctx, _ = workflow.NewDisconnectedContext(ctx)
+	in := p.input()
+	in.Settle = true
+	if err := workflow.ExecuteActivity(following(ctx, p.summary("end the job of step "+operation.StepCheck), time.Hour), archives.CheckArchive, in).Get(ctx, nil); err != nil {
+		if f := operation.FailureOf(err); operation.OutcomeUnknown(f.Type) {
+			p.remark("the job of step " + operation.StepCheck + " may still run there: " + f.Message)
+		}
+	}
+}
+
+// importAndVerify imports, and reads what came back. False: not imported, or aborted.
+func (p *restore) importAndVerify(ctx workflow.Context) bool {
+	for try := 1; ; try++ {
+		if f := p.goOn(ctx); f != nil {
+			return false
+		}
+		err := p.importOnce(ctx, try)
+		if err == nil {
+			err = p.verify(ctx, try)
+		}
+		if err == nil {
+			return true
+		}
+		if ctx.Err() != nil || p.aborting {
+			p.remark("what came back is not known: " + operation.FailureOf(err).Message)
+			return false
+		}
+		f := operation.FailureOf(err)
+		choices := []operation.Decision{operation.Retry, operation.Leave, operation.Abort}
+		if operation.OutcomeUnknown(f.Type) {
+			choices = []operation.Decision{operation.Retry, operation.Abort}
+		}
+		at := p.node.Step
+		switch p.failed(ctx, try, *f, choices...) {
+		case operation.Retry:
+			if !operation.OutcomeUnknown(f.Type) && (at == operation.StepImport || f.Type == operation.ErrVerify) {
+				p.importTry = max(p.importTry, 1) + 1
+			}
+		case operation.Leave:
+			p.node.Failure = nil
+			if at == operation.StepVerify && p.came.Found != nil {
+				return true
+			}
+			// What a failed import has brought is seen to all the same.
+			if err := p.read(ctx, try); err != nil {
+				p.remark("what came back is not known: " + operation.FailureOf(err).Message)
+				p.aborting = true
+				return false
+			}
+			return true
+		default:
+			return false
+		}
+	}
+}
+
+// importOnce is kato's import: begun once a try, and in a context that nobody cancels.
+func (p *restore) importOnce(ctx workflow.Context, try int) error {
+	var archives *activities.Archives
+	p.at(ctx, operation.StepImport, try)
+	began := workflow.Now(ctx)
+	disconnected, _ := workflow.NewDisconnectedContext(ctx)
+	p.importing = true
+	var out activities.ImportResult
+	err := workflow.ExecuteActivity(following(disconnected, p.importSummary(), p.plan.ExportTimeout.D()+p.plan.UnreachableAfter.D()), archives.Import, p.importInput()).Get(disconnected, &out)
+	p.importing = false
+	p.report.Restore.ImportTime = operation.Duration(workflow.Now(ctx).Sub(began))
+	if err != nil {
+		return err
+	}
+	p.imported = out
+	p.report.Restore.Named = out.Failed
+	p.remark(out.Notes...)
+	return nil
+}
+
+// verify reads what came back. What is missing is a failure, which can be left.
+func (p *restore) verify(ctx workflow.Context, try int) error {
+	if err := p.read(ctx, try); err != nil {
+		return err
+	}
+	missing := len(p.came.Missing) + p.came.More
+	if missing == 0 && (p.imported.Said == "" || p.meant.Recorded != nil) {
+		if p.imported.Said != "" {
+			p.remark("kato said: " + p.imported.Said)
+		}
+		return nil
+	}
+	text := ""
+	if p.imported.Said != "" {
+		text = "kato data import ended with 0 and said: " + p.imported.Said
+	}
+	if missing > 0 {
+		if text != "" {
+			text += "; "
+		}
+		text += fmt.Sprintf("%s of the archive not there: %s", count(missing, "thing"), strings.Join(bound(p.came.Missing, 3), ", "))
+	}
+	return operation.NewError(operation.Failure{Type: operation.ErrVerify, Message: oneLine(p.node.Name+": "+text, 1000), Problems: bound(p.came.Missing, 50)})
+}
+
+// read asks the Cloud Controller.
+func (p *restore) read(ctx workflow.Context, try int) error {
+	var archives *activities.Archives
+	p.at(ctx, operation.StepVerify, try)
+	disconnected, _ := workflow.NewDisconnectedContext(ctx)
+	p.came = activities.RestoredResult{}
+	err := workflow.ExecuteActivity(following(disconnected, p.summary("read what came back"), time.Hour), archives.Restored,
+		activities.RestoredInput{Operation: p.op, Archive: p.meant.Archive, Failed: p.imported.Failed}).Get(disconnected, &p.came)
+	r := p.report.Restore
+	r.Found, r.Missing, r.More = p.came.Found, p.came.Missing, p.came.More
+	p.remark(p.came.Notes...)
+	return err
+}
+
+// tidy removes the file from the node. What cannot be removed is a question.
+func (p *restore) tidy(ctx workflow.Context) {
+	var archives *activities.Archives
+	ctx, _ = workflow.NewDisconnectedContext(ctx)
+	for try := 1; ; try++ {
+		p.at(ctx, operation.StepTidy, try)
+		err := workflow.ExecuteActivity(following(ctx, p.summary("remove the archive from the node"), time.Hour), archives.TidyExport, activities.TidyInput{ExportInput: p.input()}).Get(ctx, nil)
+		if err == nil {
+			return
+		}
+		f, status := operation.FailureOf(err), p.node.Status
+		p.node.Status = operation.NodeWaiting
+		decision := p.ask(ctx, p.node.Name, operation.StepTidy, try, *f, operation.Retry, operation.Leave)
+		p.node.Status = status
+		if decision != operation.Retry {
+			p.remark("the archive was not removed from the node: " + f.Message)
+			return
+		}
+	}
+}
+
+// handleApps sees to the apps: those that may come up yet are waited for, those that do not run are staged anew, as the policy says.
+func (p *restore) handleApps(ctx workflow.Context) {
+	p.at(ctx, operation.StepApps, 1)
+	a := p.apps
+	a.attach(p.run)
+	a.report.Apps.Total = len(p.came.Running) + len(p.came.Waiting) + len(p.came.Broken) + len(p.came.Stopped)
+	for _, app := range p.came.Stopped {
+		a.add(operation.AppResult{App: app, Outcome: operation.AppStopped})
+	}
+	var again []operation.App
+	if p.in.Restage == operation.RestageAll {
+		again = slices.Concat(p.came.Running, p.came.Waiting)
+	} else {
+		for _, app := range p.came.Running {
+			a.add(operation.AppResult{App: app, Outcome: operation.AppRunning})
+		}
+	}
+	for _, r := range p.came.Broken {
+		if p.in.Restage == operation.RestageNone {
+			a.add(r)
+		} else {
+			again = append(again, r.App)
+		}
+	}
+	a.begin(ctx)
+	if p.in.Restage != operation.RestageAll {
+		a.in.Action = operation.AppAwait
+		a.handle(ctx, p.came.Waiting)
+		if p.in.Restage != operation.RestageNone {
+			again = append(again, a.reopen(p.came.Waiting)...)
+		}
+	}
+	a.in.Action = operation.AppRestage
+	a.handle(ctx, again)
+	a.close(ctx)
+}
+
+func (p *restore) summary(what string) string {
+	if p.fetchTry > 1 {
+		return fmt.Sprintf("%s: %s (try %d)", p.plan.Nodes[0].Name, what, p.fetchTry)
+	}
+	return p.plan.Nodes[0].Name + ": " + what
+}
+
+func (p *restore) importSummary() string {
+	if p.importTry > 1 {
+		return fmt.Sprintf("%s: kato data import (try %d)", p.plan.Nodes[0].Name, p.importTry)
+	}
+	return p.plan.Nodes[0].Name + ": kato data import"
+}
+
+// outcomeText is the message of an operation that ended well.
+func (p *restore) outcomeText() string {
+	text := p.report.Restore.Archive + " imported"
+	if p.report.Apps != nil {
+		text += "; " + appsSummary(p.report.Apps)
+	}
+	return text
+}
+
+// fell says that something did not come back, or that some apps do not run.
+func (p *restore) fell() *operation.Failure {
+	r := p.report.Restore
+	if missing := len(r.Missing) + r.More; missing > 0 {
+		return &operation.Failure{Type: operation.ErrRestored, Problems: bound(r.Missing, 50), Message: fmt.Sprintf("%s; %s of the archive not there", p.outcomeText(), count(missing, "thing"))}
+	}
+	if p.report.Apps == nil {
+		return nil
+	}
+	f := p.apps.fell()
+	if f != nil {
+		f.Message = p.outcomeText()
+	}
+	return f
+}
