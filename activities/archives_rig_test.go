@@ -169,7 +169,7 @@ type archiveTest = func(*testing.T, archivetest.Server)
 
 func archiveTests() map[string]archiveTest {
 	all := map[string]archiveTest{}
-	for _, some := range []map[string]archiveTest{exportTests(), transferTests()} {
+	for _, some := range []map[string]archiveTest{exportTests(), transferTests(), fetchTests()} {
 		for name, test := range some {
 			all[name] = test
 		}

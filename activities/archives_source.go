@@ -43,7 +43,7 @@ const (
 
 var (
 	sumsScript = script("range_sums")
-	sendScript = remote.VaultsScript() + script("range_send")
+	sendScript = remote.VaultsScript() + script("curl_order", "range_send")
 )
 
 // Stat returns size and time of the last change, by the node's clock.
@@ -148,9 +148,11 @@ const partsAhead = 3
 // partSecrets is DirectSender.Secrets of an operation.
 func partSecrets(op Operation) string { return "katoflow-part-" + remote.EncodeID(op.ID) }
 
-// directFailure is why a node did not send a part by itself.
+// directFailure is why a node did not send or fetch a part by itself.
 type directFailure struct {
 	text string
+	// status of S3's answer, 0 when there was none.
+	status int
 	// passing: the same may go well later. elsewhere: the worker may be able to do what the node is not.
 	passing, elsewhere bool
 }
@@ -284,30 +286,11 @@ func (d DirectSender) why(ctx context.Context, parts []archive.PresignedPart, er
 
 // part uploads one part.
 func (d DirectSender) part(ctx context.Context, p archive.PresignedPart, expiry time.Duration) error {
-	var config bytes.Buffer
-	option := func(name, value string) { fmt.Fprintf(&config, "%s = \"%s\"\n", name, curlQuoted(value)) }
-	option("url", p.URL.Reveal())
-	for _, name := range sortedHeaders(p.Headers) {
-		for _, value := range p.Headers[name] {
-			option("header", name+": "+value)
-		}
-	}
 	// curl does not know how long its standard input is: without these it would send chunks, which S3 does not take, and wait for a word of the server first.
-	option("header", "Content-Length: "+strconv.FormatInt(p.Length, 10))
-	option("header", "Transfer-Encoding:")
-	option("header", "Expect:")
-	config.WriteString("silent\nshow-error\nconnect-timeout = 20\nspeed-limit = 1\nspeed-time = 60\n") // a slow connection is left alone, a silent one is not
-	fmt.Fprintf(&config, "max-time = %d\n", max(int(expiry/time.Second), 1))
-	config.WriteString("-- certificates\n")
-	config.Write(d.CA)
-
-	secrets := d.Secrets
-	if secrets == "" {
-		secrets = "katoflow-part"
-	}
+	order := curlOrder(p.URL, p.Headers, expiry, d.CA, "Content-Length: "+strconv.FormatInt(p.Length, 10), "Transfer-Encoding:", "Expect:")
 	node := remote.Escape(d.File.host.Name)
-	result, err := within(ctx, expiry+time.Minute, d.File.runner, d.File.host, remote.Command{Script: sendScript, Stdin: &config, AnyExit: true,
-		Args: []string{"", secrets, d.File.path, strconv.FormatInt(p.Offset, 10), strconv.FormatInt(p.Length, 10)}})
+	result, err := within(ctx, expiry+time.Minute, d.File.runner, d.File.host, remote.Command{Script: sendScript, Stdin: order, AnyExit: true,
+		Args: []string{"", secretsOr(d.Secrets), d.File.path, strconv.FormatInt(p.Offset, 10), strconv.FormatInt(p.Length, 10)}})
 	if err != nil {
 		return err
 	}
@@ -318,21 +301,57 @@ func (d DirectSender) part(ctx context.Context, p archive.PresignedPart, expiry 
 	if answer.value("short") != "" {
 		return &archive.Error{Kind: archive.KindSourceChanged, Message: fmt.Sprintf("%s: the archive ends before part %d does, and did not when the transfer began: something writes to it", node, p.Number)}
 	}
-	status, _ := strconv.Atoi(answer.value("code"))
-	said := oneLine(answer.value("why"), 60)
-	switch exit := answer.exit("exit"); {
-	case exit == 0 && status/100 == 2:
+	return curlFailure(node, "send", p.Number, answer, func(status int) bool { return status/100 == 2 })
+}
+
+// secretsOr is how the names of the folders begin that URLs are kept in.
+func secretsOr(name string) string {
+	if name == "" {
+		return "katoflow-part"
+	}
+	return name
+}
+
+// curlOrder is the standard input of curl_order.sh: one request, ended after expiry, and before when nothing moves.
+func curlOrder(url archive.SecretURL, headers http.Header, expiry time.Duration, ca []byte, more ...string) *bytes.Buffer {
+	var order bytes.Buffer
+	option := func(name, value string) { fmt.Fprintf(&order, "%s = \"%s\"\n", name, curlQuoted(value)) }
+	option("url", url.Reveal())
+	for _, name := range sortedHeaders(headers) {
+		for _, value := range headers[name] {
+			option("header", name+": "+value)
+		}
+	}
+	for _, header := range more {
+		option("header", header)
+	}
+	order.WriteString("silent\nshow-error\nconnect-timeout = 20\nspeed-limit = 1\nspeed-time = 60\n") // a slow connection is left alone, a silent one is not
+	fmt.Fprintf(&order, "max-time = %d\n", max(int(expiry/time.Second), 1))
+	order.WriteString("-- certificates\n")
+	order.Write(ca)
+	return &order
+}
+
+// curlFailure is why a node's curl did not send or fetch a part, nil when it did.
+func curlFailure(node, verb string, number int, a answer, good func(status int) bool) error {
+	status, _ := strconv.Atoi(a.value("code"))
+	said := oneLine(a.value("why"), 60)
+	const httpError = 22 // of --fail
+	switch exit := a.exit("exit"); {
+	case exit == 0 && good(status):
 		return nil
-	case exit == 0:
+	case status/100 == 2 && !good(status):
+		return directFailure{text: fmt.Sprintf("%s: part %d was asked for, and something else came: HTTP %d", node, number, status), status: status, elsewhere: true}
+	case exit == 0 || exit == httpError:
 		// What is not S3's own word may be that of a proxy which only the node has in its way.
-		return directFailure{text: strings.TrimSpace(fmt.Sprintf("%s: S3 refused part %d: HTTP %d %s", node, p.Number, status, said)),
+		return directFailure{text: strings.TrimSpace(fmt.Sprintf("%s: S3 refused part %d: HTTP %d %s", node, number, status, said)), status: status,
 			passing: status >= 500 || status == http.StatusTooManyRequests || status == http.StatusRequestTimeout, elsewhere: said == ""}
 	case exit == 127 || exit == 126:
 		return directFailure{text: node + " has no curl: use --transfer worker, or install it", elsewhere: true}
 	case exit == 1 || exit == 2 || exit == 5 || exit == 6 || exit == 7 || exit == 35 || exit == 60 || exit == 77:
 		return directFailure{text: fmt.Sprintf("%s cannot reach the S3 service (curl %d): use --transfer worker, or see to its network and certificates", node, exit), elsewhere: true}
 	default: // cut off, or too slow
-		return directFailure{text: fmt.Sprintf("%s: curl could not send part %d (exit %d)", node, p.Number, exit), passing: true, elsewhere: true}
+		return directFailure{text: fmt.Sprintf("%s: curl could not %s part %d (exit %d)", node, verb, number, exit), passing: true, elsewhere: true}
 	}
 }
 

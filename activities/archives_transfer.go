@@ -83,7 +83,7 @@ func (x *Archives) Transfer(ctx context.Context, in TransferInput) (TransferResu
 	defer file.Close()
 	up := archive.Upload{Ref: m.Ref, Source: file, SHA256: in.Checked.SHA256, Recipients: in.EncryptTo, Progress: a.previous.Upload, PartSize: x.PartSize}
 	up.Record = func(p archive.Progress) { a.uploaded(p) }
-	sender := sending{mode: in.Mode, file: file, ca: cfg.CA, secrets: partSecrets(in.Operation), log: logOf(x.Logger, in.Operation, in.Node.Name, operation.StepTransfer)}
+	sender := sending{way: way{mode: in.Mode, log: logOf(x.Logger, in.Operation, in.Node.Name, operation.StepTransfer)}, file: file, ca: cfg.CA, secrets: partSecrets(in.Operation)}
 	if len(in.EncryptTo) > 0 {
 		sender.mode = operation.TransferWorker
 	}
@@ -149,15 +149,36 @@ func (x *Archives) giveUp(ctx context.Context, store *archive.Store, ref archive
 
 // sending moves the parts, one way or the other.
 type sending struct {
-	mode operation.TransferMode
+	way
 	file *NodeFile
 	ca   []byte
 	// secrets is how folders of presigned URLs are named on the node.
 	secrets string
-	log     *zap.Logger
+}
+
+// way is how bytes go between a node and S3: by the node itself, or through the worker.
+type way struct {
+	mode operation.TransferMode
+	log  *zap.Logger
 	// used is the way that was gone, and note why it is not the one that was asked for first.
 	used operation.TransferMode
 	note string
+}
+
+// move goes the way that is asked for. With auto that is the direct one, and where the node cannot the worker's, from then on.
+func (w *way) move(direct, worker func() error) error {
+	if w.mode != operation.TransferWorker && w.note == "" {
+		w.used = operation.TransferDirect
+		err := direct()
+		var failure directFailure
+		if w.mode == operation.TransferDirect || !errors.As(err, &failure) || !failure.elsewhere {
+			return err
+		}
+		w.note = "moved by the worker: " + err.Error()
+		w.log.Info(w.note)
+	}
+	w.used = operation.TransferWorker
+	return worker()
 }
 
 // send is archive.Store.Upload with the parts sent the way that is asked for.
@@ -180,18 +201,9 @@ func (d *sending) send(ctx context.Context, store *archive.Store, up archive.Upl
 }
 
 func (d *sending) parts(ctx context.Context, transfer *archive.Transfer, up archive.Upload) error {
-	if d.mode != operation.TransferWorker && d.note == "" {
-		d.used = operation.TransferDirect
-		err := DirectSender{File: d.file, CA: d.ca, Secrets: d.secrets}.Send(ctx, transfer, up.Record)
-		var failure directFailure
-		if d.mode == operation.TransferDirect || !errors.As(err, &failure) || !failure.elsewhere {
-			return err
-		}
-		d.note = "moved by the worker: " + err.Error()
-		d.log.Info(d.note)
-	}
-	d.used = operation.TransferWorker
-	return transfer.Send(ctx)
+	return d.move(func() error {
+		return DirectSender{File: d.file, CA: d.ca, Secrets: d.secrets}.Send(ctx, transfer, up.Record)
+	}, func() error { return transfer.Send(ctx) })
 }
 
 // againstFaults tries again what failed in a way that passes: the node for limit, the store for storePatience, both counted from the last byte that got ahead.
@@ -391,17 +403,22 @@ func placedManifest(in TransferInput, s site, t target, content *archive.Content
 }
 
 // uploaded notes how far the upload is.
-func (a *attempt) uploaded(p archive.Progress) {
+func (a *attempt) uploaded(p archive.Progress) { a.moved(&a.beat.Upload, p, "sent") }
+
+// fetched notes how far the download to a node is.
+func (a *attempt) fetched(p archive.Progress) { a.moved(&a.beat.Fetch, p, "fetched") }
+
+func (a *attempt) moved(to *archive.Progress, p archive.Progress, verb string) {
 	done, all := p.Parts()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.beat.Upload = p
-	a.beat.Phase = fmt.Sprintf("%s of %s sent, %d of %d parts", operation.Size(p.Bytes()), operation.Size(p.Size), done, all)
+	*to = p
+	a.beat.Phase = fmt.Sprintf("%s of %s %s, %d of %d parts", operation.Size(p.Bytes()), operation.Size(p.Size), verb, done, all)
 }
 
 // ahead is how many bytes are done.
 func (a *attempt) ahead() int64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.beat.Upload.Bytes()
+	return a.beat.Upload.Bytes() + a.beat.Fetch.Bytes()
 }

@@ -32,6 +32,8 @@ type Beat struct {
 	For   string `json:"for,omitempty"`
 	// Upload is how far a transfer came.
 	Upload archive.Progress `json:"upload,omitzero"`
+	// Fetch is how far an archive came to a node.
+	Fetch archive.Progress `json:"fetch,omitzero"`
 }
 
 // attempt is one run of an activity: its heartbeats, and a context that also ends when the worker begins to stop, so that a stopping worker hands its
@@ -93,6 +95,9 @@ func (a *attempt) now() Beat {
 	}
 	if b.Upload.UploadID == "" {
 		b.Upload = a.previous.Upload
+	}
+	if b.Fetch.Size == 0 {
+		b.Fetch = a.previous.Fetch
 	}
 	return b
 }

@@ -1,22 +1,6 @@
-# Uploads a range of a file to a presigned URL. Arguments: prefix of the system's folders, start of the name of the folder for the secret, the file, offset and length
-# in bytes. Standard input: the configuration of curl with the URL, a line "-- certificates", and certificates if the system's are not to be used.
+# Uploads a range of a file to a presigned URL. Arguments after those of curl_order.sh: the file, offset and length in bytes.
 
-root=$1 name=$2 file=$3 offset=$4 length=$5
-secret=$(vaults | while read -r folder; do
-	mktemp -d "$folder/$name.XXXXXX" 2>/dev/null && break
-done)
-[ -n "$secret" ] || exit 6
-trap 'rm -rf "$secret"' EXIT
-printf '' >"$secret/config"
-chmod 600 "$secret/config"
-while IFS= read -r line; do
-	[ "$line" != '-- certificates' ] || break
-	printf '%s\n' "$line" >>"$secret/config"
-done
-cat >"$secret/ca"
-if [ -s "$secret/ca" ]; then
-	printf 'cacert = "%s"\n' "$secret/ca" >>"$secret/config"
-fi
+file=$1 offset=$2 length=$3
 short() {
 	size=$(stat -c %s "$file") && [ "$size" -lt "$((offset + length))" ]
 }
@@ -35,5 +19,5 @@ if short; then
 	say short 1
 fi
 say code "$(cat "$secret/code")"
-say why "$(sed -n 's/.*<Code>\([A-Za-z0-9]*\)<.*/\1/p' "$secret/answer" 2>/dev/null | head -n 1)"
+say_code "$secret/answer"
 say end

@@ -87,7 +87,7 @@ func (s *Store) open(ctx context.Context, m Manifest, o OpenOptions) (*Reader, e
 	if r.index == len(m.Parts) {
 		at, r.verified = m.StoredSize, size
 	}
-	r.raw = &rawReader{store: s, ctx: ctx, key: s.key(m.Ref, exportName), etag: m.ETag, pos: at, end: m.StoredSize}
+	r.raw = &rawReader{store: s, ctx: ctx, key: s.key(m.Ref, exportName), etag: m.ETag, pos: at, end: m.StoredSize, size: m.StoredSize}
 	return r, nil
 }
 
@@ -187,6 +187,7 @@ type rawReader struct {
 	key      string
 	etag     string
 	pos, end int64
+	size     int64 // of the whole object
 
 	body     io.ReadCloser
 	cancel   context.CancelCauseFunc
@@ -265,7 +266,7 @@ func (r *rawReader) connect(what string) error {
 	out, err := r.store.client.GetObject(watched, in)
 	if err != nil {
 		err = r.store.failed(watched, what, err)
-	} else if got, want := aws.ToString(out.ContentRange), fmt.Sprintf("bytes %d-%d/%d", r.pos, r.end-1, r.end); got != want && (got != "" || r.pos != 0) {
+	} else if got, want := aws.ToString(out.ContentRange), fmt.Sprintf("bytes %d-%d/%d", r.pos, r.end-1, r.size); got != want && (got != "" || r.pos != 0) {
 		_ = out.Body.Close()
 		err = failure(KindCorrupt, "%s: S3 answered with the range %q instead of %q", what, r.store.clean(got), want)
 	}

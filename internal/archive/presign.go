@@ -12,7 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 )
 
-// SecretURL is a presigned URL: whoever has it can write. It shows itself without its query everywhere, in JSON too; Reveal is the way to use it.
+// SecretURL is a presigned URL: whoever has it can read or write what it is of. It shows itself without its query everywhere, in JSON too; Reveal is the way to use it.
 type SecretURL struct{ url string }
 
 // Reveal returns the URL whole. It goes to a node over standard input only, never into an argument, a result or a heartbeat.

@@ -8,7 +8,7 @@ const (
 	maxPartSize   = 5 << 30
 )
 
-// Progress is how far an upload came: small enough for a heartbeat (1.9 KiB as JSON with 10,000 parts) and enough for another process to go on.
+// Progress is how far an upload, or a download to a node, came: small enough for a heartbeat (1.9 KiB as JSON with 10,000 parts) and enough for another process to go on.
 // Which parts are really there with which checksum is asked of S3; losing the last state, or all of them, costs no part again.
 type Progress struct {
 	// UploadID of the multipart upload at S3, "" when none was begun.
