@@ -145,8 +145,9 @@ func (x *Archives) RestoreReady(ctx context.Context, in RestoreReadyInput) (Rest
 			all.space = f.space
 		}
 	}
-	if target.apps > 0 && !in.NoSafetyBackup {
-		all.problem("controller", "cluster %s has %d apps, which an import changes: make a backup of it first (katoflow backup create %s) and say --no-safety-backup", s.cluster.Name, target.apps, s.cluster.Name)
+	if target.apps > 0 && !in.NoSafetyBackup && s.cluster.S3 == nil {
+		all.problem("bucket", "cluster %s has %d apps, which an import changes, and no s3 section in the worker's inventory for a backup before: write it, or say --no-safety-backup",
+			s.cluster.Name, target.apps)
 	}
 	out := RestoreReadyResult{Apps: target.apps}
 	if m := manifest; m != nil {

@@ -31,8 +31,8 @@ func (c *cli) backupRestoreCommand() *cobra.Command {
 manifest, and see to the apps that do not run: they are staged anew and started, so many at once.
 
 ARCHIVE is one of TARGET's own, or CLUSTER/ARCHIVE of another cluster of the inventory; "latest" is the newest complete one. An import changes
-everything in TARGET, so its name is asked for once more. A cluster that has apps is refused unless --no-safety-backup says that it needs
-no backup of its own (katoflow backup create TARGET).
+everything in TARGET, so its name is asked for once more. A cluster that has apps is backed up before, by an operation of its own
+(ID-safety), unless --no-safety-backup says that this is not needed.
 
 Before anything is changed the archive, the nodes and the Cloud Controller are asked for all that an import needs; every problem is listed at
 once. kato's import itself is never interrupted, also not by a cancel. Exit code 12 says that some apps do not run: apps redeploy
@@ -64,7 +64,7 @@ func (f *restoreFlags) register(c *cli, cmd *cobra.Command) {
 	flags.IntVar(&f.atOnce, "apps-at-once", operation.DefaultAppsAtOnce, fmt.Sprintf("how many apps are handled at a time, 1 to %d", operation.MaxAppsAtOnce))
 	durationFlag(flags, &f.timeout, "app-timeout", "", "how long one app may take until it runs (default 15m)")
 	durationFlag(flags, &f.stagingTimeout, "staging-timeout", "", "how long kato lets one app of an old archive stage (default: kato's)")
-	flags.BoolVar(&f.noSafetyBackup, "no-safety-backup", false, "import into a cluster that has apps")
+	flags.BoolVar(&f.noSafetyBackup, "no-safety-backup", false, "import into a cluster that has apps without a backup of it before")
 	flags.BoolVar(&f.noSpaceCheck, "no-space-check", false, "begin although the archive may not fit on the node")
 	fixed := func(name string, values ...string) {
 		must(cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)))

@@ -4,13 +4,14 @@ package workflows
 //
 //  1. the archive is complete, the first user is set up, every role is started, the roles of all services in the archive are enabled, and nothing else exports or
 //     imports;
-//  2. the archive is brought from its bucket to the Core, and read there: it is what its manifest says;
-//  3. there: kato data import --cluster FILE, which also redeploys the apps; it is never interrupted;
-//  4. what came back is read from the Cloud Controller and held against the manifest;
-//  5. the file is removed;
-//  6. apps that do not run as they were recorded are staged anew and started, so many at once ("must be redeployed manually", says the page).
+//  2. a cluster that has apps is backed up, by an operation of its own (backup.go);
+//  3. the archive is brought from its bucket to the Core, and read there: it is what its manifest says;
+//  4. there: kato data import --cluster FILE, which also redeploys the apps; it is never interrupted;
+//  5. what came back is read from the Cloud Controller and held against the manifest;
+//  6. the file is removed;
+//  7. apps that do not run as they were recorded are staged anew and started, so many at once ("must be redeployed manually", says the page).
 //
-// A cancel before step 3 leaves the cluster as it was; after its begin the operation sees step 3 through, removes the file and ends.
+// A cancel before step 4 leaves the cluster as it was; after its begin the operation sees step 4 through, removes the file and ends.
 
 import (
 	"fmt"
@@ -18,6 +19,8 @@ import (
 	"strings"
 	"time"
 
+	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/katoflow/katoflow/activities"
@@ -124,15 +127,98 @@ func (p *restore) steps(ctx workflow.Context) {
 			p.refresh(ctx)
 		}
 	})
-	ok := p.bringHere(ctx) && p.importAndVerify(ctx)
+	ok := p.backedUp(ctx) && p.bringHere(ctx) && p.importAndVerify(ctx)
 	if p.unsettled {
 		p.settleCheck(ctx)
 	}
-	p.tidy(ctx)
+	if p.place != "" {
+		p.tidy(ctx)
+	}
 	if ok && !p.aborting && ctx.Err() == nil {
 		p.handleApps(ctx)
 	}
 	p.leave(ctx, ok && !p.aborting && ctx.Err() == nil)
+}
+
+// backedUp makes a backup of a cluster that has apps, unless that is not wanted. False: cancelled or aborted.
+func (p *restore) backedUp(ctx workflow.Context) bool {
+	if p.meant.Apps == 0 || p.in.NoSafetyBackup {
+		return true
+	}
+	for try := 1; ; try++ {
+		if f := p.goOn(ctx); f != nil {
+			return false
+		}
+		p.at(ctx, operation.StepSafety, try)
+		err := p.backUp(ctx, try)
+		// The backup had the lock meanwhile.
+		if f := p.lockAgain(ctx); f != nil {
+			p.lockFailure, p.aborting = f, true
+			return false
+		}
+		if err == nil {
+			return true
+		}
+		if ctx.Err() != nil || p.aborting {
+			return false
+		}
+		f := operation.FailureOf(err)
+		f.Message = oneLine("the backup before the import ("+p.safetyID(try)+"): "+f.Message, 1000)
+		switch p.failed(ctx, try, *f, operation.Retry, operation.Leave, operation.Abort) {
+		case operation.Retry:
+		case operation.Leave:
+			p.node.Failure = nil
+			p.remark("imported without a backup of the cluster before")
+			return true
+		default:
+			return false
+		}
+	}
+}
+
+func (p *restore) safetyID(try int) string {
+	id := operation.Shorten(p.op.ID, 50)
+	if try > 1 {
+		return fmt.Sprintf("%s-safety-%d", strings.Trim(id, ".-"), try)
+	}
+	return strings.Trim(id, ".-") + "-safety"
+}
+
+// backUp is one operation `backup create`, which takes the lock that is given to it.
+func (p *restore) backUp(ctx workflow.Context, try int) error {
+	disconnected, _ := workflow.NewDisconnectedContext(ctx)
+	p.releaseLock(disconnected)
+	in := operation.BackupInput{Request: p.in.Request}
+	in.OperationID, in.DryRun, in.LockWait = p.safetyID(try), false, lockGiven
+	p.remark("backed up first by operation " + in.OperationID)
+	p.refresh(ctx)
+	var report operation.Report
+	err := workflow.ExecuteChildWorkflow(workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
+		WorkflowID:            operation.WorkflowID(p.in.Cluster, operation.KindBackup, in.OperationID),
+		WorkflowTaskTimeout:   taskTimeout,
+		WaitForCancellation:   true,
+		WorkflowIDReusePolicy: enumspb.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE,
+		ParentClosePolicy:     enumspb.PARENT_CLOSE_POLICY_REQUEST_CANCEL,
+		StaticSummary:         "Export of " + p.in.Cluster + " before an import",
+		TypedSearchAttributes: temporal.NewSearchAttributes(operation.AttributeCluster.ValueSet(p.in.Cluster), operation.AttributeOperation.ValueSet(operation.KindBackup),
+			operation.AttributePhase.ValueSet(operation.PhaseStarting), operation.AttributeNeedsOperator.ValueSet(false)),
+	}), operation.WorkflowBackup, in).Get(ctx, &report)
+	if err == nil && report.Export != nil {
+		p.report.Restore.Safety = report.Export.Location
+	}
+	return err
+}
+
+// lockGiven is how long the lock is waited for that is handed from an operation to its own backup and back: another one may have come between.
+const lockGiven = operation.Duration(time.Hour)
+
+// lockAgain takes the cluster's lock, and the leases, after they were given away. Nothing is changed in a cluster that somebody else changes.
+func (p *restore) lockAgain(ctx workflow.Context) *operation.Failure {
+	p.req.LockWait = max(p.req.LockWait, lockGiven)
+	if err := p.acquireLock(ctx); err != nil {
+		return operation.FailureOf(err)
+	}
+	return p.fence(ctx)
 }
 
 // bringHere brings the archive to the node and reads it there. False: cancelled or aborted.

@@ -13,6 +13,7 @@ const (
 
 // Steps of an import, in order, beside StepPrepare, StepCheck and StepTidy of an export.
 const (
+	StepSafety = "safety" // a backup of the cluster that is imported into, an operation of its own
 	StepFetch  = "fetch"  // the archive from its bucket to the node
 	StepImport = "import" // kato data import
 	StepVerify = "verify" // what came back, read from the Cloud Controller and held against the manifest
@@ -48,7 +49,7 @@ type RestoreInput struct {
 	AppTimeout Duration      `json:"appTimeout,omitempty"`
 	// StagingTimeout of one app in an import of old data, kato's --timeout (0 = kato's own).
 	StagingTimeout Duration `json:"stagingTimeout,omitempty"`
-	// NoSafetyBackup imports into a cluster that has apps although they are not backed up by this operation.
+	// NoSafetyBackup imports into a cluster that has apps without a backup of it before.
 	NoSafetyBackup bool `json:"noSafetyBackup,omitempty"`
 	// NoSpaceCheck imports although the data may not fit.
 	NoSpaceCheck bool `json:"noSpaceCheck,omitempty"`
@@ -124,6 +125,8 @@ type Restored struct {
 	// Archive is CLUSTER/OPERATION, and Made when its export began (UTC, RFC 3339).
 	Archive string `json:"archive"`
 	Made    string `json:"made,omitempty"`
+	// Safety is where the backup is that was made of the cluster before.
+	Safety string `json:"safety,omitempty"`
 	// Size in bytes and SHA256, in hexadecimal, as the node read them.
 	Size   int64  `json:"size,omitempty"`
 	SHA256 string `json:"sha256,omitempty"`

@@ -172,6 +172,9 @@ func restored(r *operation.Restored, s Style) string {
 	if r.Size > 0 {
 		line("size %s, SHA-256 %s", operation.Size(r.Size), clean(r.SHA256))
 	}
+	if r.Safety != "" {
+		line("backed up before in %s", clean(r.Safety))
+	}
 	contents := func(what string, c *operation.ExportedContents) {
 		if c != nil {
 			line("%s %s, %s, %s (%d started), %s", what, count(c.Orgs, "org"), count(c.Spaces, "space"), count(c.Apps, "app"), c.AppsStarted, count(c.Services, "service"))
