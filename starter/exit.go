@@ -55,7 +55,7 @@ func exitCodes() []struct {
 		{exitNoServer, "no Temporal server answers, or it refuses us"},
 		{exitTooOld, "schedule list --max-age: the last success of a schedule is too old, or none is known"},
 		{exitArchive, "backup: an archive is damaged, not complete, locked, or could not be deleted"},
-		{exitAppsFailed, "apps: the operation ended and some apps do not run"},
+		{exitAppsFailed, "apps, backup restore: the operation ended and some apps do not run, or some of the archive is missing"},
 		{exitInterrupted, "interrupted: watching has stopped, the operation goes on"},
 	}
 }
@@ -102,7 +102,7 @@ func codeOfType(errorType string) int {
 		return exitBusy
 	case operation.ErrPreflight, operation.ErrTooLate:
 		return exitPreflight
-	case operation.ErrNodesFailed, operation.ErrRestored:
+	case operation.ErrNodesFailed:
 		return exitNodesFailed
 	case operation.ErrOperatorAbort:
 		return exitAborted
@@ -110,7 +110,7 @@ func codeOfType(errorType string) int {
 		return exitCancelled
 	case operation.ErrArchive:
 		return exitArchive
-	case operation.ErrAppsFailed:
+	case operation.ErrAppsFailed, operation.ErrRestored:
 		return exitAppsFailed
 	}
 	return exitError
