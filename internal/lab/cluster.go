@@ -69,6 +69,8 @@ type Cluster struct {
 	dir   string
 	hosts []*Host
 	ccng  *cloudcontroller.Joined // nil on a plain cluster
+	// databaseURL is where the hosts' katos find its content.
+	databaseURL string
 
 	mu      sync.Mutex
 	away    map[*Host]bool
@@ -123,6 +125,10 @@ func (c *Cluster) start(ctx context.Context) error {
 		if err := run(ctx, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", LoginUser+"@"+c.core().Name(), "-f", c.coreKeyPath()); err != nil {
 			return err
 		}
+		var err error
+		if c.ccng, err = c.startController(); err != nil { // before the hosts are made, whose katos know its address
+			return err
+		}
 	}
 	// The disks are made one after the other, which is quick; booting is what takes time.
 	for _, h := range c.hosts {
@@ -135,10 +141,6 @@ func (c *Cluster) start(ctx context.Context) error {
 	}
 	if c.cfg.Platform == "als" {
 		if err := c.introduceHosts(); err != nil {
-			return err
-		}
-		var err error
-		if c.ccng, err = c.startController(); err != nil {
 			return err
 		}
 	}

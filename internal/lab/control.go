@@ -146,6 +146,14 @@ func Faults() []Fault {
 			return h.ExportFault(katodouble.ExportFault(args[0]), times, exit)
 		}},
 		{"heal-exports", "", "end export-size, export-time and export-fault", plain((*Host).HealExports)},
+		{"import-with", "JSON", `let kato data import go so, as {"fault":"halts","times":1} or {"fail_apps":["shop/staging/orders"],"app_seconds":2}`, func(h *Host, args []string) error {
+			p, err := katodouble.ParseImportPatch(strings.Join(args, " "))
+			if err != nil {
+				return err
+			}
+			return h.ImportWith(p)
+		}},
+		{"heal-imports", "", "end import-with", plain((*Host).HealImports)},
 		{"external-database", "mysql|postgresql [HOST]", "let kato's configuration name an external database (no HOST ends it)", func(h *Host, args []string) error {
 			if len(args) < 1 || len(args) > 2 {
 				return errors.New("takes mysql or postgresql, and a host")

@@ -20,7 +20,7 @@ const katoUnit = katodouble.AgentUnit
 
 // katoSite is the host's /etc/kato/node.json.
 func (h *Host) katoSite() katodouble.Site {
-	out := katodouble.Site{ID: h.Address(), Version: "3.4.2", RoleStart: h.c.cfg.RoleStart.String(), Login: LoginUser}
+	out := katodouble.Site{ID: h.Address(), Version: "3.4.2", RoleStart: h.c.cfg.RoleStart.String(), Login: LoginUser, Database: h.c.databaseURL}
 	for _, o := range h.c.hosts {
 		apps := o.cfg.Apps
 		if apps == 0 {
@@ -59,14 +59,15 @@ func (c *Cluster) Maintenance() (bool, error) {
 }
 
 // startController serves the cluster's Cloud Controller in this process, at the lab's address outside of the hosts. Its maintenance mode is that of the Core's kato;
-// while the Core does not answer, what it said last.
+// while the Core does not answer, what it said last. The hosts' katos export and import its content by way of the bridge, which NoOutbound does not close: in a
+// real cluster it lies on the Core.
 func (c *Cluster) startController() (*cloudcontroller.Joined, error) {
 	var last atomic.Bool
 	roles := map[string][]string{}
 	for _, h := range c.hosts {
 		roles[h.Address()] = h.cfg.Roles
 	}
-	return cloudcontroller.Join(c.dir, net.JoinHostPort(c.lab.outside.String(), "0"), cloudcontroller.Options{
+	j, err := cloudcontroller.Join(c.dir, net.JoinHostPort(c.lab.outside.String(), "0"), cloudcontroller.Options{
 		Maintenance: func() bool {
 			if on, err := c.Maintenance(); err == nil {
 				last.Store(on)
@@ -82,6 +83,14 @@ func (c *Cluster) startController() (*cloudcontroller.Joined, error) {
 		},
 		Nodes: func() map[string][]string { return roles },
 	})
+	if err != nil {
+		return nil, err
+	}
+	if c.databaseURL, err = j.ServeDatabase(net.JoinHostPort(c.lab.bridge.String(), "0")); err != nil {
+		j.Close()
+		return nil, err
+	}
+	return j, nil
 }
 
 // Controller is the cluster's Cloud Controller; nil on a plain cluster.
@@ -114,6 +123,22 @@ func (h *Host) HealExports() error {
 
 func (h *Host) patchExport(p katodouble.ExportPatch) error {
 	return h.Kato(katodouble.StatePatch{Export: &p})
+}
+
+// ImportWith changes what the host's imports do; katodouble.ImportPatch says what can be set. What it does not name stays.
+func (h *Host) ImportWith(p katodouble.ImportPatch) error {
+	return h.Kato(katodouble.StatePatch{Import: &p})
+}
+
+// HealImports makes the host's imports as they were at the start.
+func (h *Host) HealImports() error {
+	return h.ImportWith(katodouble.ImportPatch{Heal: true})
+}
+
+// Importing says whether `kato data import` is at work on the host; false while its kato does not answer.
+func (h *Host) Importing() bool {
+	s, err := h.KatoState()
+	return err == nil && s.Importing
 }
 
 // ExternalDatabase lets the cluster's configuration name an external host for the database of mysql or postgresql; "" = on its own node.

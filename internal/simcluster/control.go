@@ -174,6 +174,14 @@ func Faults() []Fault {
 			return n.ExportFault(fault, times, exit)
 		}},
 		{"heal-exports", "", "end export-size, export-time and export-fault", plain((*Node).HealExports)},
+		{"import-with", "JSON", `let kato data import go so, as {"fault":"halts","times":1} or {"fail_apps":["shop/staging/orders"],"app_seconds":2}`, func(n *Node, args []string) error {
+			p, err := katodouble.ParseImportPatch(strings.Join(args, " "))
+			if err != nil {
+				return err
+			}
+			return n.ImportWith(p)
+		}},
+		{"heal-imports", "", "end import-with", plain((*Node).HealImports)},
 		{"external-database", "mysql|postgresql [HOST]", "let kato's configuration name an external database (no HOST ends it)", func(n *Node, args []string) error {
 			if len(args) < 1 || len(args) > 2 {
 				return errors.New("takes mysql or postgresql, and a host")

@@ -330,6 +330,22 @@ func (n *Node) HealExports() {
 	_ = n.patchExport(katodouble.ExportPatch{Size: new(int64), Seconds: new(float64), Fault: new(katodouble.ExportFault), Times: new(int), Exit: new(int)}) // a plain node has none
 }
 
+// ImportWith changes what the node's imports do; katodouble.ImportPatch says what can be set. What it does not name stays.
+func (n *Node) ImportWith(p katodouble.ImportPatch) error {
+	n.fault("imports with %+v", p)
+	k := n.cluster.kato
+	if k == nil {
+		return errors.New("a plain cluster has no kato")
+	}
+	return k.PatchNode(n.address, katodouble.StatePatch{Import: &p})
+}
+
+// HealImports makes the node's imports as they were at the start.
+func (n *Node) HealImports() {
+	n.fault("imports healed")
+	_ = n.ImportWith(katodouble.ImportPatch{Heal: true}) // a plain node has none
+}
+
 // ExternalDatabase lets the cluster's configuration name an external host for the database of mysql or postgresql; "" = on its own node.
 func (n *Node) ExternalDatabase(service, host string) error {
 	n.fault("database of %s at %q", service, host)
@@ -437,6 +453,7 @@ func (n *Node) Heal() {
 	n.ExitZeroOnFailure(false)
 	n.KatoPrompts(false)
 	n.HealExports()
+	n.HealImports()
 	if n.exists() {
 		for _, s := range n.tree.systems {
 			_ = n.FreeSpace(s.mount, -1)

@@ -497,6 +497,11 @@ func (n *Node) Exporting() bool {
 	return n.cluster.kato != nil && n.cluster.kato.Exporting(n.address)
 }
 
+// Importing says whether `kato data import` is at work on the node.
+func (n *Node) Importing() bool {
+	return n.cluster.kato != nil && n.cluster.kato.Importing(n.address)
+}
+
 // Processes lists the command lines that run on the node now.
 func (n *Node) Processes() []string {
 	n.mu.Lock()

@@ -11,6 +11,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/katoflow/katoflow/internal/simcluster/cloudcontroller"
@@ -591,6 +592,35 @@ func (f nodeFile) Close() error {
 	return nil
 }
 
+type nodeSource struct {
+	fdReader
+}
+
+func (f nodeSource) Close() error {
+	f.d.release()
+	return nil
+}
+
+func (f nodeFiles) Open(name string) (io.ReadCloser, int64, error) {
+	d, err := f.c.open(name, os.O_RDONLY, 0)
+	if err != nil {
+		return nil, 0, err
+	}
+	var size int64
+	if d.file != nil {
+		fi, err := d.file.Stat()
+		if err == nil && fi.IsDir() {
+			err = syscall.EISDIR
+		}
+		if err != nil {
+			d.release()
+			return nil, 0, bare(err)
+		}
+		size = fi.Size()
+	}
+	return nodeSource{fdReader{f.c.p.ctx, d}}, size, nil
+}
+
 func (f nodeFiles) Create(name string) (io.WriteCloser, error) {
 	d, err := f.c.open(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o666)
 	if err != nil {
@@ -613,9 +643,9 @@ func newKato(c *Cluster) *katodouble.Cluster {
 	return k
 }
 
-// newController is the Cloud Controller of the cluster. It answers also while the Core is down, which no procedure counts on.
+// newController is the Cloud Controller of the cluster, and what kato exports and imports. It answers also while the Core is down, which no procedure counts on.
 func newController(c *Cluster) (*cloudcontroller.Joined, error) {
-	return cloudcontroller.Join(c.dir, "", cloudcontroller.Options{
+	j, err := cloudcontroller.Join(c.dir, "", cloudcontroller.Options{
 		Maintenance: c.kato.Maintenance, SetMaintenance: c.kato.SetMaintenance, VendorVersion: "v3.4.2",
 		Nodes: func() map[string][]string {
 			roles := map[string][]string{}
@@ -625,6 +655,11 @@ func newController(c *Cluster) (*cloudcontroller.Joined, error) {
 			return roles
 		},
 	})
+	if err != nil {
+		return nil, err
+	}
+	c.kato.SetDatabase(j)
+	return j, nil
 }
 
 // hostBooted is when the machine under containers was booted, as they see it.

@@ -44,7 +44,8 @@ func ofInstances() []AppFault {
 // AppWrite is a write to an app that was carried out.
 type AppWrite struct {
 	Time time.Time
-	// What is "STOPPED" or "STARTED" for the state that was set, also where it was so before; "restage"; "delete".
+	// What is "STOPPED" or "STARTED" for the state that was set, also where it was so before; "restage"; "delete"; of kato's import "import" for the record that was
+	// written to the database, and "redeploy".
 	What string
 }
 
@@ -231,9 +232,12 @@ func (c *Controller) run(a *item, at time.Time) {
 }
 
 // stage begins to stage an app, instead of a staging that is at work; the caller holds mu.
-func (c *Controller) stage(a *item, now time.Time) {
+func (c *Controller) stage(a *item, now time.Time) { c.stageFor(a, now, c.stageTime, false) }
+
+// stageFor is stage with a time of its own; fails lets it fail for a reason that is not a fault of the app.
+func (c *Controller) stageFor(a *item, now time.Time, takes time.Duration, fails bool) {
 	a.entity["package_state"] = "PENDING"
-	a.life.stagingEnds, a.life.stageFails, a.life.stageNo = now.Add(c.stageTime), a.life.meets(StagingFails), a.life.meets(StagingHangs)
+	a.life.stagingEnds, a.life.stageFails, a.life.stageNo = now.Add(takes), a.life.meets(StagingFails) || fails, a.life.meets(StagingHangs)
 	c.staging[a] = true
 	c.settle(now)
 }

@@ -254,14 +254,7 @@ func orNull(s string) any {
 func (c *Controller) AddService(org, space, name, service, plan string) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := c.named("services", service, "", "")
-	if s == nil {
-		s = c.add("services", map[string]any{"label": service, "active": true, "bindable": true})
-	}
-	p := c.named("service_plans", plan, "service_guid", s.guid)
-	if p == nil {
-		p = c.add("service_plans", map[string]any{"name": plan, "service_guid": s.guid, "free": true, "public": true})
-	}
+	p := c.plan(service, plan)
 	return c.add("service_instances", map[string]any{
 		"name": name, "space_guid": c.space(org, space).guid, "service_plan_guid": p.guid, "type": "managed_service_instance",
 		"credentials": map[string]any{"password": "of-" + name},

@@ -2,15 +2,23 @@ package cloudcontroller
 
 import (
 	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
+	"time"
+
+	"github.com/katoflow/katoflow/internal/simcluster/katodouble"
 )
 
 // Joined is the controller of a cluster: filled, served over TLS, with the files that an inventory names.
 type Joined struct {
 	*Controller
-	server *Server
-	dir    string
+	server   *Server
+	database *http.Server // nil unless ServeDatabase was called
+	dir      string
 }
 
 // Join starts a controller for a cluster, with the content of [Controller.FillAsDemo], and writes the authority of its certificate and the admin's password to
@@ -38,8 +46,25 @@ func (j *Joined) URL() string { return j.server.URL }
 func (j *Joined) caFile() string       { return filepath.Join(j.dir, "controller-ca.pem") }
 func (j *Joined) passwordFile() string { return filepath.Join(j.dir, "controller-password") }
 
+// ServeDatabase serves the controller's content to the katos of real nodes ([katodouble.DatabaseHandler]) at an address as Start takes it, without a login, and
+// returns its URL for [katodouble.Site]. Close ends it.
+func (j *Joined) ServeDatabase(address string) (url string, err error) {
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return "", fmt.Errorf("cloud controller double: %w", err)
+	}
+	j.database = &http.Server{Handler: katodouble.DatabaseHandler(j.Controller), ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(io.Discard, "", 0)}
+	go func() { _ = j.database.Serve(listener) }() // it ends with Close
+	return "http://" + listener.Addr().String(), nil
+}
+
 // Close ends the server and every connection to it.
-func (j *Joined) Close() { j.server.Close() }
+func (j *Joined) Close() {
+	if j.database != nil {
+		_ = j.database.Close()
+	}
+	j.server.Close()
+}
 
 // Section is what an inventory's cluster says of its controller.
 type Section struct {

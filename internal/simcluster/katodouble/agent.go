@@ -50,10 +50,11 @@ type CommandLine struct {
 //	PATCH /config            a list of ConfigChange
 //	GET   /history           on the Core: a list of Command; POST adds one
 //	POST  /lock              on the Core: answers when the lock is free, which is held until the connection ends
-//	POST  /exports           ExportRequest: takes the place of an export, held until the connection ends; the header Export says what it does
+//	POST  /exports           ExportRequest: takes the place of an export, held until the connection ends; the header Export says what it does. Or of an
+//	                         import: the header Import
 //	POST  /logins/ID         logs in to a node by key, as the login user of this one
 //
-// A wrong request is answered with 400, one of the Core's to another node with 404, an export while another one runs with 409, and a state that cannot be
+// A wrong request is answered with 400, one of the Core's to another node with 404, an export or import while another one runs with 409, and a state that cannot be
 // written with 500 and changes nothing.
 type Agent struct {
 	site *Site
@@ -215,6 +216,8 @@ type ExportRequest struct {
 	Node string `json:"node"`
 	// Cluster: it is an export of the whole cluster.
 	Cluster bool `json:"cluster"`
+	// Import: it is an import.
+	Import bool `json:"import,omitempty"`
 }
 
 // Handler of the agent's requests.
@@ -226,7 +229,7 @@ func (a *Agent) Handler() http.Handler {
 			var bad badRequest
 			var elsewhere notCore
 			switch {
-			case errors.Is(err, errExporting):
+			case errors.Is(err, errExporting), errors.Is(err, errImporting):
 				http.Error(w, err.Error(), http.StatusConflict)
 			case errors.As(err, &bad):
 				http.Error(w, err.Error(), http.StatusBadRequest)
@@ -376,15 +379,20 @@ func (a *Agent) holdLock(w http.ResponseWriter, r *http.Request) (any, error) {
 	return nil, nil
 }
 
-// holdExport keeps the place of an export of this node, or on the Core of another node's, so that it is free again when kato ends, however it does.
+// holdExport keeps the place of an export or import of this node, or on the Core of another node's, so that it is free again when kato ends, however it does.
 func (a *Agent) holdExport(w http.ResponseWriter, r *http.Request) (any, error) {
 	var want ExportRequest
 	if err := body(w, r, &want); err != nil {
 		return nil, err
 	}
-	var now Export
-	release := func() {}
+	var now any
+	header, release := "Export", func() {}
 	err := a.change(func() (err error) {
+		if want.Import {
+			header = "Import"
+			now, release, err = a.c.beginImport(r.Context(), want.Node, want.Cluster)
+			return err
+		}
 		now, release, err = a.c.beginExport(r.Context(), want.Node, want.Cluster)
 		return err
 	})
@@ -398,7 +406,7 @@ func (a *Agent) holdExport(w http.ResponseWriter, r *http.Request) (any, error) 
 	if err != nil {
 		return nil, err
 	}
-	w.Header().Set("Export", string(b))
+	w.Header().Set(header, string(b))
 	hold(w, r, 0)
 	return nil, nil
 }

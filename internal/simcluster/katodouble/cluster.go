@@ -60,13 +60,16 @@ type Cluster struct {
 	history []Command
 	legacy  bool            // status hangs while a node is offline
 	exports map[string]bool // by the node they run on; whether they are of the whole cluster
+	imports map[string]bool // likewise
+	main    Database        // nil: no Cloud Controller is joined
 
 	// Of the kato of a real node, which asks the other nodes for their state (Site.Run); never set in process.
 	localAway bool                  // the local node does not answer
 	coreAway  string                // the Core's id, when it does not answer
 	refresh   func(context.Context) // asks again, while a command waits
-	// exportBegin does what beginExport does in process.
+	// exportBegin and importBegin do what beginExport and beginImport do in process.
 	exportBegin func(ctx context.Context, id string, whole bool) (Export, func(), error)
+	importBegin func(ctx context.Context, id string, whole bool) (Import, func(), error)
 }
 
 type node struct {
@@ -83,6 +86,7 @@ type node struct {
 	exitZero       bool
 	prompts        bool
 	export         Export
+	imports        Import
 }
 
 // Command is one kato call, as `kato history` keeps it (kato.md §1).

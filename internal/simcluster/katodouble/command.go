@@ -26,7 +26,7 @@ type Invocation struct {
 	Home, Path     string
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
-	// Dir is the working directory, Files the file system it is of; without Files nothing can be exported.
+	// Dir is the working directory, Files the file system it is of; without Files nothing can be exported or imported.
 	Dir   string
 	Files Files
 	// Sudo returns an error when sudo asks the caller for a password; nil = it does not ask.
@@ -56,6 +56,9 @@ const usageText = `Usage:
   kato data export --only-this-node [options] [<filename>]
   kato data export --cluster [options] [<filename>]
   kato data export --manual [options] [<filename>]
+  kato data import --only-this-node [options] <source>
+  kato data import --cluster [options] <source>
+  kato data import --manual [options] <source>
   kato info [options]
   kato node list [options]
   kato node retire [options]
@@ -227,8 +230,11 @@ func (k *call) run() int {
 			return k.config(sub, args[2:])
 		}
 	case "data":
-		if sub == "export" {
+		switch sub {
+		case "export":
 			return k.dataExport(args[2:])
+		case "import":
+			return k.dataImport(args[2:])
 		}
 	case "node":
 		switch sub {

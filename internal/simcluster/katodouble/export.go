@@ -112,8 +112,10 @@ func (e *Export) take() Export {
 	return now
 }
 
-// Files are where a kato writes: the file system of its node, with the rights of its user. Names are absolute.
+// Files are where a kato reads and writes: the file system of its node, with the rights of its user. Names are absolute.
 type Files interface {
+	// Open reads a file and tells its size in bytes.
+	Open(name string) (r io.ReadCloser, size int64, err error)
 	// Create makes a file, or empties the one that is there.
 	Create(name string) (io.WriteCloser, error)
 	Mkdir(name string) error
@@ -122,6 +124,19 @@ type Files interface {
 
 // OSFiles are those of the machine the process runs on.
 type OSFiles struct{}
+
+// Open reads a file.
+func (OSFiles) Open(name string) (io.ReadCloser, int64, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, 0, err
+	}
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, 0, errors.Join(err, f.Close())
+	}
+	return f, fi.Size(), nil
+}
 
 // Create makes or empties a file with mode 0644.
 func (OSFiles) Create(name string) (io.WriteCloser, error) { return os.Create(name) }
@@ -225,6 +240,15 @@ func parseExport(args []string) (o exportOptions, ok bool) {
 	return o, modes == 1 && files <= 1 && (!o.force || o.manual)
 }
 
+// selects says whether a part is exported, or imported. hasRole says which roles are in the scope.
+func (o exportOptions) selects(p part, hasRole func(string) bool) bool {
+	selected := len(o.with) == 0 && !p.optional || o.with[p.name]
+	if o.usersOnly {
+		selected = p.name == "main-db" || p.name == "aok-db"
+	}
+	return selected && !o.without[p.name] && (o.force || hasRole(p.role))
+}
+
 // entry is one file of the archive.
 type entry struct {
 	part, name string
@@ -240,11 +264,7 @@ func (o exportOptions) entries(hasRole func(string) bool, size int64) []entry {
 	var parts []chosen
 	weights := 0
 	for _, p := range exportParts() {
-		selected := len(o.with) == 0 && !p.optional || o.with[p.name]
-		if o.usersOnly {
-			selected = p.name == "main-db" || p.name == "aok-db"
-		}
-		if !selected || o.without[p.name] || !o.force && !hasRole(p.role) {
+		if !o.selects(p, hasRole) {
 			continue
 		}
 		c := chosen{part: p}
@@ -290,8 +310,33 @@ func (o exportOptions) entries(hasRole func(string) bool, size int64) []entry {
 	return out
 }
 
-// errExporting is how a second export is refused.
+// errExporting is how an export or import is refused while an export runs.
 var errExporting = errors.New("an export is already in progress")
+
+// busy returns why nothing can be exported or imported on a node, or in the whole cluster, now; mu is held.
+func (c *Cluster) busy(id string, whole bool) error {
+	for err, all := range map[error]map[string]bool{errExporting: c.exports, errImporting: c.imports} {
+		for running, wide := range all {
+			if running == id || wide || whole {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// hold takes a place for a node's export or import; release gives it back. mu is held.
+func (c *Cluster) hold(places *map[string]bool, id string, whole bool) (release func()) {
+	if *places == nil {
+		*places = map[string]bool{}
+	}
+	(*places)[id] = whole
+	return sync.OnceFunc(func() {
+		c.mu.Lock()
+		delete(*places, id)
+		c.mu.Unlock()
+	})
+}
 
 // beginExport takes the place of an export: on a node one can run, and one of the whole cluster when no other does. release gives it back.
 func (c *Cluster) beginExport(_ context.Context, id string, whole bool) (now Export, release func(), err error) {
@@ -301,20 +346,10 @@ func (c *Cluster) beginExport(_ context.Context, id string, whole bool) (now Exp
 	if n == nil {
 		return Export{}, nil, fmt.Errorf("node %s is not part of the cluster", id)
 	}
-	for running, wide := range c.exports {
-		if running == id || wide || whole {
-			return Export{}, nil, errExporting
-		}
+	if err := c.busy(id, whole); err != nil {
+		return Export{}, nil, err
 	}
-	if c.exports == nil {
-		c.exports = map[string]bool{}
-	}
-	c.exports[id] = whole
-	return n.export.take(), sync.OnceFunc(func() {
-		c.mu.Lock()
-		delete(c.exports, id)
-		c.mu.Unlock()
-	}), nil
+	return n.export.take(), c.hold(&c.exports, id, whole), nil
 }
 
 // Exporting says whether an export runs on the node.
@@ -335,52 +370,22 @@ func (k *call) dataExport(args []string) int {
 	if k.Sudo != nil && k.Sudo(k.ctx) != nil {
 		return k.prompt()
 	}
-	type peer struct {
-		id    string
-		roles []string
-		up    bool
-	}
-	var peers []peer
-	core := ""
+	peers, core := k.peers()
 	k.c.mu.Lock()
-	for _, id := range k.c.order {
-		n := k.c.nodes[id]
-		peers = append(peers, peer{id, n.roles, n.up})
-		if core == "" || slices.Contains(n.roles, "primary") && !slices.Contains(k.c.nodes[core].roles, "primary") {
-			core = id
-		}
-	}
 	local := slices.Clone(k.local.roles)
 	k.c.mu.Unlock()
 	hasRole := func(role string) bool {
 		return slices.ContainsFunc(peers, func(p peer) bool { return (o.cluster || p.id == k.local.id) && slices.Contains(p.roles, role) })
 	}
 	if o.cluster {
-		for _, p := range peers {
-			if !p.up {
-				return k.fail("Could not connect to node %s: No route to host", p.id)
-			}
+		if !k.up(peers) {
+			return 1
 		}
 		if hasRole("filesystem") && !slices.Contains(local, "filesystem") && !o.without["filesystem"] && (len(o.with) == 0 || o.with["filesystem"]) {
 			return k.fail("The filesystem service cannot be exported from %s: run the export on the node with the filesystem role", k.local.id)
 		}
-		if k.Reach != nil {
-			failed := make([]error, len(peers))
-			var wg sync.WaitGroup
-			slots := make(chan struct{}, 16)
-			for i, p := range peers {
-				wg.Go(func() {
-					slots <- struct{}{}
-					failed[i] = k.Reach(k.ctx, core, p.id)
-					<-slots
-				})
-			}
-			wg.Wait()
-			for i, err := range failed {
-				if err != nil {
-					return k.fail("Could not log in from %s to %s: %v", core, peers[i].id, err)
-				}
-			}
+		if !k.reachable(core, peers) {
+			return 1
 		}
 	}
 	begin := k.c.beginExport
@@ -388,11 +393,8 @@ func (k *call) dataExport(args []string) int {
 		begin = k.c.exportBegin
 	}
 	now, release, err := begin(k.ctx, k.local.id, o.cluster)
-	if errors.Is(err, errExporting) {
-		return k.fail("An export is already in progress.") // the text of the Cloud Controller's wrapper, kato's own is not known (kato.md §3.2)
-	}
 	if err != nil {
-		return k.fail("%v", err)
+		return k.notBegun(err)
 	}
 	defer release()
 	if k.Files == nil {
@@ -401,29 +403,104 @@ func (k *call) dataExport(args []string) int {
 	if o.file == "" {
 		o.file = fmt.Sprintf("stackato-export-%d.tgz", time.Now().Unix())
 	}
-	absolute := func(name string) string {
-		if path.IsAbs(name) {
-			return name
-		}
-		return path.Join("/", k.Dir, name)
+	e := &exporter{now: now, entries: o.entries(hasRole, now.Size), temporary: k.temporary(o.baseDir, "kato-export-"), file: k.absolute(o.file)}
+	if e.content, err = k.content(o, hasRole); err != nil {
+		return k.fail("Could not dump the database of role primary: %v", err)
 	}
-	o.file = absolute(o.file)
-	if o.baseDir == "" {
-		o.baseDir = "/tmp"
-	}
-	e := &exporter{k: k, now: now, entries: o.entries(hasRole, now.Size), temporary: path.Join(absolute(o.baseDir), "kato-export-"+strconv.FormatInt(time.Now().UnixNano(), 36)), file: o.file}
+	e.pacer = pacer{k: k, total: now.Size, seconds: now.Seconds}
 	return e.run()
+}
+
+// peer is a node of the cluster.
+type peer struct {
+	id    string
+	roles []string
+	up    bool
+}
+
+// peers are all nodes, and the Core's id.
+func (k *call) peers() (peers []peer, core string) {
+	k.c.mu.Lock()
+	defer k.c.mu.Unlock()
+	for _, id := range k.c.order {
+		n := k.c.nodes[id]
+		peers = append(peers, peer{id, n.roles, n.up})
+		if core == "" || slices.Contains(n.roles, "primary") && !slices.Contains(k.c.nodes[core].roles, "primary") {
+			core = id
+		}
+	}
+	return peers, core
+}
+
+// up says whether all nodes are, or which one is not.
+func (k *call) up(peers []peer) bool {
+	for _, p := range peers {
+		if !p.up {
+			k.fail("Could not connect to node %s: No route to host", p.id)
+			return false
+		}
+	}
+	return true
+}
+
+// reachable says whether the Core can log in to all nodes, or to which one it cannot.
+func (k *call) reachable(core string, peers []peer) bool {
+	if k.Reach == nil {
+		return true
+	}
+	failed := make([]error, len(peers))
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, 16)
+	for i, p := range peers {
+		wg.Go(func() {
+			slots <- struct{}{}
+			failed[i] = k.Reach(k.ctx, core, p.id)
+			<-slots
+		})
+	}
+	wg.Wait()
+	for i, err := range failed {
+		if err != nil {
+			k.fail("Could not log in from %s to %s: %v", core, peers[i].id, err)
+			return false
+		}
+	}
+	return true
+}
+
+// notBegun says why an export or import is refused. The text is the Cloud Controller's wrapper's, kato's own is not known (kato.md §3.2).
+func (k *call) notBegun(err error) int {
+	switch {
+	case errors.Is(err, errExporting):
+		return k.fail("An export is already in progress.")
+	case errors.Is(err, errImporting):
+		return k.fail("An import is already in progress.")
+	}
+	return k.fail("%v", err)
+}
+
+func (k *call) absolute(name string) string {
+	if path.IsAbs(name) {
+		return name
+	}
+	return path.Join("/", k.Dir, name)
+}
+
+// temporary names a folder for temporary files, in --base-dir or /tmp.
+func (k *call) temporary(baseDir, prefix string) string {
+	if baseDir == "" {
+		baseDir = "/tmp"
+	}
+	return path.Join(k.absolute(baseDir), prefix+strconv.FormatInt(time.Now().UnixNano(), 36))
 }
 
 // exporter writes one archive.
 type exporter struct {
-	k               *call
 	now             Export
 	entries         []entry
+	content         []byte // of the Cloud Controller; nil when it is not exported
 	temporary, file string
-	began           time.Time
-	done            int64
-	told            int // tenths of the progress that have been printed
+	pacer
 }
 
 // errExportFault is the error of ExportErrorText and ExportFails.
@@ -519,6 +596,11 @@ func (e *exporter) fill(archive *tar.Writer, flush func() error) error {
 			if err := e.note(en.part); err != nil {
 				return err
 			}
+			if en.part == "main-db" && e.content != nil {
+				if err := e.add(archive, ContentEntry, e.content); err != nil {
+					return err
+				}
+			}
 		}
 		if err := archive.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: en.name, Mode: 0o600, Size: en.size, ModTime: e.began, Uname: "stackato", Gname: "stackato"}); err != nil {
 			return err
@@ -539,6 +621,16 @@ func (e *exporter) fill(archive *tar.Writer, flush func() error) error {
 		}
 	}
 	return e.fail(flush, true, true) // of a node whose roles have nothing to export
+}
+
+// add writes a whole file into the archive, which does not count as progress.
+func (e *exporter) add(archive *tar.Writer, name string, content []byte) error {
+	err := archive.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o600, Size: int64(len(content)), ModTime: e.began, Uname: "stackato", Gname: "stackato"})
+	if err != nil {
+		return err
+	}
+	_, err = archive.Write(content)
+	return err
 }
 
 // fail is where a fault ends an export; what was written before is on the disk.
@@ -566,25 +658,37 @@ func (e *exporter) note(name string) error {
 	return errors.Join(err, f.Close())
 }
 
-// pace counts n bytes as exported, tells every tenth, and waits until they are due.
-func (e *exporter) pace(n int64) error {
-	e.done += n
-	if tenth := int(e.done * 10 / max(1, e.now.Size)); tenth > e.told {
-		e.told = tenth
-		e.k.printf("%d%%\n", tenth*10)
+// pacer tells the progress of some bytes, and makes them take so many seconds.
+type pacer struct {
+	k           *call
+	total, done int64
+	seconds     float64
+	began       time.Time
+	told        int // tenths that have been printed
+}
+
+// pace counts n bytes as done, tells every tenth, and waits until they are due.
+func (p *pacer) pace(n int64) error {
+	p.done += n
+	if tenth := int(p.done * 10 / max(1, p.total)); tenth > p.told {
+		p.told = tenth
+		p.k.printf("%d%%\n", tenth*10)
 	}
-	due := e.began.Add(time.Duration(e.now.Seconds * float64(time.Second) * float64(e.done) / float64(max(1, e.now.Size))))
-	wait := time.Until(due)
-	if wait <= 0 {
-		return e.k.ctx.Err()
+	return p.k.wait(time.Until(p.began.Add(time.Duration(p.seconds * float64(time.Second) * float64(p.done) / float64(max(1, p.total))))))
+}
+
+// wait lets time pass; its error is that kato shall end.
+func (k *call) wait(d time.Duration) error {
+	if d <= 0 {
+		return k.ctx.Err()
 	}
-	t := time.NewTimer(wait)
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
 		return nil
-	case <-e.k.ctx.Done():
-		return e.k.ctx.Err()
+	case <-k.ctx.Done():
+		return k.ctx.Err()
 	}
 }
 

@@ -91,6 +91,9 @@ func (r *remote) send(ctx context.Context, node SiteNode, method, path string, i
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
 		resp.Body.Close()
 		if resp.StatusCode == http.StatusConflict {
+			if strings.Contains(string(text), errImporting.Error()) {
+				return nil, errImporting
+			}
 			return nil, errExporting
 		}
 		return nil, fmt.Errorf("node %s: %s", node.ID, strings.TrimSpace(string(text)))
@@ -200,7 +203,10 @@ func (r *remote) run(ctx context.Context, in Invocation) int {
 	if len(in.Args) > 0 && (in.Args[0] == "config" || in.Args[0] == "history") && !r.shared(ctx, core, in.Args[0]) {
 		r.c.coreAway = core.ID
 	}
-	in.Sudo, in.Reach, r.c.exportBegin = r.site.sudo, r.reach, r.beginExport
+	in.Sudo, in.Reach, r.c.exportBegin, r.c.importBegin = r.site.sudo, r.reach, r.beginExport, r.beginImport
+	if r.site.Database != "" {
+		r.c.SetDatabase(databaseAt{r.site.Database, r.client})
+	}
 	out := in.Stdout
 	var kept bytes.Buffer
 	if changes(in.Args) && !local.Prompts {
@@ -235,10 +241,22 @@ func (r *remote) reach(ctx context.Context, from, to string) error {
 	return r.request(ctx, r.site.node(from), http.MethodPost, "/logins/"+to, nil, nil)
 }
 
-// beginExport takes the place of an export on this node and, if the Core can be asked, on the Core, which knows of those of the whole cluster. Both are
-// free again when kato ends, also by being killed.
+// beginExport takes the place of an export.
 func (r *remote) beginExport(ctx context.Context, id string, whole bool) (now Export, release func(), err error) {
-	core, local := r.site.core(), r.site.node(id)
+	release, err = r.begin(ctx, ExportRequest{Node: id, Cluster: whole}, "Export", &now)
+	return now, release, err
+}
+
+// beginImport takes the place of an import.
+func (r *remote) beginImport(ctx context.Context, id string, whole bool) (now Import, release func(), err error) {
+	release, err = r.begin(ctx, ExportRequest{Node: id, Cluster: whole, Import: true}, "Import", &now)
+	return now, release, err
+}
+
+// begin takes a place on this node and, if the Core can be asked, on the Core, which knows of those of the whole cluster. Both are free again when kato
+// ends, also by being killed. now is what this node's header says.
+func (r *remote) begin(ctx context.Context, want ExportRequest, header string, now any) (release func(), err error) {
+	core, local := r.site.core(), r.site.node(want.Node)
 	nodes := []SiteNode{core}
 	if core.ID != local.ID {
 		nodes = append(nodes, local)
@@ -250,20 +268,22 @@ func (r *remote) beginExport(ctx context.Context, id string, whole bool) (now Ex
 		}
 	}
 	for _, n := range nodes {
-		header, end, err := r.hold(ctx, n, "/exports", ExportRequest{Node: id, Cluster: whole})
-		if err != nil && !whole && n.ID != id && !errors.Is(err, errExporting) {
-			continue // the Core is away, and this export does without it
+		answer, end, err := r.hold(ctx, n, "/exports", want)
+		if err != nil && !want.Cluster && n.ID != want.Node && !errors.Is(err, errExporting) && !errors.Is(err, errImporting) {
+			continue // the Core is away, and this one does without it
 		}
 		if err == nil {
 			held = append(held, end)
-			err = json.Unmarshal([]byte(header.Get("Export")), &now)
+			if n.ID == want.Node {
+				err = json.Unmarshal([]byte(answer.Get(header)), now)
+			}
 		}
 		if err != nil {
 			release()
-			return Export{}, nil, err
+			return nil, err
 		}
 	}
-	return now, release, nil
+	return release, nil
 }
 
 // hold sends a request that the agent answers at once and keeps open until end is called.

@@ -46,8 +46,10 @@ type Site struct {
 	Version string `json:"version"`
 	// RoleStart is how long roles take from the boot to RUNNING, as "5s".
 	RoleStart string `json:"role_start,omitempty"`
-	// Login is the user whose keys lead from node to node, and who needs sudo without a password for an export; neither is looked at when it is empty.
+	// Login is the user whose keys lead from node to node, and who needs sudo without a password for an export or import; neither is looked at when it is empty.
 	Login string `json:"login,omitempty"`
+	// Database is the URL at which the Cloud Controller's content is read and written (DatabaseHandler); without one, none is exported or imported.
+	Database string `json:"database,omitempty"`
 	// Dir of the node's files; StateDir if empty.
 	Dir string `json:"dir,omitempty"`
 	// Nodes in file order. The one with the role primary is the Core; the first one if none has it.

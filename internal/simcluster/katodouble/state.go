@@ -39,6 +39,9 @@ type NodeState struct {
 	Export Export `json:"export"`
 	// Exporting: an export runs.
 	Exporting bool `json:"exporting"`
+	// Import and Importing likewise.
+	Import    Import `json:"import"`
+	Importing bool   `json:"importing"`
 }
 
 // StatePatch is the body of PATCH /state: what it names is changed, the rest stays.
@@ -52,6 +55,7 @@ type StatePatch struct {
 	Prompts      *bool        `json:"prompts,omitempty"`
 	LegacyStatus *bool        `json:"legacy_status,omitempty"`
 	Export       *ExportPatch `json:"export,omitempty"`
+	Import       *ImportPatch `json:"import,omitempty"`
 	// Stop stops roles until the next boot, NeverStart keeps them STARTING from the next boot on, Start heals both. Resume ends only
 	// Stop, as `kato start` does.
 	Stop       []string `json:"stop,omitempty"`
@@ -82,8 +86,9 @@ func (c *Cluster) NodeState(id string) (s NodeState, ok bool) {
 		ok = true
 		s = NodeState{ID: n.id, Booted: n.booted, UpSeconds: time.Since(n.booted).Seconds(), RoleStartSeconds: n.startTime.Seconds(), Roles: map[string]State{},
 			Stopped: sortedKeys(n.stopped), NeverStart: sortedKeys(n.never), Stuck: sortedKeys(n.stuck),
-			Apps: n.apps, Capacity: n.capacity, Retired: n.retired, ExitZero: n.exitZero, Prompts: n.prompts, LegacyStatus: c.legacy, Export: n.export}
+			Apps: n.apps, Capacity: n.capacity, Retired: n.retired, ExitZero: n.exitZero, Prompts: n.prompts, LegacyStatus: c.legacy, Export: n.export, Import: n.imports}
 		_, s.Exporting = c.exports[id]
+		_, s.Importing = c.imports[id]
 		for _, r := range n.roles {
 			s.Roles[r] = n.roleState(r)
 		}
@@ -97,7 +102,7 @@ func (c *Cluster) SetNodeState(s NodeState) {
 		n.up, n.booted, n.startTime = true, time.Now().Add(-seconds(s.UpSeconds)), seconds(s.RoleStartSeconds)
 		n.stopped, n.never, n.stuck = set(s.Stopped), set(s.NeverStart), set(s.Stuck)
 		n.apps, n.capacity, n.retired, n.exitZero, n.prompts = s.Apps, s.Capacity, s.Retired, s.ExitZero, s.Prompts
-		n.export = s.Export
+		n.export, n.imports = s.Export, s.Import
 		c.legacy = c.legacy || s.LegacyStatus
 	})
 }
@@ -129,7 +134,12 @@ func (c *Cluster) PatchNode(id string, p StatePatch) error {
 			err = wrong
 			return
 		}
-		n.apps, n.capacity, n.export = apps, capacity, export
+		imports, wrong := n.imports.apply(p.Import)
+		if wrong != nil {
+			err = wrong
+			return
+		}
+		n.apps, n.capacity, n.export, n.imports = apps, capacity, export, imports
 		for to, from := range map[*bool]*bool{&n.retired: p.Retired, &n.exitZero: p.ExitZero, &n.prompts: p.Prompts, &c.legacy: p.LegacyStatus} {
 			if from != nil {
 				*to = *from
