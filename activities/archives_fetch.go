@@ -310,7 +310,7 @@ func (f *Fetcher) parts(ctx context.Context, atOnce int, move func(context.Conte
 		switch {
 		case err == nil:
 			continue
-		case !errors.As(err, &failure) || gone(err):
+		case !errors.As(err, &failure) || gone(err) || failure.final && !got:
 			return err
 		}
 		if failed++; failed < tries {
@@ -391,7 +391,7 @@ func (f *Fetcher) part(ctx context.Context, number int, move func(context.Contex
 		}
 		if f.used == operation.TransferDirect {
 			return directFailure{text: fmt.Sprintf("%s: part %d arrived %d times as something else than S3 has: something changes it on its way, or the disk fails", remote.Escape(f.File.host.Name),
-				number, try), elsewhere: true}
+				number, try), final: true, elsewhere: true}
 		}
 		return fail(operation.ErrVerify, f.File.host.Name, "part %d of the archive was written %d times and is read as something else there: see to the node's disk, then retry", number, try)
 	}

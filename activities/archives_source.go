@@ -153,8 +153,8 @@ type directFailure struct {
 	text string
 	// status of S3's answer, 0 when there was none.
 	status int
-	// passing: the same may go well later. elsewhere: the worker may be able to do what the node is not.
-	passing, elsewhere bool
+	// passing: the same may go well later. final: it will not within moments. elsewhere: the worker may be able to do what the node is not.
+	passing, final, elsewhere bool
 }
 
 func (e directFailure) Error() string { return e.text }
@@ -341,13 +341,14 @@ func curlFailure(node, verb string, number int, a answer, good func(status int) 
 	case exit == 0 && good(status):
 		return nil
 	case status/100 == 2 && !good(status):
-		return directFailure{text: fmt.Sprintf("%s: part %d was asked for, and something else came: HTTP %d", node, number, status), status: status, elsewhere: true}
+		return directFailure{text: fmt.Sprintf("%s: part %d was asked for, and something else came: HTTP %d", node, number, status), status: status, final: true, elsewhere: true}
 	case exit == 0 || exit == httpError:
+		passing := status >= 500 || status == http.StatusTooManyRequests || status == http.StatusRequestTimeout
 		// What is not S3's own word may be that of a proxy which only the node has in its way.
 		return directFailure{text: strings.TrimSpace(fmt.Sprintf("%s: S3 refused part %d: HTTP %d %s", node, number, status, said)), status: status,
-			passing: status >= 500 || status == http.StatusTooManyRequests || status == http.StatusRequestTimeout, elsewhere: said == ""}
+			passing: passing, final: !passing, elsewhere: said == ""}
 	case exit == 127 || exit == 126:
-		return directFailure{text: node + " has no curl: use --transfer worker, or install it", elsewhere: true}
+		return directFailure{text: node + " has no curl: use --transfer worker, or install it", final: true, elsewhere: true}
 	case exit == 1 || exit == 2 || exit == 5 || exit == 6 || exit == 7 || exit == 35 || exit == 60 || exit == 77:
 		return directFailure{text: fmt.Sprintf("%s cannot reach the S3 service (curl %d): use --transfer worker, or see to its network and certificates", node, exit), elsewhere: true}
 	default: // cut off, or too slow
