@@ -353,9 +353,9 @@ func (f *findings) judgeArchive(m archive.Manifest, t targetState) {
 		switch {
 		case t.known == nil || t.enabled[service]:
 		case t.known[service]:
-			f.problem("roles", "the archive has %d services of %s, and no node has that role: enable it (kato role add %s), or they do not come back", count[service], oneLine(service, 60), oneLine(service, 60))
+			f.problem("roles", "the archive has services of %s (%d), and no node has that role: enable it (kato role add %s), or they do not come back", oneLine(service, 60), count[service], oneLine(service, 60))
 		default:
-			f.warning("archive", "its %d services of %s are of no role of this cluster: see to their data yourself", count[service], oneLine(service, 60))
+			f.warning("archive", "its services of %s (%d) are of no role of this cluster: see to their data yourself", oneLine(service, 60), count[service])
 		}
 	}
 }
@@ -403,12 +403,26 @@ func (x *Archives) Import(ctx context.Context, in ImportInput) (ImportResult, er
 	if err != nil {
 		return ImportResult{}, err
 	}
-	out := ImportResult{JobResult: result, Said: refusal(said)}
 	failed := kato.ParseFailedApps([]byte(said))
+	out := ImportResult{JobResult: result, Said: refusal(withoutApps(said, failed))}
 	for _, app := range failed[:min(len(failed), operation.MaxMissing)] {
 		out.Failed = append(out.Failed, oneLine(app.String(), 300))
 	}
 	return out, nil
+}
+
+// withoutApps leaves out the lines that are about apps which are listed as failed: those are seen to one by one.
+func withoutApps(said string, failed []kato.FailedApp) string {
+	if len(failed) == 0 {
+		return said
+	}
+	var kept strings.Builder
+	for line := range strings.Lines(said) {
+		if !slices.ContainsFunc(failed, func(a kato.FailedApp) bool { return strings.Contains(line, a.Name) }) {
+			kept.WriteString(line)
+		}
+	}
+	return kept.String()
 }
 
 // maxImportSaid is how much of the end of an import's output is looked at, in bytes: the list of a thousand apps that failed.

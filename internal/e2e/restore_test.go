@@ -13,6 +13,7 @@ import (
 	"github.com/katoflow/katoflow/internal/archive/archivetest"
 	"github.com/katoflow/katoflow/internal/operation"
 	"github.com/katoflow/katoflow/internal/simcluster/cloudcontroller"
+	"github.com/katoflow/katoflow/internal/simcluster/katodouble"
 )
 
 // restore begins an import of one of the cluster's own archives by the CLI, detached, and returns when its preflight has passed.
@@ -92,7 +93,7 @@ func TestRestore_OfAnArchive_BringsBackWhatIsGoneAndSaysSo(t *testing.T) {
 			require.Equal(t, 2, s.exports(files))
 			safety := &op{site: s, id: o.id + "-safety"}
 			safety.listed()
-			require.Contains(t, r.Restore.Safety, safety.id)
+			require.Contains(t, r.Restore.Safety, strings.ReplaceAll(safety.id, "-", "--"))
 			o.settled()
 			require.Contains(t, s.cli(0, "op", "show", o.id).Stdout, "recorded")
 		})
@@ -230,4 +231,227 @@ func TestRestore_CancelledInTheImport_SeesItThrough(t *testing.T) {
 	require.Contains(t, strings.Join(r.Nodes[0].Notes, "\n"), "kato data import is not interrupted")
 	o.settled()
 	f.end("the import seen through, then ended as cancelled")
+}
+
+// importer is a node that imports, with what can happen to it there. Package katodouble says what each does.
+type importer interface {
+	machine
+	ImportWith(p katodouble.ImportPatch) error
+}
+
+func (s *site) importer() importer {
+	s.t.Helper()
+	n, ok := s.cluster.Node(core).(importer)
+	require.True(s.t, ok, "%s has no faults of imports", core)
+	return n
+}
+
+func TestRestore_AppsFail_AreStagedAnewAndThoseThatDoNotRunAreTold(t *testing.T) {
+	t.Parallel()
+	onlySimulated(t, "the Cloud Controller's faults are the same")
+	stopped, failed := katodouble.FailedAndStopped, katodouble.FailedToStage
+	long, short := katodouble.LongList, katodouble.ShortList
+	stackato, helion := katodouble.Stackato, katodouble.Helion
+	for name, patch := range map[string]katodouble.ImportPatch{
+		"stackato, long list, left stopped": {Product: &stackato, List: &long, LeaveFailed: &stopped},
+		"helion, short list, not staged":    {Product: &helion, List: &short, LeaveFailed: &failed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, nil, nil, exporting)
+			s.worker("")
+			c := s.controller()
+			c.StartTime(200*time.Millisecond, 0)
+			for _, app := range []string{"heals", "stays-broken", "well"} {
+				c.AddApp("broken", "dev", cloudcontroller.App{Name: app})
+			}
+			c.AddApp("broken", "dev", cloudcontroller.App{Name: "was-stopped", State: "STOPPED"})
+			before := s.archived()
+			patch.FailApps = []string{"broken/dev/heals", "broken/dev/stays-broken"}
+			require.NoError(t, s.importer().ImportWith(patch))
+			c.FailApp(s.guid("broken", "dev", "stays-broken"), cloudcontroller.StagingFails, -1)
+			f := s.fault("an import after which two apps do not run (%s)", name)
+			out := s.cli(12, "backup", "restore", before.id, "--cluster", s.cluster.Name(), "--confirm", s.cluster.Name(), "--no-safety-backup", "--app-timeout", "20s")
+			require.Regexp(t, "broken/dev/stays-broken +failed .*its staging failed", out.Stdout)
+			require.Contains(t, out.Stdout, "kato named as failed: broken/dev/heals,broken/dev/stays-broken")
+			require.Equal(t, 1, s.imports(core))
+			id := s.latest(operation.KindRestore)
+			r, err := s.attachTo(operation.KindRestore, id).report()
+			require.NoError(t, err)
+			counts := outcomesOf(r)
+			require.Equal(t, 1, counts[operation.AppFailed])
+			require.Equal(t, 1, counts[operation.AppRestaged])
+			require.Equal(t, []string{"import", "redeploy"}, writes(c, s.guid("broken", "dev", "well")), "an app that runs is left alone")
+			require.Equal(t, "STOPPED", c.AppState(s.guid("broken", "dev", "was-stopped")))
+			f.end("staged anew, the one that does not run told with its reason, exit code 12")
+
+			c.HealApp(s.guid("broken", "dev", "stays-broken"))
+			again := s.apps("redeploy", "--from-report", id).done(60 * time.Second)
+			require.Equal(t, map[string]int{operation.AppRestaged: 1}, outcomesOf(again))
+		})
+	}
+}
+
+func TestRestore_KatoGoesWrong_IsAskedAboutAndNothingIsCalledRestored(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		fault  katodouble.ImportFault
+		step   string
+		kind   string
+		words  string
+		answer operation.Decision
+		// imports of kato, and whether all is well at the end.
+		imports int
+		well    bool
+	}{
+		"exit 0 with an error, imported again":    {katodouble.ImportErrorText, operation.StepVerify, operation.ErrVerify, "ended with 0 and said", operation.Retry, 2, true},
+		"exit 1 in the middle, imported again":    {katodouble.ImportFails, operation.StepImport, operation.ErrRemoteExit, "exit code 1", operation.Retry, 2, true},
+		"halted at an app, the rest seen to":      {katodouble.ImportHalts, operation.StepImport, operation.ErrRemoteExit, "exit code 1", operation.Leave, 1, true},
+		"services lost, told as missing":          {katodouble.ImportServicesLost, operation.StepVerify, operation.ErrVerify, "service ", operation.Leave, 1, false},
+		"services lost, imported again and there": {katodouble.ImportServicesLost, operation.StepVerify, operation.ErrVerify, "not there", operation.Retry, 2, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if onHosts() && c.fault != katodouble.ImportErrorText {
+				t.Skip("one of them is enough on real hosts")
+			}
+			s := newSite(t, nil, nil, exporting)
+			s.worker("")
+			cc := s.controller()
+			service := cc.AddService("shop", "production", "restored-db", "mysql", "free")
+			before := s.archived()
+			if c.fault == katodouble.ImportServicesLost {
+				cc.Remove(service)
+			}
+			once := 1
+			require.NoError(t, s.importer().ImportWith(katodouble.ImportPatch{Fault: &c.fault, Times: &once}))
+			f := s.fault("kato data import: %s", name)
+			o := s.restore(before.id, "--no-safety-backup")
+			q := o.question(60 * time.Second)
+			require.Equal(t, []string{core, c.step, c.kind}, []string{q.Node, q.Step, q.Cause.Type}, q.Cause.Message)
+			require.Contains(t, q.Cause.Message, c.words)
+			o.decide(q, c.answer)
+			r, err := o.end(90 * time.Second)
+			if c.well {
+				require.NoError(t, err)
+				require.Empty(t, r.Restore.Missing)
+			} else {
+				require.Error(t, err)
+				require.Equal(t, operation.ErrRestored, r.Failure.Type)
+				require.Equal(t, []string{"service shop/production/restored-db"}, r.Restore.Missing)
+			}
+			require.Equal(t, c.imports, s.imports(core))
+			o.settled()
+			f.end(parkedFor(c.step+" ("+c.kind+")", string(c.answer)))
+		})
+	}
+}
+
+func TestRestore_NodeOrItsNetworkGone_GoesOnOrAsks(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		breaks func(s *site)
+		asks   bool
+	}{
+		"connections dropped in the import": {func(s *site) { s.cluster.Node(core).DropConnections() }, false},
+		"the Core reboots in the import":    {func(s *site) { s.cluster.Node(core).RebootNow() }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, nil, nil, exporting)
+			s.limits(patient)
+			s.worker("")
+			before := s.archived()
+			seconds := 3.0
+			require.NoError(t, s.importer().ImportWith(katodouble.ImportPatch{Seconds: &seconds}))
+			f := s.fault("%s", name)
+			o := s.restore(before.id, "--no-safety-backup")
+			s.eventually(60*time.Second, "kato to import", func() bool { return s.running(core, "kato data import") })
+			c.breaks(s)
+			if !c.asks {
+				o.done(2 * time.Minute)
+				require.Equal(t, 1, s.imports(core))
+				o.settled()
+				f.end("went on by itself")
+				return
+			}
+			q := o.question(2 * time.Minute)
+			require.Equal(t, []string{operation.StepImport, operation.ErrInterrupted}, []string{q.Step, q.Cause.Type}, q.Cause.Message)
+			o.decide(q, operation.Retry)
+			o.done(2 * time.Minute)
+			require.Equal(t, 2, s.imports(core))
+			f.end(parkedFor("import (Interrupted)", "imported again"))
+		})
+	}
+}
+
+func TestRestore_AThousandAppsOfWhich37Fail_AreAllSeenTo(t *testing.T) {
+	t.Parallel()
+	onlySimulated(t, "it is a matter of numbers")
+	if testing.Short() {
+		t.Skip("a thousand apps take their time")
+	}
+	s := newSite(t, nil, nil, exporting)
+	s.worker("")
+	c := s.controller()
+	c.FillMany(1000)
+	before := s.archived()
+	share := 0.037
+	require.NoError(t, s.importer().ImportWith(katodouble.ImportPatch{FailShare: &share}))
+	o := s.restore(before.id, "--no-safety-backup", "--apps-at-once", "50")
+	r := o.done(3 * time.Minute)
+	require.Empty(t, r.Restore.Missing)
+	require.Len(t, r.Restore.Named, 37)
+	require.Equal(t, r.Restore.Recorded.AppsStarted, r.Apps.Counts[operation.AppRunning]+r.Apps.Counts[operation.AppRestaged])
+	require.GreaterOrEqual(t, r.Apps.Counts[operation.AppRestaged], 37)
+	require.Equal(t, 1, s.imports(core))
+}
+
+// restoreMatrix is an import whose steps take long enough to be killed in their middle, after which one app is to be staged anew.
+func restoreMatrix(mode operation.TransferMode) matrix {
+	return matrix{
+		site: func(t *testing.T) *site {
+			s := newSite(t, nil, nil, exporting)
+			require.NoError(t, s.exporter(files).ExportSize(multiparted))
+			w := s.worker("")
+			s.controller().AddApp("broken", "dev", cloudcontroller.App{Name: "heals"})
+			before := s.archived()
+			require.NoError(t, w.Stop())
+			s.archive = before.id
+			half, stopped := 0.8, katodouble.FailedAndStopped
+			require.NoError(t, s.importer().ImportWith(katodouble.ImportPatch{Seconds: &half, FailApps: []string{"broken/dev/heals"}, LeaveFailed: &stopped}))
+			s.cluster.Node(core).SlowCommand("tar tzf", -1, time.Second)
+			return s
+		},
+		start: func(s *site) *op {
+			return s.restoreDirectly(operation.RestoreInput{Archive: s.archive, Transfer: mode, NoSafetyBackup: true})
+		},
+		intact: func(o *op) {
+			r := o.done(2 * time.Minute)
+			require.Equal(o.t, 1, o.imports(core), "runs of kato data import")
+			require.Empty(o.t, r.Restore.Missing)
+			require.Equal(o.t, r.Restore.Recorded.Apps, r.Restore.Found.Apps)
+			require.Equal(o.t, 1, outcomesOf(r)[operation.AppRestaged])
+			require.Zero(o.t, outcomesOf(r)[operation.AppFailed])
+			require.LessOrEqual(o.t, o.bucket.Proxy.Count("GET export.tgz"), 5+2*partsInFlight, "parts read")
+			o.settled()
+		},
+	}
+}
+
+// TestKillMatrix_OfARestore kills the worker at the boundaries of every activity of an import and in the middle of its steps, and requires that kato imported once, that
+// everything came back, that the app which was to be staged anew was, and that nothing was left behind.
+func TestKillMatrix_OfARestore(t *testing.T) {
+	t.Parallel()
+	t.Run("points", func(t *testing.T) {
+		worker := restoreMatrix(operation.TransferWorker)
+		worker.lanes(t, "by the worker", 4, append(
+			boundaries("RestoreReady", "PrepareImport", "Fetch", "CheckArchive", "Import", "Restored", "TidyExport"),
+			killPoint{name: "in a part", moment: atRequest("GET export.tgz")},
+			killPoint{name: "in check", moment: inProcess(core, "tar tzf /")},
+			killPoint{name: "in import", moment: inCommand(core, "kato data import")}))
+		direct := restoreMatrix(operation.TransferDirect)
+		direct.lanes(t, "by the node", 1, append(boundaries("Fetch"), killPoint{name: "in a part", moment: atRequest("GET export.tgz")}))
+	})
+	tellKills(t, "restore")
 }

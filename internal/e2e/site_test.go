@@ -90,6 +90,8 @@ type site struct {
 	client  client.Client
 	// bucket of the site, nil without the option inS3; its proxy does the faults of S3.
 	bucket *archivetest.Bucket
+	// archive that was made of the cluster before.
+	archive string
 	// s3 are the lines of the inventory that name it.
 	s3 string
 	// byHands are the commands that the test ran on a node itself, as somebody might who is logged in.
