@@ -316,7 +316,7 @@ type importer struct {
 	source          io.Reader
 	found           map[string]bool // parts that the archive has
 	content         *Content        // that the archive has
-	failed          []AppEntry
+	started, failed []AppEntry
 	pacer
 }
 
@@ -491,6 +491,10 @@ func (i *importer) parts() (exit *int) {
 			}
 		}
 	}
+	if exit := i.redeploy(); exit != nil {
+		return exit
+	}
+	i.list()
 	return nil
 }
 
@@ -518,10 +522,9 @@ func (i *importer) wanted() Content {
 	return c
 }
 
-// mainDB writes the content to the database, every app STOPPED, and redeploys the apps that were started.
+// mainDB writes the content to the database, every app STOPPED.
 func (i *importer) mainDB() (exit *int) {
 	k, db := i.k, i.k.c.database()
-	var started []AppEntry
 	rows := Content{}
 	if db == nil {
 		db = noDatabase{}
@@ -534,7 +537,7 @@ func (i *importer) mainDB() (exit *int) {
 	rows.Apps = slices.Clone(rows.Apps)
 	for a := range rows.Apps {
 		if rows.Apps[a].State == "STARTED" {
-			started = append(started, rows.Apps[a])
+			i.started = append(i.started, rows.Apps[a])
 		}
 		rows.Apps[a].State = "STOPPED"
 	}
@@ -547,16 +550,12 @@ func (i *importer) mainDB() (exit *int) {
 		return &i.now.Exit
 	}
 	k.printf("%d organizations, %d spaces, %d users, %d applications, %d services\n", len(rows.Orgs), len(rows.Spaces), len(rows.Users), len(rows.Apps), len(rows.Services))
-	if exit := i.redeploy(db, started); exit != nil {
-		return exit
-	}
-	i.list()
 	return nil
 }
 
-// redeploy stages and starts apps, one after the other.
-func (i *importer) redeploy(db Database, apps []AppEntry) (exit *int) {
-	k := i.k
+// redeploy stages and starts the apps that were started, one after the other.
+func (i *importer) redeploy() (exit *int) {
+	k, db, apps := i.k, i.k.c.database(), i.started
 	if len(apps) > 0 {
 		k.printf("%s\n", i.colored(cyan, "Redeploying applications..."))
 		i.stray(k.Stderr, "/s/code/kato/lib/kato/cluster/import.rb:412: warning: already initialized constant STAGING_TIMEOUT")
