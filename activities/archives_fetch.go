@@ -1,6 +1,8 @@
 package activities
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -71,8 +73,9 @@ func (x *Archives) Fetch(ctx context.Context, in FetchInput) (FetchResult, error
 	}
 	file := NewNodeFile(x.Connections, t.host, in.staged())
 	defer file.Close()
-	f := &Fetcher{Store: store, File: file, CA: cfg.CA, Secrets: partSecrets(in.Operation), Record: a.fetched,
+	f := Fetcher{Store: store, File: file, CA: cfg.CA, Secrets: partSecrets(in.Operation), Record: a.fetched,
 		way: way{mode: in.Mode, log: logOf(x.Logger, in.Operation, in.Node.Name, operation.StepTransfer)}}
+	defer f.close()
 	err = a.againstFaults(t, in.UnreachableAfter.D(), func(ctx context.Context) error {
 		err := f.fetch(ctx, in.Archive)
 		if gone(err) {
@@ -117,6 +120,7 @@ type Fetcher struct {
 	manifest archive.Manifest
 	boot     string // of the node when the file was last looked at
 	compared bool   // what was there before
+	writers  *rangeServer
 	kept     int64
 
 	telling sync.Mutex // keeps what is recorded in order
@@ -141,14 +145,23 @@ const (
 
 var (
 	fileScript  = script("range_file")
-	fetchScript = remote.VaultsScript() + script("curl_order", "range_place", "range_fetch")
-	writeScript = script("range_place", "range_write")
+	fetchScript = remote.VaultsScript() + script("curl_order", "range_place", "range_sum", "range_fetch")
+	writeScript = script("range_place", "range_sum", "range_write")
 )
 
 // Fetch brings the archive there by the way that is named; it can be repeated, and goes on then.
 func (f *Fetcher) Fetch(ctx context.Context, ref archive.Ref, mode operation.TransferMode) error {
 	f.way = way{mode: mode, log: zap.NewNop()}
+	defer f.close()
 	return f.fetch(ctx, ref)
+}
+
+// close ends the sessions that ranges were written over.
+func (f *Fetcher) close() {
+	if f.writers != nil {
+		f.writers.close()
+		f.writers = nil
+	}
 }
 
 func (f *Fetcher) fetch(ctx context.Context, ref archive.Ref) error {
@@ -162,6 +175,9 @@ func (f *Fetcher) fetch(ctx context.Context, ref archive.Ref) error {
 				"archive %s is encrypted, and no node gets a secret key: decrypt it with katoflow backup download --identity first", ref)}
 		}
 		f.manifest = m
+	}
+	if f.writers == nil {
+		f.writers = &rangeServer{runner: f.File.runner, host: f.File.host, path: f.File.path, script: writeScript}
 	}
 	if err := f.look(ctx); err != nil {
 		return err
@@ -291,7 +307,7 @@ func (f *Fetcher) record() {
 }
 
 // parts fetches what is missing, some at once. What the node itself could not fetch is tried again a few times; then the error says why.
-func (f *Fetcher) parts(ctx context.Context, atOnce int, move func(context.Context, archive.Part) error) error {
+func (f *Fetcher) parts(ctx context.Context, atOnce int, move func(context.Context, archive.Part) (string, error)) error {
 	const tries = 4
 	got := false
 	for failed := 0; ; {
@@ -326,7 +342,7 @@ func (f *Fetcher) parts(ctx context.Context, atOnce int, move func(context.Conte
 }
 
 // round fetches parts until one fails; those on their way are waited for. The error is the one that says most.
-func (f *Fetcher) round(ctx context.Context, numbers []int, atOnce int, move func(context.Context, archive.Part) error) error {
+func (f *Fetcher) round(ctx context.Context, numbers []int, atOnce int, move func(context.Context, archive.Part) (string, error)) error {
 	var mu sync.Mutex
 	var errs []error
 	failed := func() bool {
@@ -367,18 +383,15 @@ func (f *Fetcher) round(ctx context.Context, numbers []int, atOnce int, move fun
 	return nil
 }
 
-// part fetches one part until the node reads it as what the manifest says.
-func (f *Fetcher) part(ctx context.Context, number int, move func(context.Context, archive.Part) error) error {
+// part fetches one part until the node reads it as what the manifest says. move returns the SHA-256 of what is there then.
+func (f *Fetcher) part(ctx context.Context, number int, move func(context.Context, archive.Part) (string, error)) error {
 	p := f.manifest.Parts[number-1]
 	for try := 1; ; try++ {
-		if err := move(ctx, p); err != nil {
-			return err
-		}
-		sums, err := f.File.Sums(ctx, []archive.Range{f.rangeOf(number)})
+		sum, err := move(ctx, p)
 		if err != nil {
 			return err
 		}
-		if sums[0].String() == p.SHA256 {
+		if sum == p.SHA256 {
 			f.finish(number)
 			return nil
 		}
@@ -398,26 +411,26 @@ func (f *Fetcher) part(ctx context.Context, number int, move func(context.Contex
 }
 
 // byNode has the node fetch a part.
-func (f *Fetcher) byNode(ctx context.Context, p archive.Part) error {
+func (f *Fetcher) byNode(ctx context.Context, p archive.Part) (string, error) {
 	get, err := f.Store.PresignPart(ctx, f.manifest, p.Number, fetchExpiry)
 	if err != nil {
-		return err
+		return "", err
 	}
 	host := f.File.host
 	result, err := within(ctx, fetchExpiry+time.Minute, f.File.runner, host, remote.Command{Script: fetchScript, Stdin: curlOrder(get.URL, get.Headers, fetchExpiry, f.CA), AnyExit: true,
 		Args: []string{"", secretsOr(f.Secrets), f.File.path, strconv.FormatInt(p.Offset, 10), strconv.FormatInt(p.Size, 10)}})
 	if err != nil {
-		return err
+		return "", err
 	}
 	answer := parseAnswer(result.Stdout)
 	if !answer.complete {
-		return directFailure{text: fmt.Sprintf("%s: part %d was not fetched: the node gave no answer (exit %d)", remote.Escape(host.Name), p.Number, result.ExitCode),
+		return "", directFailure{text: fmt.Sprintf("%s: part %d was not fetched: the node gave no answer (exit %d)", remote.Escape(host.Name), p.Number, result.ExitCode),
 			passing: result.ExitCode > 128, elsewhere: true}
 	}
 	if err := f.written(answer); err != nil {
-		return err
+		return "", err
 	}
-	return curlFailure(remote.Escape(host.Name), "fetch", p.Number, answer, func(status int) bool {
+	return answer.value("sum"), curlFailure(remote.Escape(host.Name), "fetch", p.Number, answer, func(status int) bool {
 		return status == http.StatusPartialContent || status == http.StatusOK && p.Size == f.manifest.Size
 	})
 }
@@ -445,60 +458,82 @@ func (f *Fetcher) written(a answer) error {
 }
 
 // byWorker reads a part from S3 and writes it over SSH.
-func (f *Fetcher) byWorker(ctx context.Context, p archive.Part) error {
+func (f *Fetcher) byWorker(ctx context.Context, p archive.Part) (string, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	body, err := f.Store.OpenPart(ctx, f.manifest, p.Number)
 	if err != nil {
-		return err
+		return "", err
 	}
-	host := f.File.host
+	defer func() { _ = body.Close() }()
+	name := f.File.host.Name
 	// S3 may be slow and is watched by the store; the node may be, and is watched here.
 	timer := time.AfterFunc(takeWithin, func() {
-		cancel(&remote.Error{Kind: remote.KindTransport, Node: host.Name, Message: "no byte of the archive was taken for " + takeWithin.String() + ", the disk may hang: see to it, or try again"})
+		cancel(&remote.Error{Kind: remote.KindTransport, Node: name, Message: "no byte of the archive was taken for " + takeWithin.String() + ", the disk may hang: see to it, or try again"})
 	})
 	defer timer.Stop()
-	out, in := io.Pipe()
-	var reading sync.WaitGroup
-	reading.Go(func() {
-		defer func() { _ = body.Close() }()
-		piece := make([]byte, fetchPiece)
-		for {
-			timer.Stop()
-			n, err := body.Read(piece)
-			timer.Reset(takeWithin)
-			if n > 0 {
-				if _, err := in.Write(piece[:n]); err != nil {
-					return
-				}
-			}
-			if err != nil {
-				timer.Reset(takeWithin + time.Duration(p.Size/sumRate)*time.Second)
-				_ = in.CloseWithError(err) // io.EOF is the end
-				return
-			}
+	s := f.writers.take()
+	stop := context.AfterFunc(ctx, s.cancel)
+	whole := false
+	defer func() {
+		if stop() && whole {
+			f.writers.give(s)
+		} else {
+			s.end()
 		}
-	})
-	result, err := f.File.runner.Run(ctx, host, remote.Command{Script: writeScript, Stdin: out, AnyExit: true,
-		Args: []string{f.File.path, strconv.FormatInt(p.Offset, 10), strconv.FormatInt(p.Size, 10)}})
-	cause := context.Cause(ctx)
-	cancel(nil)
-	_ = out.Close()
-	reading.Wait()
+	}()
+	told := make(chan answer, 1)
+	go func() { told <- readAnswer(s.bytes) }()
+	_, err = fmt.Fprintf(s.orders, "%d %d\n", p.Offset, p.Size)
+	for piece := make([]byte, fetchPiece); err == nil; {
+		timer.Stop()
+		n, readErr := body.Read(piece)
+		timer.Reset(takeWithin)
+		if n > 0 {
+			_, err = s.orders.Write(piece[:n])
+		}
+		if err == nil && errors.Is(readErr, io.EOF) {
+			break
+		}
+		if readErr != nil && !errors.Is(readErr, io.EOF) {
+			s.end() // half a part is not to be taken for a whole one
+			<-told
+			return "", readErr
+		}
+	}
+	// Where the session ended it may have said why.
+	timer.Reset(takeWithin + time.Duration(p.Size/sumRate)*time.Second)
+	a := <-told
+	if err := f.written(a); err != nil {
+		return "", err
+	}
 	var silent *remote.Error
-	var store *archive.Error
 	switch {
-	case err == nil:
-	case errors.As(cause, &silent):
-		return silent
-	case errors.As(err, &store):
-		return store
-	default:
-		return err
+	case a.complete && err == nil:
+		whole = true
+		return a.value("sum"), nil
+	case errors.As(context.Cause(ctx), &silent):
+		return "", silent
+	case ctx.Err() != nil:
+		return "", ctx.Err()
 	}
-	answer := parseAnswer(result.Stdout)
-	if !answer.complete {
-		return &remote.Error{Kind: remote.KindTransport, Node: host.Name, Message: fmt.Sprintf("the writing of part %d was ended on the node (exit %d)", p.Number, result.ExitCode)}
+	s.end()
+	if s.err != nil && !errors.Is(s.err, errShort) {
+		return "", s.err
 	}
-	return f.written(answer)
+	return "", &remote.Error{Kind: remote.KindExit, Node: name, Message: fmt.Sprintf("part %d of the archive was written and cannot be read back: see to the disk", p.Number)}
+}
+
+// readAnswer reads what a script tells of one order. It is not complete when the script ended before.
+func readAnswer(r io.Reader) answer {
+	var told bytes.Buffer
+	lines := bufio.NewReader(r)
+	for told.Len() < maxTail {
+		line, err := lines.ReadBytes('\n')
+		told.Write(line)
+		if err != nil || bytes.HasSuffix(line, []byte(answerMark+"end\n")) {
+			break
+		}
+	}
+	return parseAnswer(told.Bytes())
 }

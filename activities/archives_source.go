@@ -30,7 +30,7 @@ var _ archive.Source = (*NodeFile)(nil)
 
 // NewNodeFile returns the file at an absolute path on a node. Close it.
 func NewNodeFile(runner remote.Runner, host remote.Host, path string) *NodeFile {
-	return &NodeFile{runner: runner, host: host, path: path, ranges: rangeServer{runner: runner, host: host, path: path}}
+	return &NodeFile{runner: runner, host: host, path: path, ranges: rangeServer{runner: runner, host: host, path: path, script: serveScript}}
 }
 
 const (
@@ -42,7 +42,7 @@ const (
 )
 
 var (
-	sumsScript = script("range_sums")
+	sumsScript = script("range_sum", "range_sums")
 	sendScript = remote.VaultsScript() + script("curl_order", "range_send")
 )
 

@@ -10,11 +10,12 @@ import (
 	"github.com/katoflow/katoflow/internal/remote"
 )
 
-// rangeServer sends ranges of a file on a node over a few sessions that stay: a session a range would cost the start of a login shell each time.
+// rangeServer sends or takes ranges of a file on a node over a few sessions that stay: a session a range would cost the start of a login shell each time.
 type rangeServer struct {
 	runner remote.Runner
 	host   remote.Host
 	path   string
+	script string
 
 	mu   sync.Mutex
 	idle []*rangeSession
@@ -77,12 +78,12 @@ func (r *rangeServer) take() *rangeSession {
 	s := &rangeSession{orders: ordersIn, bytes: bytesOut, cancel: cancel, ended: make(chan struct{})}
 	go func() {
 		defer close(s.ended)
-		result, err := r.runner.Run(ctx, r.host, remote.Command{Script: serveScript, Args: []string{r.path}, Stdin: ordersOut, Stdout: bytesIn, AnyExit: true})
+		result, err := r.runner.Run(ctx, r.host, remote.Command{Script: r.script, Args: []string{r.path}, Stdin: ordersOut, Stdout: bytesIn, AnyExit: true})
 		switch {
 		case err == nil && result.ExitCode > 128:
 			err = &remote.Error{Kind: remote.KindTransport, Node: r.host.Name, Message: fmt.Sprintf("the session was ended (exit %d)", result.ExitCode)}
 		case err == nil && result.ExitCode > 5:
-			err = &remote.Error{Kind: remote.KindExit, Node: r.host.Name, ExitCode: result.ExitCode, Message: fmt.Sprintf("%s cannot be read in ranges: exit %d: %s", remote.Escape(r.path),
+			err = &remote.Error{Kind: remote.KindExit, Node: r.host.Name, ExitCode: result.ExitCode, Message: fmt.Sprintf("ranges of %s cannot be moved: exit %d: %s", remote.Escape(r.path),
 				result.ExitCode, oneLine(remote.Tail(result.Stderr, maxTail), 200))}
 		case err == nil:
 			err = errShort

@@ -1,4 +1,4 @@
-# Fetches a range of an object from a presigned URL into the same range of a file. Arguments after those of curl_order.sh: the file, offset and length in bytes.
+# Fetches a range of an object from a presigned URL into the same range of a file, and tells the SHA-256 of what is read there afterwards. Arguments after those of curl_order.sh: the file, offset and length in bytes.
 
 file=$1 offset=$2 length=$3
 text=$({
@@ -15,5 +15,6 @@ case $code in
 	curl -q --config "$secret/config" 2>/dev/null | head -c 4096 >"$secret/answer"
 	say_code "$secret/answer"
 	;;
+2??) say_sum "$offset" "$length" ;;
 esac
 say end

@@ -1,5 +1,14 @@
-# Writes standard input into a range of a file. Arguments: the file, offset and length in bytes.
+# Writes ranges of a file, one after the other, as long as there are orders: a line "OFFSET LENGTH" on standard input and the bytes after it. Tells the SHA-256 of what is
+# read there afterwards. Arguments: the file.
 
-file=$1 offset=$2 length=$3
-text=$(place) || say_disk "$text"
-say end
+file=$1
+while read -r offset length; do
+	if ! text=$(place); then
+		# What follows would be taken for orders.
+		say_disk "$text"
+		say end
+		exit 5
+	fi
+	say_sum "$offset" "$length"
+	say end
+done

@@ -22,6 +22,8 @@ type order struct {
 	Endpoint, Region, Bucket, AccessKey, SecretKey string
 	Ref                                            archive.Ref
 	Mode                                           operation.TransferMode
+	// Fetch brings the archive into File, instead of File into the bucket.
+	Fetch bool
 }
 
 // result is what it says of itself.
@@ -29,7 +31,7 @@ type result struct {
 	Seconds, CPU, PeakMiB float64
 }
 
-// child is one transfer by the same senders that the activity Transfer uses.
+// child is one transfer by the same code that the activities Transfer and Fetch use.
 func child(in io.Reader, out io.Writer) error {
 	var o order
 	if err := json.NewDecoder(in).Decode(&o); err != nil {
@@ -47,6 +49,13 @@ func child(in io.Reader, out io.Writer) error {
 	host := remote.Host{Name: "node", Address: o.Node.Address, Port: o.Node.Port, User: o.Node.User, KeyFiles: []string{o.Node.Key}, KnownHosts: []string{o.Node.KnownHosts}}
 	file := activities.NewNodeFile(pool, host, o.File)
 	defer file.Close()
+	if o.Fetch {
+		f := activities.Fetcher{Store: store, File: file, Secrets: "katoflow-part-bench"}
+		if err := f.Fetch(ctx, o.Ref, o.Mode); err != nil {
+			return err
+		}
+		return tell(out, began)
+	}
 	transfer, err := store.Begin(ctx, archive.Upload{Ref: o.Ref, Source: file, SHA256: o.SHA256})
 	if err != nil {
 		return err
@@ -66,6 +75,10 @@ func child(in io.Reader, out io.Writer) error {
 	if _, err := store.Finish(ctx, archive.Manifest{Ref: o.Ref, Platform: "als", Mode: "cluster", Who: "bench", Started: began, Ended: time.Now(), Stored: stored}); err != nil {
 		return err
 	}
+	return tell(out, began)
+}
+
+func tell(out io.Writer, began time.Time) (err error) {
 	r := result{Seconds: time.Since(began).Seconds()}
 	if r.CPU, r.PeakMiB, err = usage(); err != nil {
 		return err

@@ -1,9 +1,12 @@
-// Command transferbench measures how an archive comes from a node into a bucket, and prints JSON. `make bench-transfer`, `make bench` and `make lab-bench` run it.
+// Command transferbench measures how an archive comes from a node into a bucket and back, and prints JSON. `make bench-transfer`, `make bench` and `make lab-bench` run it.
 //
 // A large file that cannot be compressed lies behind OpenSSH's sshd on loopback, or on a real host of the lab (-lab); S3 is devstack's. In each round it is moved by the peer (`ssh NODE cat FILE | rclone rcat`),
 // by the worker (ranges read over SSH) and by the node itself (curl to presigned URLs), in turn, so that whatever else the machine does hurts all of them alike. Each of
 // katoflow's transfers is a process of its own, so that its CPU time and memory are nobody else's, and does all that an operation does: every part's SHA-256 is computed on the
 // node, the whole file's is confirmed there afterwards, and the manifest is written. The peer checks nothing of the sort.
+//
+// Then it is brought back in the same way: by the peer (`rclone cat | ssh NODE 'cat >FILE'`), through the worker, and by the node itself. katoflow reads each part back on the node and compares
+// it with the manifest within the time that counts; what the peer wrote is compared afterwards.
 package main
 
 import (
@@ -47,6 +50,18 @@ type figures struct {
 	DirectToWorker ratios `json:"speed_of_direct_to_worker"`
 	// PeakMiB of the worker's process by the size of what it moves, in GiB.
 	PeakMiB map[string]float64 `json:"worker_peak_mib_by_gib"`
+
+	// The same of the way back.
+	Back struct {
+		Peer           times  `json:"rclone_cat_ssh_cat"`
+		Worker         times  `json:"katoflow_worker"`
+		Direct         times  `json:"katoflow_direct"`
+		WorkerToPeer   ratios `json:"speed_of_worker_to_peer"`
+		DirectToPeer   ratios `json:"speed_of_direct_to_peer"`
+		DirectToWorker ratios `json:"speed_of_direct_to_worker"`
+		// PeakMiB of the worker's process by the size of what it moves, in GiB.
+		PeakMiB map[string]float64 `json:"worker_peak_mib_by_gib"`
+	} `json:"download"`
 }
 
 type times struct {
@@ -105,7 +120,7 @@ func measure(gib float64, rounds int, memory, rclone string, onLab bool) (out fi
 		return out, fmt.Errorf("rclone cannot be run, make bench-transfer builds it: %w", err)
 	}
 	out.Rclone, _, _ = strings.Cut(string(version), "\n")
-	out.CPUs, out.PeakMiB = runtime.NumCPU(), map[string]float64{}
+	out.CPUs, out.PeakMiB, out.Back.PeakMiB = runtime.NumCPU(), map[string]float64{}, map[string]float64{}
 	if b.dir, err = os.MkdirTemp("", "katoflow-transferbench-"); err != nil {
 		return out, err
 	}
@@ -139,33 +154,27 @@ func measure(gib float64, rounds int, memory, rclone string, onLab bool) (out fi
 		return out, err
 	}
 	out.Bytes = f.size
-	contenders := []struct {
-		name string
-		into *times
-		run  func(file) (result, error)
-	}{
-		{"ssh cat | rclone rcat", &out.Peer, b.peer},
-		{"katoflow, worker", &out.Worker, func(f file) (result, error) { return b.katoflow(f, operation.TransferWorker) }},
-		{"katoflow, direct", &out.Direct, func(f file) (result, error) { return b.katoflow(f, operation.TransferDirect) }},
-	}
-	for round := range rounds {
-		for i := range contenders {
-			c := contenders[(round+i)%len(contenders)]
-			r, err := c.run(f)
-			if err != nil {
-				return out, fmt.Errorf("%s: %w", c.name, err)
-			}
-			c.into.Seconds = append(c.into.Seconds, rounded(r.Seconds))
-			if r.CPU > 0 {
-				c.into.CPU = append(c.into.CPU, rounded(r.CPU))
-			}
-			fmt.Fprintf(os.Stderr, "round %d: %s: %.2f s, own CPU %.2f s, peak %.0f MiB\n", round+1, c.name, r.Seconds, r.CPU, r.PeakMiB)
-		}
-	}
-	for _, c := range contenders {
-		c.into.Median = median(c.into.Seconds)
+	err = inTurn(rounds, []contender{
+		{"ssh cat | rclone rcat", &out.Peer, func() (result, error) { return b.peer(f) }},
+		{"katoflow, worker", &out.Worker, func() (result, error) { return b.stored(f, operation.TransferWorker, nil) }},
+		{"katoflow, direct", &out.Direct, func() (result, error) { return b.stored(f, operation.TransferDirect, nil) }},
+	})
+	if err != nil {
+		return out, err
 	}
 	out.WorkerToPeer, out.DirectToWorker = compare(out.Peer, out.Worker), compare(out.Worker, out.Direct)
+	back := &out.Back
+	_, err = b.stored(f, operation.TransferWorker, func(ref archive.Ref, key string) error {
+		return inTurn(rounds, []contender{
+			{"rclone cat | ssh cat", &back.Peer, func() (result, error) { return b.peerBack(f, key) }},
+			{"katoflow, worker, back", &back.Worker, func() (result, error) { return b.fetched(f, ref, operation.TransferWorker) }},
+			{"katoflow, direct, back", &back.Direct, func() (result, error) { return b.fetched(f, ref, operation.TransferDirect) }},
+		})
+	})
+	if err != nil {
+		return out, err
+	}
+	back.WorkerToPeer, back.DirectToPeer, back.DirectToWorker = compare(back.Peer, back.Worker), compare(back.Peer, back.Direct), compare(back.Worker, back.Direct)
 	if err := b.node.remove(f); err != nil {
 		return out, err
 	}
@@ -181,12 +190,16 @@ func measure(gib float64, rounds int, memory, rclone string, onLab bool) (out fi
 		if err != nil {
 			return out, err
 		}
-		r, err := b.katoflow(f, operation.TransferWorker)
+		var fetched result
+		r, err := b.stored(f, operation.TransferWorker, func(ref archive.Ref, _ string) (err error) {
+			fetched, err = b.fetched(f, ref, operation.TransferWorker)
+			return err
+		})
 		if err != nil {
 			return out, fmt.Errorf("memory at %s GiB: %w", size, err)
 		}
-		out.PeakMiB[size] = rounded(r.PeakMiB)
-		fmt.Fprintf(os.Stderr, "%s GiB: peak %.0f MiB\n", size, r.PeakMiB)
+		out.PeakMiB[size], out.Back.PeakMiB[size] = rounded(r.PeakMiB), rounded(fetched.PeakMiB)
+		fmt.Fprintf(os.Stderr, "%s GiB: peak %.0f MiB, back %.0f MiB\n", size, r.PeakMiB, fetched.PeakMiB)
 		if err := b.node.remove(f); err != nil {
 			return out, err
 		}
@@ -194,28 +207,68 @@ func measure(gib float64, rounds int, memory, rclone string, onLab bool) (out fi
 	return out, nil
 }
 
-// peer is ssh NODE cat FILE | rclone rcat, with rclone's own settings.
-func (b *bench) peer(f file) (result, error) {
-	cat := b.node.reached().ssh("cat", f.path)
-	rcat := exec.Command(b.rclone, "rcat", "--config", os.DevNull, "--size", fmt.Sprint(f.size), ":s3:"+b.bucket.Name+"/peer")
-	rcat.Env = append(os.Environ(), "RCLONE_S3_PROVIDER=Other", "RCLONE_S3_ENDPOINT="+b.endpoint, "RCLONE_S3_ACCESS_KEY_ID="+b.bucket.Server.AccessKey,
+type contender struct {
+	name string
+	into *times
+	run  func() (result, error)
+}
+
+// inTurn runs all of them in each round, each round beginning with another.
+func inTurn(rounds int, contenders []contender) error {
+	for round := range rounds {
+		for i := range contenders {
+			c := contenders[(round+i)%len(contenders)]
+			r, err := c.run()
+			if err != nil {
+				return fmt.Errorf("%s: %w", c.name, err)
+			}
+			c.into.Seconds = append(c.into.Seconds, rounded(r.Seconds))
+			if r.CPU > 0 {
+				c.into.CPU = append(c.into.CPU, rounded(r.CPU))
+			}
+			fmt.Fprintf(os.Stderr, "round %d: %s: %.2f s, own CPU %.2f s, peak %.0f MiB\n", round+1, c.name, r.Seconds, r.CPU, r.PeakMiB)
+		}
+	}
+	for _, c := range contenders {
+		c.into.Median = median(c.into.Seconds)
+	}
+	return nil
+}
+
+// rcloneCommand is rclone with its own settings.
+func (b *bench) rcloneCommand(args ...string) *exec.Cmd {
+	cmd := exec.Command(b.rclone, append(args, "--config", os.DevNull)...)
+	cmd.Env = append(os.Environ(), "RCLONE_S3_PROVIDER=Other", "RCLONE_S3_ENDPOINT="+b.endpoint, "RCLONE_S3_ACCESS_KEY_ID="+b.bucket.Server.AccessKey,
 		"RCLONE_S3_SECRET_ACCESS_KEY="+b.bucket.Server.SecretKey, "RCLONE_S3_REGION="+b.bucket.Server.Region, "RCLONE_S3_FORCE_PATH_STYLE=true", "RCLONE_S3_NO_CHECK_BUCKET=true")
+	return cmd
+}
+
+// piped runs two programs, the second of which reads what the first writes, and returns how many seconds it took.
+func piped(from, to *exec.Cmd) (float64, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
-		return result{}, err
+		return 0, err
 	}
-	cat.Stdout, rcat.Stdin = w, r
-	var complaint strings.Builder
-	rcat.Stderr = &complaint
+	from.Stdout, to.Stdin = w, r
+	var complaints [2]strings.Builder
+	from.Stderr, to.Stderr = &complaints[0], &complaints[1]
 	began := time.Now()
-	err = errors.Join(cat.Start(), rcat.Start())
+	err = errors.Join(from.Start(), to.Start())
 	_, _ = r.Close(), w.Close()
 	if err == nil {
-		err = errors.Join(cat.Wait(), rcat.Wait())
+		err = errors.Join(from.Wait(), to.Wait())
 	}
-	took := time.Since(began).Seconds()
 	if err != nil {
-		return result{}, fmt.Errorf("%w: %s", err, complaint.String())
+		err = fmt.Errorf("%w: %s%s", err, complaints[0].String(), complaints[1].String())
+	}
+	return time.Since(began).Seconds(), err
+}
+
+// peer is ssh NODE cat FILE | rclone rcat.
+func (b *bench) peer(f file) (result, error) {
+	took, err := piped(b.node.reached().ssh("cat", f.path), b.rcloneCommand("rcat", "--size", fmt.Sprint(f.size), ":s3:"+b.bucket.Name+"/peer"))
+	if err != nil {
+		return result{}, err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -227,29 +280,36 @@ func (b *bench) peer(f file) (result, error) {
 	return result{Seconds: took}, err
 }
 
-// katoflow runs a transfer in a process of its own, and removes the archive.
-func (b *bench) katoflow(f file, mode operation.TransferMode) (result, error) {
+// peerBack is rclone cat | ssh NODE 'cat >FILE'.
+func (b *bench) peerBack(f file, key string) (result, error) {
+	took, err := piped(b.rcloneCommand("cat", ":s3:"+b.bucket.Name+"/"+key), b.node.reached().sshReading("cat >"+f.back()))
+	return result{Seconds: took}, errors.Join(err, b.arrived(f))
+}
+
+// arrived compares what came back with the file, and removes it.
+func (b *bench) arrived(f file) error {
+	sum, err := b.node.reached().ssh("sha256sum <" + f.back() + " && rm " + f.back()).Output()
+	if err == nil && !strings.HasPrefix(string(sum), f.sum+" ") {
+		err = errors.New("what came back is not the file")
+	}
+	return err
+}
+
+// fetched brings the archive back in a process of its own.
+func (b *bench) fetched(f file, ref archive.Ref, mode operation.TransferMode) (result, error) {
+	out, err := b.katoflow(order{File: f.back(), Ref: ref, Mode: mode, Fetch: true})
+	if err != nil {
+		return out, err
+	}
+	return out, b.arrived(f)
+}
+
+// stored moves the file into the bucket in a process of its own, does something with the archive, and removes it.
+func (b *bench) stored(f file, mode operation.TransferMode, with func(ref archive.Ref, key string) error) (result, error) {
 	b.number++
 	ref := archive.Ref{Cluster: "bench", Operation: fmt.Sprintf("run-%d", b.number)}
-	var out result
-	self, err := os.Executable()
+	out, err := b.katoflow(order{File: f.path, SHA256: f.sum, Ref: ref, Mode: mode})
 	if err != nil {
-		return out, err
-	}
-	text, err := json.Marshal(order{Node: b.node.reached(), File: f.path, SHA256: f.sum, Endpoint: b.endpoint, Region: b.bucket.Server.Region, Bucket: b.bucket.Name,
-		AccessKey: b.bucket.Server.AccessKey, SecretKey: b.bucket.Server.SecretKey, Ref: ref, Mode: mode})
-	if err != nil {
-		return out, err
-	}
-	cmd := exec.Command(self, childArgument)
-	cmd.Stdin = strings.NewReader(string(text))
-	var complaint strings.Builder
-	cmd.Stderr = &complaint
-	answer, err := cmd.Output()
-	if err != nil {
-		return out, fmt.Errorf("%w: %s", err, complaint.String())
-	}
-	if err := json.Unmarshal(answer, &out); err != nil {
 		return out, err
 	}
 	store, err := archive.Open(archive.Config{Endpoint: b.endpoint, Region: b.bucket.Server.Region, Bucket: b.bucket.Name, AccessKey: b.bucket.Server.AccessKey,
@@ -264,7 +324,38 @@ func (b *bench) katoflow(f file, mode operation.TransferMode) (result, error) {
 	if m, err := store.Manifest(ctx, ref); err != nil || m.SHA256 != f.sum || m.Size != f.size {
 		return out, fmt.Errorf("the archive is not the file: %w", err)
 	}
+	if with != nil {
+		key, _ := store.Key(ref)
+		if err := with(ref, key); err != nil {
+			return out, err
+		}
+		ctx, cancel = context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+	}
 	return out, store.Delete(ctx, ref, false)
+}
+
+// katoflow runs one transfer in a process of its own.
+func (b *bench) katoflow(o order) (out result, err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return out, err
+	}
+	o.Node, o.Endpoint, o.Region, o.Bucket = b.node.reached(), b.endpoint, b.bucket.Server.Region, b.bucket.Name
+	o.AccessKey, o.SecretKey = b.bucket.Server.AccessKey, b.bucket.Server.SecretKey
+	text, err := json.Marshal(o)
+	if err != nil {
+		return out, err
+	}
+	cmd := exec.Command(self, childArgument)
+	cmd.Stdin = strings.NewReader(string(text))
+	var complaint strings.Builder
+	cmd.Stderr = &complaint
+	answer, err := cmd.Output()
+	if err != nil {
+		return out, fmt.Errorf("%w: %s", err, complaint.String())
+	}
+	return out, json.Unmarshal(answer, &out)
 }
 
 // compare gives the speed of the second to the first.

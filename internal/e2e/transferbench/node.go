@@ -22,6 +22,9 @@ type file struct {
 	size      int64
 }
 
+// back is where the file comes back to.
+func (f file) back() string { return f.path + ".fetched" }
+
 // login is how a node is reached over SSH.
 type login struct {
 	Address               string
@@ -29,8 +32,18 @@ type login struct {
 	User, Key, KnownHosts string
 }
 
-// ssh is OpenSSH's client with a command for the node.
+// ssh is OpenSSH's client with a command for the node, without a standard input.
 func (l login) ssh(command ...string) *exec.Cmd {
-	return exec.Command("ssh", append([]string{"-F", "none", "-n", "-i", l.Key, "-o", "BatchMode=yes", "-o", "UserKnownHostsFile=" + l.KnownHosts,
-		"-p", fmt.Sprint(l.Port), l.User + "@" + l.Address}, command...)...)
+	return l.client(append([]string{"-n"}, l.to(command)...)...)
+}
+
+// sshReading is ssh with a standard input.
+func (l login) sshReading(command ...string) *exec.Cmd { return l.client(l.to(command)...) }
+
+func (l login) to(command []string) []string {
+	return append([]string{"-p", fmt.Sprint(l.Port), l.User + "@" + l.Address}, command...)
+}
+
+func (l login) client(args ...string) *exec.Cmd {
+	return exec.Command("ssh", append([]string{"-F", "none", "-i", l.Key, "-o", "BatchMode=yes", "-o", "UserKnownHostsFile=" + l.KnownHosts}, args...)...)
 }
