@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/katoflow/katoflow/internal/kato"
 	"github.com/katoflow/katoflow/internal/simcluster/cloudcontroller"
 	"github.com/katoflow/katoflow/internal/simcluster/katodouble"
 )
@@ -46,6 +47,7 @@ func TestImport_InALoginShell_BringsTheControllersContentBack(t *testing.T) {
 	r := run(t, dial(t, core), importSrv)
 	require.Equal(t, 0, r.exit, r.out+r.err)
 	require.Contains(t, r.out, "\x1b[31mFailed apps:\x1b[0m\n  "+orders+"\n\n")
+	require.Equal(t, []kato.FailedApp{{Org: "shop", Space: "production", Name: "orders"}}, kato.ParseFailedApps([]byte(r.out+r.err)))
 	require.Contains(t, r.out, "Import finished: /home/stackato/export.tgz\n")
 	require.Equal(t, "STARTED", cc.AppState(later), "what else is there stays")
 	require.Equal(t, "STARTED", cc.AppState(wiki))
