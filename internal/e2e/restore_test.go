@@ -379,7 +379,8 @@ func TestRestore_NodeOrItsNetworkGone_GoesOnOrAsks(t *testing.T) {
 			require.Equal(t, []string{operation.StepImport, operation.ErrInterrupted}, []string{q.Step, q.Cause.Type}, q.Cause.Message)
 			o.decide(q, operation.Retry)
 			o.done(2 * time.Minute)
-			require.Equal(t, 2, s.imports(core))
+			// A real host that is reset has no record of what it was at.
+			require.Equal(t, in(2, 1), s.imports(core))
 			f.end(parkedFor("import (Interrupted)", "imported again"))
 		})
 	}
@@ -445,8 +446,9 @@ func TestKillMatrix_OfARestore(t *testing.T) {
 	t.Parallel()
 	t.Run("points", func(t *testing.T) {
 		worker := restoreMatrix(operation.TransferWorker)
-		worker.lanes(t, "by the worker", 4, append(
-			boundaries("RestoreReady", "PrepareImport", "Fetch", "CheckArchive", "Import", "Restored", "TidyExport"),
+		// The boundaries are the same in both worlds; real hosts take minutes for them.
+		steps := in([]string{"RestoreReady", "PrepareImport", "Fetch", "CheckArchive", "Import", "Restored", "TidyExport"}, []string{"Import"})
+		worker.lanes(t, "by the worker", 4, append(boundaries(steps...),
 			killPoint{name: "in a part", moment: atRequest("GET export.tgz")},
 			killPoint{name: "in check", moment: inProcess(core, "tar tzf /")},
 			killPoint{name: "in import", moment: inCommand(core, "kato data import")}))

@@ -33,6 +33,8 @@ type scenario struct {
 	args      []string // of the command
 	// backup is an export by `katoflow backup create` on an ALS cluster with a bucket, instead of a rolling security upgrade.
 	backup bool
+	// restore is an import by `katoflow backup restore` of an archive that is made before; backup is set, too.
+	restore bool
 	// apps is restart or redeploy: an operation on the apps of an ALS cluster.
 	apps string
 	// input starts it without the CLI, which would refuse it.
@@ -239,6 +241,41 @@ func cases() []scenario {
 				r.answer(exporter, operation.Retry) // the export has run, and what it staged is gone
 				r.answer(exporter, operation.Abort) // the archive is in the bucket already
 			}},
+		{name: "restore", als: true, backup: true, restore: true, phase: operation.PhaseDone},
+		{name: "restore-dry-run", als: true, backup: true, restore: true, args: []string{"--dry-run"}, phase: operation.PhaseDone},
+		{name: "restore-by-the-worker-apps-failed", als: true, backup: true, restore: true, args: []string{"--transfer", "worker", "--no-safety-backup", "--app-timeout", "5s"}, phase: operation.PhaseFailed,
+			faults: func(c *simcluster.Cluster) {
+				guid := c.Controller().AddApp("broken", "dev", cloudcontroller.App{Name: "a"})
+				c.Controller().FailApp(guid, cloudcontroller.StagingFails, -1)
+				_ = c.Node(importer).ImportWith(katodouble.ImportPatch{FailApps: []string{"broken/dev/a"}})
+			},
+			script: func(r *recording) { r.ended(r.workflow) }},
+		{name: "restore-failed-retried", als: true, backup: true, restore: true, args: []string{"--no-safety-backup", "--restage", "all"}, phase: operation.PhaseDone, faults: imports(katodouble.ImportFails),
+			script: func(r *recording) { r.answer(importer, operation.Retry) }},
+		{name: "restore-not-verified-left", als: true, backup: true, restore: true, args: []string{"--no-safety-backup", "--restage", "none"}, phase: operation.PhaseDone, faults: imports(katodouble.ImportErrorText),
+			script: func(r *recording) { r.answer(importer, operation.Leave) }},
+		{name: "restore-cancelled-in-the-import", als: true, backup: true, restore: true, args: []string{"--no-safety-backup"}, phase: operation.PhaseCancelled,
+			faults: func(c *simcluster.Cluster) {
+				seconds := 3.0
+				_ = c.Node(importer).ImportWith(katodouble.ImportPatch{Seconds: &seconds})
+			},
+			script: func(r *recording) {
+				r.until("the import", func(p operation.Report) bool {
+					return len(p.Nodes) == 1 && p.Nodes[0].Step == operation.StepImport && r.cluster.Node(importer).Importing()
+				})
+				r.katoflow("op", "cancel", r.workflow, "--detach")
+			}},
+	}
+}
+
+// importer is the Core of simcluster.DefaultNodes.
+const importer = "core"
+
+// imports go wrong once.
+func imports(fault katodouble.ImportFault) func(c *simcluster.Cluster) {
+	return func(c *simcluster.Cluster) {
+		once := 1
+		_ = c.Node(importer).ImportWith(katodouble.ImportPatch{Fault: &fault, Times: &once})
 	}
 }
 
@@ -308,6 +345,11 @@ func (r *recording) run() error {
 	if r.backup {
 		r.workflow = operation.WorkflowID(r.name, operation.KindBackup, "op-1")
 		args = append([]string{"backup", "create", r.name, "--id", "op-1", "--detach"}, r.args...)
+	}
+	if r.restore {
+		r.katoflow("backup", "create", r.name, "--id", "before", "--maintenance", "off")
+		r.workflow = operation.WorkflowID(r.name, operation.KindRestore, "op-1")
+		args = append([]string{"backup", "restore", "before", "--cluster", r.name, "--confirm", r.name, "--id", "op-1", "--detach"}, r.args...)
 	}
 	if r.apps != "" {
 		r.workflow = operation.WorkflowID(r.name, "apps-"+r.apps, "op-1")
