@@ -57,7 +57,11 @@ func AppResults(r *operation.AppsReport, every bool, s Style) string {
 	}
 	var b strings.Builder
 	line := func(format string, args ...any) { b.WriteString(s.fit(fmt.Sprintf(format, args...)) + "\n") }
-	line("%s of %s: %s", clean(string(r.Action)), count(r.Total, "app"), outcomes(r))
+	what := count(r.Total, "app")
+	if r.Action != "" { // apps that are seen to after an import have none in common
+		what = clean(string(r.Action)) + " of " + what
+	}
+	line("%s: %s", what, outcomes(r))
 	w := newTable(s, "APP", "OUTCOME", "TIME", "WHY", "TO DO")
 	rows := 0
 	for i := range r.Apps {
