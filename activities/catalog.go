@@ -227,6 +227,13 @@ func (c *Catalog) ShowArchive(ctx context.Context, in operation.BackupShowInput)
 	}
 	out := operation.ArchiveDetails{Archive: archiveOf(entry), Bucket: s.cluster.S3.Bucket, Lock: lockOf(lock)}
 	out.Key, out.ManifestKey = store.Key(ref)
+	if entry.Proven() {
+		all, _, err := store.List(a.ctx, in.Cluster)
+		if err != nil {
+			return operation.ArchiveDetails{}, c.failed(a, err)
+		}
+		out.LastProven = archive.LastProven(all)[ref]
+	}
 	if m := entry.Manifest; m != nil {
 		describe(&out, *m)
 	}
@@ -618,7 +625,7 @@ func (c *Catalog) PruneArchives(ctx context.Context, in PruneArchivesInput) (Pru
 // archiveOf is what is told of an archive: texts in one line and bounded, because whoever can write to the bucket has written them.
 func archiveOf(e archive.Entry) operation.Archive {
 	out := operation.Archive{Operation: shortText(e.Operation), Cluster: shortText(e.Cluster), Complete: e.Complete, Reason: oneLine(e.Reason, mostText),
-		StoredSize: e.Size, Verified: verificationOf(e.Verified)}
+		StoredSize: e.Size, Verified: verificationOf(e.Verified), Rehearsed: rehearsalOf(e.Rehearsed)}
 	if m := e.Manifest; m != nil {
 		out.StartedAt, out.EndedAt, out.Mode = timeOf(m.Started), timeOf(m.Ended), shortText(m.Mode)
 		out.Node, out.RequestedBy = shortText(m.Node), shortText(m.Who)
@@ -636,6 +643,14 @@ func verificationOf(v *archive.Verification) *operation.ArchiveVerification {
 	}
 	return &operation.ArchiveVerification{At: timeOf(v.At), OK: v.OK, Problem: oneLine(v.Problem, mostText), Bytes: v.Bytes, SHA256: v.SHA256,
 		Who: shortText(v.Who)}
+}
+
+func rehearsalOf(r *archive.Rehearsal) *operation.ArchiveRehearsal {
+	if r == nil {
+		return nil
+	}
+	return &operation.ArchiveRehearsal{At: timeOf(r.At), OK: r.OK, Problem: oneLine(r.Problem, mostText), Operation: shortText(r.Operation), Cluster: shortText(r.Cluster),
+		AppsRunning: r.AppsRunning, AppsFailed: r.AppsFailed, KatoVersion: shortText(r.KatoVersion), PlatformVersion: shortText(r.PlatformVersion), Who: shortText(r.Who)}
 }
 
 func lockOf(l archive.Lock) *operation.ArchiveLock {

@@ -74,6 +74,9 @@ func (i *Inventory) Resolve(ctx context.Context, in ResolveInput) (operation.Pla
 		}
 	} else if in.Import != "" {
 		node, wrong := importNode(file, c, in.Import, i.Source.env)
+		if in.Scratch {
+			wrong = append(wrong, scratchProblems(file, c, in.Import)...)
+		}
 		selected, problems = []*inventory.Node{node}, append(problems, wrong...)
 	} else if in.Export != nil {
 		node, wrong := exportNode(file, c, *in.Export, i.Source.env)

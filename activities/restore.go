@@ -1,7 +1,9 @@
 package activities
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"regexp"
@@ -27,6 +29,8 @@ type RestoreReadyInput struct {
 	Mode           operation.TransferMode `json:"mode,omitempty"`
 	NoSafetyBackup bool                   `json:"noSafetyBackup,omitempty"`
 	NoSpaceCheck   bool                   `json:"noSpaceCheck,omitempty"`
+	// Rehearsal: what comes back is to prove the archive.
+	Rehearsal bool `json:"rehearsal,omitempty"`
 }
 
 // RestoreReadyResult is what was found, one line each, with the place it is about before a colon, and the archive that is meant.
@@ -38,10 +42,14 @@ type RestoreReadyResult struct {
 	Made   string `json:"made,omitempty"`
 	Size   int64  `json:"size,omitempty"`
 	SHA256 string `json:"sha256,omitempty"`
+	// Manifest is the SHA-256 of its manifest, KatoVersion the version it was made by.
+	Manifest    string `json:"manifest,omitempty"`
+	KatoVersion string `json:"katoVersion,omitempty"`
 	// Recorded is what the manifest says of the cluster before the export, nil when that was not read.
 	Recorded *operation.ExportedContents `json:"recorded,omitempty"`
-	// Apps that the cluster has now.
-	Apps int `json:"apps,omitempty"`
+	// Apps that the cluster has now, and the Version that its Cloud Controller tells.
+	Apps    int    `json:"apps,omitempty"`
+	Version string `json:"version,omitempty"`
 }
 
 // ImportInput is the input of an import of the archive that lies staged.
@@ -111,6 +119,40 @@ func importNode(file *inventory.File, c *inventory.Cluster, from string, env fun
 	return c.CoreNode(), problems
 }
 
+// scratchProblems are what speaks against a rehearsal of an archive of from in c, whose content may be lost by it.
+func scratchProblems(file *inventory.File, c *inventory.Cluster, from string) []string {
+	if !c.Scratch {
+		return []string{fmt.Sprintf("cluster %s is no scratch cluster, and a rehearsal throws its content away: if that may be, write scratch: true at it in the worker's inventory (%s)",
+			c.Name, remote.Escape(file.Path()))}
+	}
+	source, err := file.Cluster(from)
+	if err != nil {
+		return nil // told already
+	}
+	if source.Name == c.Name {
+		return []string{fmt.Sprintf("the archive is of cluster %s itself: rehearse it in another one, which has scratch: true in the inventory", c.Name)}
+	}
+	if source.Controller != nil && c.Controller != nil && strings.TrimSuffix(source.Controller.URL, "/") == strings.TrimSuffix(c.Controller.URL, "/") {
+		return []string{fmt.Sprintf("clusters %s and %s have the same controller (%s): a rehearsal would throw away what the archive is of; write that of %s", source.Name, c.Name, oneLine(c.Controller.URL, 200), c.Name)}
+	}
+	where := map[string]string{}
+	for _, n := range source.Nodes {
+		where[nodePlace(source, n)] = n.Name
+	}
+	for _, n := range c.Nodes {
+		if same, shared := where[nodePlace(c, n)]; shared {
+			return []string{fmt.Sprintf("node %s of cluster %s is also node %s of %s: a rehearsal would throw away what the archive is of; name nodes of its own", n.Name, c.Name, same, source.Name)}
+		}
+	}
+	return nil
+}
+
+// nodePlace is where a node is reached, by which it is told from others.
+func nodePlace(c *inventory.Cluster, n *inventory.Node) string {
+	port := cmp.Or(n.SSH.Port, c.SSH.Port)
+	return fmt.Sprintf("%s %s:%d", cmp.Or(n.SSH.Bastion, c.SSH.Bastion), n.Address, port)
+}
+
 // RestoreReady asks the bucket for the archive and the cluster for all that an import needs, all at once, and changes nothing. What is wrong is in the result and
 // never an error.
 func (x *Archives) RestoreReady(ctx context.Context, in RestoreReadyInput) (RestoreReadyResult, error) {
@@ -123,14 +165,14 @@ func (x *Archives) RestoreReady(ctx context.Context, in RestoreReadyInput) (Rest
 	r := ready{site: s, core: t.node, in: ExportReadyInput{ExportInput: in.ExportInput, Mode: in.Mode}}
 	nodes := s.cluster.Nodes
 	found := make([]findings, len(nodes)+2)
-	var manifest *archive.Manifest
+	var archived archive.Entry
 	var target targetState
 	each(len(found), func(i int) {
 		switch {
 		case i < len(nodes):
 			found[i] = x.readyNode(a.ctx, r, nodes[i])
 		case i == len(nodes):
-			manifest, found[i] = x.readyArchive(a.ctx, in)
+			archived, found[i] = x.readyArchive(a.ctx, in)
 		default:
 			target, found[i] = x.readyTarget(a.ctx, s)
 		}
@@ -145,13 +187,15 @@ func (x *Archives) RestoreReady(ctx context.Context, in RestoreReadyInput) (Rest
 			all.space = f.space
 		}
 	}
-	if target.apps > 0 && !in.NoSafetyBackup && s.cluster.S3 == nil {
+	if target.apps > 0 && !in.NoSafetyBackup && !in.Rehearsal && s.cluster.S3 == nil {
 		all.problem("bucket", "cluster %s has %d apps, which an import changes, and no s3 section in the worker's inventory for a backup before: write it, or say --no-safety-backup",
 			s.cluster.Name, target.apps)
 	}
-	out := RestoreReadyResult{Apps: target.apps}
-	if m := manifest; m != nil {
+	out := RestoreReadyResult{Apps: target.apps, Version: oneLine(target.version, 100)}
+	if archived.Manifest != nil {
+		m := archived.Manifest
 		out.Archive, out.Made, out.Size, out.SHA256 = m.Ref, m.Started.UTC().Format(time.RFC3339), m.Size, m.SHA256
+		out.Manifest, out.KatoVersion = archived.ManifestSHA256, oneLine(m.KatoVersion, 100)
 		if m.Content != nil {
 			out.Recorded = countsOf(m.Content)
 		}
@@ -176,13 +220,13 @@ func (f *findings) judgeImportSpace(node string, space fileSystem, size int64, n
 }
 
 // readyArchive finds the archive, complete.
-func (x *Archives) readyArchive(ctx context.Context, in RestoreReadyInput) (*archive.Manifest, findings) {
+func (x *Archives) readyArchive(ctx context.Context, in RestoreReadyInput) (archive.Entry, findings) {
 	var out findings
-	fails := func(err error) (*archive.Manifest, findings) {
+	fails := func(err error) (archive.Entry, findings) {
 		if ctx.Err() == nil {
 			out.problem("archive", "%s", failureOf(err).Message)
 		}
-		return nil, out
+		return archive.Entry{}, out
 	}
 	s, err := x.Source.site(in.From)
 	if err != nil {
@@ -194,7 +238,6 @@ func (x *Archives) readyArchive(ctx context.Context, in RestoreReadyInput) (*arc
 	}
 	defer store.Close()
 	ref := archive.Ref{Cluster: in.From, Operation: in.Archive}
-	var entry archive.Entry
 	if in.Archive == operation.LatestArchive {
 		archives, _, err := store.List(ctx, in.From)
 		if err != nil {
@@ -202,22 +245,27 @@ func (x *Archives) readyArchive(ctx context.Context, in RestoreReadyInput) (*arc
 		}
 		if len(archives) == 0 {
 			out.problem("archive", "cluster %s has none that is complete: see katoflow backup list %s --incomplete", in.From, in.From)
-			return nil, out
+			return archive.Entry{}, out
 		}
-		entry = archives[0]
-	} else if entry, err = store.Entry(ctx, ref); err != nil {
+		ref = archives[0].Ref
+	}
+	entry, err := store.Entry(ctx, ref) // a list has no names of content
+	if err != nil {
 		return fails(storeError("bucket", err))
 	}
 	switch {
 	case !entry.Complete || entry.Manifest == nil:
 		out.problem("archive", "%s is not complete: %s", entry.Ref, entry.Reason)
-		return nil, out
+		return archive.Entry{}, out
 	case entry.Manifest.Encrypted():
 		out.problem("archive", "%s is encrypted, and no worker has a secret key: download it (katoflow backup download %s %s --identity FILE) and import it by hand", entry.Ref, in.From, entry.Ref.Operation)
 	case entry.Verified != nil && !entry.Verified.OK:
 		out.problem("archive", "%s did not read back as it was written on %s: %s", entry.Ref, entry.Verified.At.UTC().Format(time.RFC3339), entry.Verified.Problem)
 	}
-	return entry.Manifest, out
+	if c := entry.Manifest.Content; in.Rehearsal && (c == nil || len(c.List) == 0 && c.Orgs > 0) {
+		out.problem("archive", "%s: its manifest does not say what it holds, so that nothing could be proven: rehearse one that was made with a controller in the inventory", entry.Ref)
+	}
+	return entry, out
 }
 
 // targetState is what the Cloud Controller said of the cluster that is imported into.
@@ -372,6 +420,87 @@ func (x *Archives) PrepareImport(ctx context.Context, in ExportInput) (PrepareEx
 	}
 	place, err := x.place(a, s, t, in, nil)
 	return PrepareExportResult{Place: place}, err
+}
+
+// EmptyScratchInput names the archive that a scratch cluster is made ready for.
+type EmptyScratchInput struct {
+	Operation Operation   `json:"operation"`
+	Archive   archive.Ref `json:"archive"`
+}
+
+// EmptyScratchResult is what was deleted.
+type EmptyScratchResult struct {
+	// Orgs that were there, with all that was in them.
+	Orgs int `json:"orgs,omitempty"`
+}
+
+// EmptyScratch deletes in a scratch cluster the organizations that the archive has, with all that is in them: kato's import leaves what is there in its place (whether it does is not
+// known, kato.md §3.2), and what an earlier rehearsal has brought would prove this one. Nothing else is deleted. Repeating it is harmless.
+//
+// Errors: BadInput when the cluster is no scratch cluster by now, or that of the archive; Controller when it cannot be asked for 15 minutes, or refuses; S3 when the manifest cannot
+// be read.
+func (x *Archives) EmptyScratch(ctx context.Context, in EmptyScratchInput) (EmptyScratchResult, error) {
+	a := begin(ctx, "emptying the scratch cluster")
+	defer a.finish()
+	s, err := x.Source.site(in.Operation.Cluster)
+	if err != nil {
+		return EmptyScratchResult{}, err
+	}
+	if problems := scratchProblems(s.file, s.cluster, in.Archive.Cluster); len(problems) > 0 {
+		return EmptyScratchResult{}, badInput(problems...)
+	}
+	recorded, err := x.recorded(a, in.Archive)
+	if err != nil {
+		return EmptyScratchResult{}, err
+	}
+	if recorded == nil {
+		return EmptyScratchResult{}, operation.NewError(operation.Failure{Type: operation.ErrArchive, Message: in.Archive.String() + ": its manifest does not say what it holds"})
+	}
+	meant := map[string]bool{}
+	for _, org := range recorded.List {
+		meant[org.Name] = true
+	}
+	cfg, err := controller.ConfigOf(s.file, s.cluster.Controller, s.env)
+	if err != nil {
+		return EmptyScratchResult{}, controllerError(err)
+	}
+	c, err := controller.Open(cfg, x.Logger)
+	if err != nil {
+		return EmptyScratchResult{}, controllerError(err)
+	}
+	defer c.Close()
+	deleted := map[string]bool{}
+	notGone := &controller.Error{Kind: controller.KindOther, Message: "cloud controller: organizations of the archive are still there after they were deleted: delete them by hand"}
+	err = a.patiently(controllerPatience, func(err error) bool { return errors.Is(err, notGone) }, func(ctx context.Context) error {
+		orgs, err := c.Organizations(ctx)
+		if err != nil {
+			return err
+		}
+		left := slices.DeleteFunc(orgs, func(o controller.Organization) bool { return !meant[o.Name] })
+		for i, org := range left {
+			a.phase(fmt.Sprintf("delete organization %d of %d", i+1, len(left)))
+			if err := c.DeleteOrganization(ctx, org.GUID); err != nil {
+				return err
+			}
+			deleted[org.GUID] = true
+		}
+		// Read once more: a controller may delete as a job.
+		if orgs, err = c.Organizations(ctx); err != nil {
+			return err
+		}
+		if slices.ContainsFunc(orgs, func(o controller.Organization) bool { return meant[o.Name] }) {
+			return notGone
+		}
+		return nil
+	})
+	if err != nil && a.ctx.Err() == nil {
+		f := *operation.FailureOf(err)
+		if f.Type == operation.ErrAppRefused { // it is about no app
+			f.Type, f.Message = operation.ErrController, oneLine("organizations of the archive could not be deleted: "+f.Message, maxMessage)
+			err = operation.NewError(f)
+		}
+	}
+	return EmptyScratchResult{Orgs: len(deleted)}, err
 }
 
 // Import runs `kato data import` as the job `import` (kato.md §3.2), at most once a try. It is never interrupted, also not by a cancel. Exit code 0 is not believed: words
@@ -613,12 +742,58 @@ func (x *Archives) sortApps(a *attempt, c *controller.Client, in RestoredInput, 
 	return nil
 }
 
+// KeepRehearsalInput is what a rehearsal found out.
+type KeepRehearsalInput struct {
+	Operation Operation   `json:"operation"`
+	Archive   archive.Ref `json:"archive"`
+	// Manifest is the SHA-256 of the manifest that what came back was held against.
+	Manifest string `json:"manifest"`
+	// Rehearsal, with times as UTC, RFC 3339.
+	Rehearsal operation.ArchiveRehearsal `json:"rehearsal"`
+}
+
+// KeepRehearsal remembers beside an archive, in its own bucket, what a rehearsal found, and returns what is remembered then: a later rehearsal stays. Repeating it writes the same
+// again.
+//
+// Errors: S3; Archive when the archive is not there any more, or is another one.
+func (x *Archives) KeepRehearsal(ctx context.Context, in KeepRehearsalInput) (operation.ArchiveRehearsal, error) {
+	a := begin(ctx, "keeping what the rehearsal found")
+	defer a.finish()
+	s, err := x.Source.site(in.Archive.Cluster)
+	if err != nil {
+		return operation.ArchiveRehearsal{}, err
+	}
+	store, err := s.store(x.Logger)
+	if err != nil {
+		return operation.ArchiveRehearsal{}, err
+	}
+	defer store.Close()
+	r := in.Rehearsal
+	at, err := time.Parse(time.RFC3339, r.At)
+	if err != nil {
+		return operation.ArchiveRehearsal{}, operation.NewError(operation.Failure{Type: operation.ErrInternal, Message: "the time of the rehearsal is no time: " + oneLine(err.Error(), mostText)})
+	}
+	kept, err := store.KeepRehearsal(a.ctx, in.Archive, archive.Rehearsal{At: at, OK: r.OK, Problem: oneLine(r.Problem, mostText), Operation: r.Operation, Cluster: r.Cluster,
+		AppsRunning: r.AppsRunning, AppsFailed: r.AppsFailed, KatoVersion: r.KatoVersion, PlatformVersion: r.PlatformVersion, ManifestSHA256: in.Manifest, Who: r.Who})
+	switch {
+	case a.ctx.Err() != nil:
+		return operation.ArchiveRehearsal{}, ended(a.ctx)
+	case archive.IsKind(err, archive.KindNotFound):
+		return operation.ArchiveRehearsal{}, operation.NewError(operation.Failure{Type: operation.ErrArchive, Message: oneLine("bucket: "+err.Error(), maxMessage)})
+	case err != nil:
+		return operation.ArchiveRehearsal{}, storeError("bucket", err)
+	}
+	return *rehearsalOf(&kept), nil
+}
+
 // PlanRestoreInput asks for the commands of a dry run.
 type PlanRestoreInput struct {
 	ImportInput
 	Archive archive.Ref             `json:"archive"`
 	Mode    operation.TransferMode  `json:"mode,omitempty"`
 	Restage operation.RestagePolicy `json:"restage,omitempty"`
+	// Rehearsal is remembered beside the archive.
+	Rehearsal bool `json:"rehearsal,omitempty"`
 }
 
 // PlanRestore returns the commands of a dry run, made by the same code as those of a real one. It reaches no node.
@@ -646,12 +821,19 @@ func (x *Archives) PlanRestore(ctx context.Context, in PlanRestoreInput) (PlanCo
 	commands := []operation.PlannedCommand{
 		{Step: operation.StepFetch, Command: "download of " + in.Archive.String() + " to " + in.staged(), Note: how},
 		{Step: operation.StepCheck, Command: remote.Quote([]string{"tar", "tzf", in.staged()}), Note: "with its size and SHA-256, which are the manifest's"},
+		{Step: operation.StepEmpty, Command: "DELETE /v2/organizations/GUID?recursive=true", Note: "of those that the archive has, in " + s.cluster.Name},
 		{Step: operation.StepImport, Command: show(s.importJob(in.ImportInput)), Note: "in a login shell; it is not interrupted"},
 		{Step: operation.StepVerify, Command: "GET /v2/organizations, spaces, apps, service_instances", Note: "held against the manifest"},
 		{Step: operation.StepTidy, Command: remote.Quote([]string{"rm", "-rf", in.Place})},
 	}
+	if !in.Rehearsal {
+		commands = slices.DeleteFunc(commands, func(c operation.PlannedCommand) bool { return c.Step == operation.StepEmpty })
+	}
 	if restage != "" {
 		commands = append(commands, operation.PlannedCommand{Step: operation.StepApps, Command: "POST /v2/apps/GUID/restage", Note: restage})
+	}
+	if in.Rehearsal {
+		commands = append(commands, operation.PlannedCommand{Step: operation.StepRecord, Command: "PUT rehearsed.json", Note: "beside " + in.Archive.String() + ": what came of it"})
 	}
 	return PlanCommandsResult{Plans: []operation.CommandPlan{{Nodes: []string{t.node.Name}, Commands: commands}}}, nil
 }

@@ -24,6 +24,8 @@ type ResolveInput struct {
 	Export *ExportRequest `json:"export,omitempty"`
 	// Import is the cluster whose bucket has the archive of an import, which is done on the Core, instead of Nodes and Roles.
 	Import string `json:"import,omitempty"`
+	// Scratch: the import is a rehearsal, for which the cluster must be a scratch one and another one than Import.
+	Scratch bool `json:"scratch,omitempty"`
 	// NoNodes: the operation reaches the Cloud Controller alone; the plan has no nodes, and no others.
 	NoNodes bool `json:"noNodes,omitempty"`
 }

@@ -21,7 +21,7 @@ import (
 func (c *cli) backupCommand() *cobra.Command {
 	cmd := group(&cobra.Command{
 		Use:   "backup",
-		Short: "Make, list, verify, download, import, delete and prune archives of a cluster",
+		Short: "Make, list, verify, download, import, rehearse, delete and prune archives of a cluster",
 		Long: `Make archives of a cluster in S3, and look after them.
 
 ARCHIVE is the id of the operation that made it, or "latest", the newest complete one. The worker's inventory has the
@@ -30,10 +30,11 @@ bucket and its credentials; only download, and verify with --identity, read the 
   katoflow backup list prod
   katoflow backup verify prod latest
   katoflow backup restore prod/latest --cluster standby --confirm standby
+  katoflow backup rehearse prod --cluster scratch
   katoflow backup prune prod --keep-daily 14 --keep-monthly 12 --dry-run`,
 	})
 	cmd.AddCommand(c.backupCreateCommand(), c.backupListCommand(), c.backupShowCommand(), c.backupVerifyCommand(), c.backupDownloadCommand(), c.backupRestoreCommand(),
-		c.backupDeleteCommand(), c.backupPruneCommand())
+		c.backupRehearseCommand(), c.backupDeleteCommand(), c.backupPruneCommand())
 	return cmd
 }
 
@@ -93,7 +94,7 @@ func (c *cli) completeArchives(path *string, latest bool) cobra.CompletionFunc {
 		return c.completeFromServer(2, cobra.ShellCompDirectiveKeepOrder, func(ctx context.Context, s *server, args []string) ([]string, error) {
 			query := fmt.Sprintf("%s = %q", operation.AttributeCluster.GetName(), args[0])
 			found, err := s.list(ctx, query, 30, func(l listed) bool {
-				return strings.HasPrefix(l.Kind, "backup") && !operation.OnArchives(l.Kind) && l.Phase == operation.PhaseDone
+				return l.Kind == operation.KindBackup && l.Phase == operation.PhaseDone
 			})
 			if err != nil {
 				return nil, err

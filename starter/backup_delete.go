@@ -91,7 +91,11 @@ func (c *cli) confirmDelete(ctx context.Context, cluster, archive string, f dele
 	if _, err := fmt.Fprint(c.err, view.ArchiveDetails(&found, c.style(c.err))); err != nil {
 		return err
 	}
-	answer, err := c.ask(ctx, fmt.Sprintf("Delete archive %s for ever? Type the cluster's name to confirm:", archive), otherwise)
+	which := ""
+	if found.LastProven {
+		which = ", the last one that is proven restorable,"
+	}
+	answer, err := c.ask(ctx, fmt.Sprintf("Delete archive %s%s for ever? Type the cluster's name to confirm:", archive, which), otherwise)
 	if err != nil {
 		return err
 	}

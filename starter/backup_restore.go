@@ -6,21 +6,10 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"github.com/katoflow/katoflow/internal/inventory"
 	"github.com/katoflow/katoflow/internal/operation"
 )
-
-// restoreFlags are the flags of `backup restore` as they were written.
-type restoreFlags struct {
-	requestFlags
-	cluster, confirm, transfer, restage string
-	noSafetyBackup, noSpaceCheck        bool
-	atOnce                              int
-	timeout, stagingTimeout             textFlag
-	flags                               *pflag.FlagSet
-}
 
 func (c *cli) backupRestoreCommand() *cobra.Command {
 	var f restoreFlags
@@ -52,19 +41,25 @@ once. kato's import itself is never interrupted, also not by a cancel. Exit code
 	return cmd
 }
 
+// importFlags are the flags of every command that imports an archive into a cluster, as they were written.
+type importFlags struct {
+	requestFlags
+	cluster, transfer, restage string
+	noSpaceCheck               bool
+	atOnce                     int
+	timeout, stagingTimeout    textFlag
+}
+
 // register adds the flags to the command that takes them.
-func (f *restoreFlags) register(c *cli, cmd *cobra.Command) {
+func (f *importFlags) register(c *cli, cmd *cobra.Command, cluster string) {
 	f.requestFlags.register(c, cmd, operation.Abort)
 	flags := cmd.Flags()
-	f.flags = flags
-	flags.StringVar(&f.cluster, "cluster", "", "cluster that the archive is imported into")
-	flags.StringVar(&f.confirm, "confirm", "", "its name once more")
+	flags.StringVar(&f.cluster, "cluster", "", cluster)
 	flags.StringVar(&f.transfer, "transfer", string(operation.TransferAuto), "who moves the archive: worker, direct (the node itself), or auto (direct where the node reaches S3)")
 	flags.StringVar(&f.restage, "restage", string(operation.RestageFailed), "which apps are staged anew after the import: failed (those that do not run), all (that were started) or none")
 	flags.IntVar(&f.atOnce, "apps-at-once", operation.DefaultAppsAtOnce, fmt.Sprintf("how many apps are handled at a time, 1 to %d", operation.MaxAppsAtOnce))
 	durationFlag(flags, &f.timeout, "app-timeout", "", "how long one app may take until it runs (default 15m)")
 	durationFlag(flags, &f.stagingTimeout, "staging-timeout", "", "how long kato lets one app of an old archive stage (default: kato's)")
-	flags.BoolVar(&f.noSafetyBackup, "no-safety-backup", false, "import into a cluster that has apps without a backup of it before")
 	flags.BoolVar(&f.noSpaceCheck, "no-space-check", false, "begin although the archive may not fit on the node")
 	fixed := func(name string, values ...string) {
 		must(cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)))
@@ -72,45 +67,73 @@ func (f *restoreFlags) register(c *cli, cmd *cobra.Command) {
 	fixed("transfer", string(operation.TransferAuto), string(operation.TransferWorker), string(operation.TransferDirect))
 	fixed("restage", string(operation.RestageFailed), string(operation.RestageAll), string(operation.RestageNone))
 	must(cmd.RegisterFlagCompletionFunc("cluster", c.completeClusters(&f.inventory)))
-	for _, name := range []string{"confirm", "apps-at-once", "app-timeout", "staging-timeout"} {
+	for _, name := range []string{"apps-at-once", "app-timeout", "staging-timeout"} {
 		must(cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions))
 	}
 }
 
-// input checks all flags and gives every problem at once.
-func (f *restoreFlags) input(c *cli, name string) (operation.RestoreInput, error) {
-	var problems []string
-	in := operation.RestoreInput{}
+// input checks all flags and gives every problem at once. in has what is the command's own; problems are those that it has found itself.
+func (f *importFlags) input(c *cli, in operation.RestoreInput, problems []string) (operation.RestoreInput, error) {
 	if f.cluster == "" {
 		problems = append(problems, "--cluster is missing: name the cluster that the archive is imported into")
 	} else {
 		in.Request = f.request(c, f.cluster, &problems)
 	}
-	in.From, in.Archive = operation.ParseArchiveName(name)
-	in.Confirm, in.Transfer, in.Restage = f.confirm, operation.TransferMode(f.transfer), operation.RestagePolicy(f.restage)
-	in.AtOnce, in.NoSafetyBackup, in.NoSpaceCheck = f.atOnce, f.noSafetyBackup, f.noSpaceCheck
+	in.Transfer, in.Restage = operation.TransferMode(f.transfer), operation.RestagePolicy(f.restage)
+	in.AtOnce, in.NoSpaceCheck = f.atOnce, f.noSpaceCheck
 	in.AppTimeout = f.timeout.duration("app-timeout", longestWait, &problems)
 	in.StagingTimeout = f.stagingTimeout.duration("staging-timeout", longestWait, &problems)
 	if f.atOnce < 1 {
 		problems = append(problems, fmt.Sprintf("--apps-at-once %d: write a number from 1 to %d", f.atOnce, operation.MaxAppsAtOnce))
 		in.AtOnce = 1
 	}
-	if strings.HasPrefix(name, "/") {
-		problems = append(problems, fmt.Sprintf("archive %q: write [CLUSTER/]ARCHIVE", operationName(name)))
-	} else if len(problems) == 0 {
+	if len(problems) == 0 {
 		problems = append(problems, in.Check()...)
 	}
 	local, err := f.settle(c, &in.Request, problems)
 	if err != nil || local == nil {
 		return in, err
 	}
-	if local.Platform != inventory.PlatformALS {
+	switch {
+	case local.Platform != inventory.PlatformALS:
 		return in, badInput("cluster %s is a plain one: only an ALS cluster has kato data import", f.cluster)
-	}
-	if local.Controller == nil {
+	case in.Rehearsal && !local.Scratch:
+		return in, badInput("cluster %s is no scratch cluster, and a rehearsal throws its content away: if that may be, write scratch: true at it in the inventory", f.cluster)
+	case local.Controller == nil:
 		return in, badInput("cluster %s has no controller in the inventory, which says what came back: write url, user and password of its Cloud Controller", f.cluster)
 	}
 	return in, nil
+}
+
+// launchImport starts the operation.
+func (c *cli) launchImport(ctx context.Context, f requestFlags, in operation.RestoreInput, what string) error {
+	return c.launch(ctx, launch{requestFlags: f, request: in.Request, kind: in.Kind(), workflow: operation.WorkflowRestore, input: in,
+		summary: what + " of " + in.Source() + "/" + in.Archive + " in " + in.Cluster, details: restoreDetails(in)})
+}
+
+// restoreFlags are the flags of `backup restore` as they were written.
+type restoreFlags struct {
+	importFlags
+	confirm        string
+	noSafetyBackup bool
+}
+
+// register adds the flags to the command that takes them.
+func (f *restoreFlags) register(c *cli, cmd *cobra.Command) {
+	f.importFlags.register(c, cmd, "cluster that the archive is imported into")
+	cmd.Flags().StringVar(&f.confirm, "confirm", "", "its name once more")
+	cmd.Flags().BoolVar(&f.noSafetyBackup, "no-safety-backup", false, "import into a cluster that has apps without a backup of it before")
+	must(cmd.RegisterFlagCompletionFunc("confirm", cobra.NoFileCompletions))
+}
+
+func (f *restoreFlags) input(c *cli, name string) (operation.RestoreInput, error) {
+	in := operation.RestoreInput{Confirm: f.confirm, NoSafetyBackup: f.noSafetyBackup}
+	in.From, in.Archive = operation.ParseArchiveName(name)
+	var problems []string
+	if strings.HasPrefix(name, "/") {
+		problems = append(problems, fmt.Sprintf("archive %q: write [CLUSTER/]ARCHIVE", operationName(name)))
+	}
+	return f.importFlags.input(c, in, problems)
 }
 
 func (c *cli) backupRestore(ctx context.Context, name string, f *restoreFlags) error {
@@ -118,13 +141,16 @@ func (c *cli) backupRestore(ctx context.Context, name string, f *restoreFlags) e
 	if err != nil {
 		return err
 	}
-	return c.launch(ctx, launch{requestFlags: f.requestFlags, request: in.Request, kind: operation.KindRestore, workflow: operation.WorkflowRestore, input: in,
-		summary: "Import of " + in.Source() + "/" + in.Archive + " into " + in.Cluster, details: restoreDetails(in)})
+	return c.launchImport(ctx, f.requestFlags, in, "Import")
 }
 
 // restoreDetails is what was asked for, for the Web UI.
 func restoreDetails(in operation.RestoreInput) string {
-	text := fmt.Sprintf("Import of `%s/%s` into the cluster `%s`, asked for by `%s`.\n\n- transfer: %s\n- staged anew afterwards: %s\n", in.Source(), in.Archive, in.Cluster,
+	what := "Import"
+	if in.Rehearsal {
+		what = "Rehearsal: import"
+	}
+	text := fmt.Sprintf(what+" of `%s/%s` into the cluster `%s`, asked for by `%s`.\n\n- transfer: %s\n- staged anew afterwards: %s\n", in.Source(), in.Archive, in.Cluster,
 		strings.ReplaceAll(oneLine(in.RequestedBy), "`", "'"), in.Transfer, in.Restage)
 	if in.DryRun {
 		text += "- dry run: nothing is changed\n"

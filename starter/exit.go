@@ -55,7 +55,7 @@ func exitCodes() []struct {
 		{exitNoServer, "no Temporal server answers, or it refuses us"},
 		{exitTooOld, "schedule list --max-age: the last success of a schedule is too old, or none is known"},
 		{exitArchive, "backup: an archive is damaged, not complete, locked, or could not be deleted"},
-		{exitAppsFailed, "apps, backup restore: the operation ended and some apps do not run, or some of the archive is missing"},
+		{exitAppsFailed, "apps, backup restore, backup rehearse: the operation ended and some apps do not run, or some of the archive is missing"},
 		{exitInterrupted, "interrupted: watching has stopped, the operation goes on"},
 	}
 }

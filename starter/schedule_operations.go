@@ -33,6 +33,8 @@ type prepared struct {
 		Schedule(operation.ScheduleDefinition)
 	}
 	queue string
+	// cluster that is worked on, where it is another one than the schedule's.
+	cluster string
 	// details are what was asked for, for the Web UI; called once the input is as it will be.
 	details func() string
 }
@@ -44,6 +46,7 @@ func schedulables() []schedulable {
 		{"backup create", operation.KindBackup, operation.WorkflowBackup, "Export of a cluster", backupOptions},
 		{"backup verify", operation.KindBackupVerify, operation.WorkflowBackupVerify, "Verification of the latest archive", verifyOptions},
 		{"backup prune", operation.KindBackupPrune, operation.WorkflowBackupPrune, "Retention of the archives", pruneOptions},
+		{"backup rehearse", operation.KindRehearse, operation.WorkflowRestore, "Rehearsal of the latest archive", rehearseOptions},
 		{"apps restart", operation.KindAppsRestart, operation.WorkflowApps, "Restart of apps", appsOptions(operation.AppRestart)},
 		{"apps redeploy", operation.KindAppsRedeploy, operation.WorkflowApps, "Redeployment of apps", appsOptions(operation.AppRestage)},
 	}
@@ -74,6 +77,16 @@ func verifyOptions(c *cli, cmd *cobra.Command) func(string) (prepared, error) {
 	return func(cluster string) (prepared, error) {
 		in, err := f.input(c, cluster, operation.LatestArchive)
 		return prepared{input: &in, queue: f.queue, details: func() string { return verifyDetails(in) }}, err
+	}
+}
+
+// rehearseOptions rehearse the archive that is the latest of the schedule's cluster when the run begins.
+func rehearseOptions(c *cli, cmd *cobra.Command) func(string) (prepared, error) {
+	f := &rehearseFlags{}
+	f.register(c, cmd)
+	return func(cluster string) (prepared, error) {
+		in, err := f.input(c, cluster)
+		return prepared{input: &in, queue: f.queue, cluster: in.Cluster, details: func() string { return restoreDetails(in) }}, err
 	}
 }
 

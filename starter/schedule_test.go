@@ -206,6 +206,11 @@ func TestSchedulables_EveryOperation_CanBeScheduledByItsCommand(t *testing.T) {
 		if operation.OnApps(s.kind) { // none is meant unless it is named
 			require.NoError(t, options.set("all", "true"))
 		}
+		cluster := "prod"
+		if s.kind == operation.KindRehearse { // it is done in another one
+			cluster = "scratch"
+			require.NoError(t, options.set("cluster", cluster))
+		}
 		p, err := options.build("prod")
 		require.NoError(t, err)
 		p.input.Schedule(operation.ScheduleDefinition{Name: "nightly", CatchUp: operation.DefaultCatchUp})
@@ -213,7 +218,7 @@ func TestSchedulables_EveryOperation_CanBeScheduledByItsCommand(t *testing.T) {
 		require.NoError(t, err)
 		var in operation.Request
 		require.NoError(t, json.Unmarshal(b, &in))
-		require.Equal(t, operation.Request{Cluster: "prod", RequestedBy: "schedule nightly", AnswerWithin: operation.DefaultScheduledAnswerWithin, StartWithin: operation.DefaultCatchUp}, in, s.command)
+		require.Equal(t, operation.Request{Cluster: cluster, RequestedBy: "schedule nightly", AnswerWithin: operation.DefaultScheduledAnswerWithin, StartWithin: operation.DefaultCatchUp}, in, s.command)
 	}
 }
 

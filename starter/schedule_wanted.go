@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -124,7 +125,8 @@ const memoAppliedBy = "appliedBy"
 
 // action is what Temporal starts. Temporal appends the nominal time to the workflow id.
 func (w *wantedSchedule) action(who string) *client.ScheduleWorkflowAction {
-	options := startOptions(operation.WorkflowID(w.Cluster, w.of.kind, w.Name), w.operation.queue, w.Cluster, w.of.kind, "schedule "+w.Name,
+	cluster := cmp.Or(w.operation.cluster, w.Cluster)
+	options := startOptions(operation.WorkflowID(cluster, w.of.kind, w.Name), w.operation.queue, cluster, w.of.kind, "schedule "+w.Name,
 		w.of.title+" of "+w.Cluster+", schedule "+w.Name, w.operation.details())
 	options.Memo[operation.MemoSchedule] = w.ScheduleDefinition
 	options.Memo[memoAppliedBy] = who

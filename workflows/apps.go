@@ -56,6 +56,8 @@ type apps struct {
 	// asked are the apps left stopped that somebody was asked about, by guid; asking counts those questions.
 	asked  map[string]bool
 	asking workflow.WaitGroup
+	// unasked: nobody is asked about apps left stopped, they are told.
+	unasked bool
 }
 
 // appsChild is a batch under way.
@@ -400,6 +402,12 @@ func (p *apps) child(ctx workflow.Context, name string, in appsBatchInput) workf
 func (p *apps) leftStopped(ctx workflow.Context, results []operation.AppResult) {
 	results = slices.DeleteFunc(slices.Clone(results), func(r operation.AppResult) bool { return p.asked[r.GUID] })
 	if len(results) == 0 {
+		return
+	}
+	if p.unasked {
+		for _, r := range results {
+			p.add(r)
+		}
 		return
 	}
 	for _, r := range results {

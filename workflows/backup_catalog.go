@@ -282,6 +282,9 @@ func (k *keeping) find(ctx workflow.Context, archive string) (operation.Archive,
 		return operation.Archive{}, operation.FailureOf(err)
 	}
 	k.report.Catalog.Archive = &found.Archive
+	if found.LastProven && k.kind == operation.KindBackupDelete {
+		k.report.Warnings = append(k.report.Warnings, "it is the last archive of "+k.req.Cluster+" that is proven restorable")
+	}
 	return found.Archive, nil
 }
 

@@ -11,6 +11,10 @@ package workflows
 //  6. the file is removed;
 //  7. apps that do not run as they were recorded are staged anew and started, so many at once ("must be redeployed manually", says the page).
 //
+// A rehearsal is the same on a scratch cluster, whose content need not be backed up: instead of step 2, what it has of the archive's organizations is deleted right before step 4,
+// so that nothing counts which was there before. It asks nobody when something is missing or apps do not run, because that is what it is to
+// find out, and what it has found out is remembered beside the archive.
+//
 // A cancel before step 4 leaves the cluster as it was; after its begin the operation sees step 4 through, removes the file and ends.
 
 import (
@@ -30,7 +34,7 @@ import (
 // Restore is the operation workflow. It completes with the report when all that was recorded is there and every app runs; otherwise it fails, or ends as cancelled,
 // with the report in the details of its error.
 func Restore(ctx workflow.Context, in operation.RestoreInput) (*operation.Report, error) {
-	return operate(ctx, operation.KindRestore, in.Request, "", &restore{in: in})
+	return operate(ctx, in.Kind(), in.Request, "", &restore{in: in})
 }
 
 type restore struct {
@@ -51,18 +55,23 @@ type restore struct {
 	unsettled bool
 	// apps sees to the apps that do not run.
 	apps *apps
+	// Of a rehearsal: against is what speaks against the archive, beside what is missing or does not run; inconclusive that nothing was found out about it; unkept why what was found
+	// is not remembered.
+	against      string
+	inconclusive bool
+	unkept       *operation.Failure
 }
 
 func (p *restore) attach(r *run) {
 	p.run = r
-	p.apps = &apps{run: r, in: operation.AppsInput{Request: p.in.Request, Action: operation.AppRestage, AtOnce: p.in.AtOnce, AppTimeout: p.in.AppTimeout}}
+	p.apps = &apps{run: r, in: operation.AppsInput{Request: p.in.Request, Action: operation.AppRestage, AtOnce: p.in.AtOnce, AppTimeout: p.in.AppTimeout}, unasked: p.in.Rehearsal}
 	p.report.Restore = &operation.Restored{Archive: p.in.Source() + "/" + p.in.Archive}
 }
 
 func (p *restore) check() []string { return p.in.Check() }
 
 func (p *restore) selection() activities.ResolveInput {
-	return activities.ResolveInput{Cluster: p.in.Cluster, InventoryDigest: p.in.InventoryDigest, Import: p.in.Source()}
+	return activities.ResolveInput{Cluster: p.in.Cluster, InventoryDigest: p.in.InventoryDigest, Import: p.in.Source(), Scratch: p.in.Rehearsal}
 }
 
 func (p *restore) needs() activities.PreflightNeeds { return activities.PreflightNeeds{} }
@@ -88,7 +97,8 @@ func (p *restore) ready(ctx workflow.Context) (problems, warnings []string, err 
 	var archives *activities.Archives
 	p.report.Slots = 0 // an import has one node and no batch
 	err = workflow.ExecuteActivity(following(ctx, "what an import needs", time.Hour), archives.RestoreReady, activities.RestoreReadyInput{ExportInput: p.input(), From: p.in.Source(),
-		Archive: p.in.Archive, Mode: p.in.Transfer, NoSafetyBackup: p.in.NoSafetyBackup, NoSpaceCheck: p.in.NoSpaceCheck}).Get(ctx, &p.meant)
+		Archive: p.in.Archive, Mode: p.in.Transfer, NoSafetyBackup: p.in.NoSafetyBackup, NoSpaceCheck: p.in.NoSpaceCheck,
+		Rehearsal: p.in.Rehearsal}).Get(ctx, &p.meant)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -113,7 +123,7 @@ func (p *restore) dryRun(ctx workflow.Context) ([]operation.CommandPlan, error) 
 	var archives *activities.Archives
 	var out activities.PlanCommandsResult
 	err := workflow.ExecuteActivity(quick(ctx, "commands of the plan"), archives.PlanRestore, activities.PlanRestoreInput{ImportInput: p.importInput(), Archive: p.meant.Archive,
-		Mode: p.in.Transfer, Restage: p.in.Restage}).Get(ctx, &out)
+		Mode: p.in.Transfer, Restage: p.in.Restage, Rehearsal: p.in.Rehearsal}).Get(ctx, &out)
 	return out.Plans, err
 }
 
@@ -127,7 +137,7 @@ func (p *restore) steps(ctx workflow.Context) {
 			p.refresh(ctx)
 		}
 	})
-	ok := p.backedUp(ctx) && p.bringHere(ctx) && p.importAndVerify(ctx)
+	ok := p.backedUp(ctx) && p.bringHere(ctx) && p.emptied(ctx) && p.importAndVerify(ctx)
 	if p.unsettled {
 		p.settleCheck(ctx)
 	}
@@ -137,12 +147,15 @@ func (p *restore) steps(ctx workflow.Context) {
 	if ok && !p.aborting && ctx.Err() == nil {
 		p.handleApps(ctx)
 	}
+	if p.in.Rehearsal && ctx.Err() == nil {
+		p.keepProof(ctx)
+	}
 	p.leave(ctx, ok && !p.aborting && ctx.Err() == nil)
 }
 
 // backedUp makes a backup of a cluster that has apps, unless that is not wanted. False: cancelled or aborted.
 func (p *restore) backedUp(ctx workflow.Context) bool {
-	if p.meant.Apps == 0 || p.in.NoSafetyBackup {
+	if p.meant.Apps == 0 || p.in.NoSafetyBackup || p.in.Rehearsal {
 		return true
 	}
 	for try := 1; ; try++ {
@@ -236,6 +249,9 @@ func (p *restore) bringHere(ctx workflow.Context) bool {
 		f := operation.FailureOf(err)
 		at := p.node.Step
 		if p.failed(ctx, try, *f, operation.Retry, operation.Abort) != operation.Retry {
+			if f.Type == operation.ErrArchive {
+				p.against = f.Message
+			}
 			return false
 		}
 		// What was fetched is gone on with; a file that was read and is not the archive is fetched anew.
@@ -298,6 +314,35 @@ func (p *restore) settleCheck(ctx workflow.Context) {
 	}
 }
 
+// emptied deletes of a rehearsal's scratch cluster what would stand for what is to come back. False: cancelled or aborted.
+func (p *restore) emptied(ctx workflow.Context) bool {
+	if !p.in.Rehearsal {
+		return true
+	}
+	var archives *activities.Archives
+	for try := 1; ; try++ {
+		if f := p.goOn(ctx); f != nil {
+			return false
+		}
+		p.at(ctx, operation.StepEmpty, try)
+		var out activities.EmptyScratchResult
+		err := workflow.ExecuteActivity(following(ctx, "empty "+p.op.Cluster+" of what the archive has", time.Hour), archives.EmptyScratch,
+			activities.EmptyScratchInput{Operation: p.op, Archive: p.meant.Archive}).Get(ctx, &out)
+		if err == nil {
+			if out.Orgs > 0 {
+				p.remark(count(out.Orgs, "organization") + " of the archive deleted in " + p.op.Cluster + " before")
+			}
+			return true
+		}
+		if ctx.Err() != nil || p.aborting {
+			return false
+		}
+		if p.failed(ctx, try, *operation.FailureOf(err), operation.Retry, operation.Abort) != operation.Retry {
+			return false
+		}
+	}
+}
+
 // importAndVerify imports, and reads what came back. False: not imported, or aborted.
 func (p *restore) importAndVerify(ctx workflow.Context) bool {
 	for try := 1; ; try++ {
@@ -321,6 +366,10 @@ func (p *restore) importAndVerify(ctx workflow.Context) bool {
 			choices = []operation.Decision{operation.Retry, operation.Abort}
 		}
 		at := p.node.Step
+		if p.in.Rehearsal && at == operation.StepVerify && len(p.came.Missing)+p.came.More > 0 {
+			p.remark(f.Message)
+			return true // which is the answer, and no question
+		}
 		switch p.failed(ctx, try, *f, choices...) {
 		case operation.Retry:
 			if !operation.OutcomeUnknown(f.Type) && (at == operation.StepImport || f.Type == operation.ErrVerify) {
@@ -331,6 +380,9 @@ func (p *restore) importAndVerify(ctx workflow.Context) bool {
 			if at == operation.StepVerify && p.came.Found != nil {
 				return true
 			}
+			if at == operation.StepImport {
+				p.count(*f)
+			}
 			// What a failed import has brought is seen to all the same.
 			if err := p.read(ctx, try); err != nil {
 				p.remark("what came back is not known: " + operation.FailureOf(err).Message)
@@ -339,8 +391,18 @@ func (p *restore) importAndVerify(ctx workflow.Context) bool {
 			}
 			return true
 		default:
+			p.count(*f)
 			return false
 		}
+	}
+}
+
+// count says what an import that went wrong, and is not tried again, means for the archive.
+func (p *restore) count(f operation.Failure) {
+	if f.Type == operation.ErrRemoteExit || f.Type == operation.ErrVerify {
+		p.against = f.Message
+	} else {
+		p.inconclusive = true
 	}
 }
 
@@ -458,6 +520,81 @@ func (p *restore) handleApps(ctx workflow.Context) {
 	a.close(ctx)
 }
 
+// proven says whether the archive is proven restorable, and if not why.
+func (p *restore) proven() (bool, string) {
+	r := p.report.Restore
+	if missing := len(r.Missing) + r.More; missing > 0 {
+		return false, fmt.Sprintf("%s of the archive not there: %s", count(missing, "thing"), strings.Join(bound(r.Missing, 3), ", "))
+	}
+	if p.report.Apps == nil || r.Recorded == nil {
+		return false, "it was not seen to"
+	}
+	counts := p.report.Apps.Counts
+	if n := p.notRunning(); n > 0 {
+		text := fmt.Sprintf("%s of %d not running", count(n, "app"), r.Recorded.AppsStarted)
+		for _, app := range p.report.Apps.Apps {
+			if app.Outcome == operation.AppFailed || app.Outcome == operation.AppGone {
+				return false, oneLine(text+", such as "+app.String()+": "+app.Reason, 300)
+			}
+		}
+		return false, text
+	}
+	if all := counts[operation.AppRunning] + counts[operation.AppRestaged] + counts[operation.AppStopped]; all < r.Recorded.Apps {
+		return false, fmt.Sprintf("%d of %s seen to", all, count(r.Recorded.Apps, "app"))
+	}
+	return true, ""
+}
+
+// notRunning counts the apps that do not run and should.
+func (p *restore) notRunning() int {
+	counts := p.report.Apps.Counts
+	return counts[operation.AppFailed] + counts[operation.AppGone] + counts[operation.AppUntouched]
+}
+
+// keepProof remembers beside the archive what the rehearsal has found out about it, if it has.
+func (p *restore) keepProof(ctx workflow.Context) {
+	found := operation.ArchiveRehearsal{At: stamp(ctx), Operation: p.op.ID, Cluster: p.op.Cluster, KatoVersion: p.meant.KatoVersion, PlatformVersion: p.meant.Version, Who: oneLine(p.in.RequestedBy, 100)}
+	switch {
+	case p.against != "":
+		found.Problem = oneLine(p.against, 300)
+	case p.aborting || p.inconclusive:
+		return
+	default:
+		found.OK, found.Problem = p.proven()
+	}
+	if apps := p.report.Apps; apps != nil {
+		found.AppsRunning, found.AppsFailed = apps.Counts[operation.AppRunning]+apps.Counts[operation.AppRestaged], p.notRunning()
+	}
+	var archives *activities.Archives
+	ctx, _ = workflow.NewDisconnectedContext(ctx)
+	status, failure := p.node.Status, p.node.Failure
+	for try := 1; ; try++ {
+		p.at(ctx, operation.StepRecord, try)
+		var kept operation.ArchiveRehearsal
+		err := workflow.ExecuteActivity(following(ctx, "remember what the rehearsal found", time.Hour), archives.KeepRehearsal,
+			activities.KeepRehearsalInput{Operation: p.op, Archive: p.meant.Archive, Manifest: p.meant.Manifest, Rehearsal: found}).Get(ctx, &kept)
+		if err == nil {
+			p.report.Restore.Rehearsal = &found
+			if kept.At != found.At || kept.Operation != found.Operation {
+				p.remark("a later rehearsal (" + kept.Operation + ") is remembered already, and stays so")
+			}
+			return
+		}
+		f := operation.FailureOf(err)
+		decision := operation.Leave
+		if f.Type != operation.ErrArchive { // which no other try changes
+			p.node.Status = operation.NodeWaiting
+			decision = p.ask(ctx, p.node.Name, operation.StepRecord, try, *f, operation.Retry, operation.Leave)
+			p.node.Status, p.node.Failure = status, failure
+		}
+		if decision != operation.Retry {
+			p.remark("what the rehearsal found is not remembered: " + f.Message)
+			p.unkept = f
+			return
+		}
+	}
+}
+
 func (p *restore) summary(what string) string {
 	if p.fetchTry > 1 {
 		return fmt.Sprintf("%s: %s (try %d)", p.plan.Nodes[0].Name, what, p.fetchTry)
@@ -475,6 +612,12 @@ func (p *restore) importSummary() string {
 // outcomeText is the message of an operation that ended well.
 func (p *restore) outcomeText() string {
 	text := p.report.Restore.Archive + " imported"
+	if r := p.report.Restore.Rehearsal; r != nil {
+		text = p.report.Restore.Archive + " is not proven restorable"
+		if r.OK {
+			text = p.report.Restore.Archive + " is proven restorable"
+		}
+	}
 	if p.report.Apps != nil {
 		text += "; " + appsSummary(p.report.Apps)
 	}
@@ -493,6 +636,10 @@ func (p *restore) fell() *operation.Failure {
 	f := p.apps.fell()
 	if f != nil {
 		f.Message = p.outcomeText()
+	} else if r.Rehearsal != nil && !r.Rehearsal.OK {
+		f = &operation.Failure{Type: operation.ErrRestored, Message: p.outcomeText() + "; " + r.Rehearsal.Problem}
+	} else if p.unkept != nil {
+		f = &operation.Failure{Type: p.unkept.Type, Message: p.outcomeText() + "; what was found is not remembered: " + p.unkept.Message}
 	}
 	return f
 }

@@ -46,8 +46,10 @@ func (s *Store) Delete(ctx context.Context, ref Ref, force bool) error {
 	if err := s.remove(ctx, s.key(ref, exportName)); err != nil {
 		return err
 	}
-	if err := s.remove(ctx, s.key(ref, verifiedName)); err != nil {
-		return err
+	for _, name := range []string{verifiedName, rehearsedName} {
+		if err := s.remove(ctx, s.key(ref, name)); err != nil {
+			return err
+		}
 	}
 	if !entry.Complete {
 		return s.Abort(ctx, ref)

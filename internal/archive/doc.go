@@ -2,7 +2,7 @@
 //
 // An archive is the folder PREFIX/CLUSTER/OPERATION with export.tgz and manifest.json, cluster and operation encoded as remote.EncodeID does. The
 // manifest is written last and says what the object must be; only a folder in which both agree is an archive (List). Beside them there is upload.json while a
-// transfer is under way, and verified.json once somebody read the archive back.
+// transfer is under way, verified.json once somebody read the archive back, and rehearsed.json once it was imported into a scratch cluster.
 //
 // # Transfer
 //

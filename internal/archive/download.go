@@ -3,7 +3,6 @@ package archive
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"hash"
@@ -319,7 +318,7 @@ func (s *Store) Verify(ctx context.Context, ref Ref, identities []age.Identity, 
 	if err != nil {
 		result.Problem = err.Error()
 	}
-	if written := s.writeVerification(ctx, ref, result); err == nil {
+	if written := s.writeBeside(ctx, ref, verifiedName, result); err == nil {
 		err = written
 	}
 	return result, err
@@ -359,12 +358,4 @@ func (s *Store) readBack(ctx context.Context, m Manifest, identities []age.Ident
 		return failure(KindCorrupt, "archive %s: the export's SHA-256 is %s and was %s", m.Ref, result.SHA256, m.SHA256)
 	}
 	return nil
-}
-
-func (s *Store) writeVerification(ctx context.Context, ref Ref, result Verification) error {
-	data, err := json.MarshalIndent(result, "", " ")
-	if err != nil {
-		return err
-	}
-	return s.put(ctx, s.key(ref, verifiedName), append(data, '\n'), false)
 }

@@ -1,18 +1,14 @@
 package archive
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"slices"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
-
-	"github.com/katoflow/katoflow/internal/remote"
 )
 
 // Entry is one archive, or what is left of one.
@@ -26,6 +22,10 @@ type Entry struct {
 	Manifest *Manifest `json:"manifest,omitempty"`
 	// Verified is what the last Verify found, nil when there was none of this manifest.
 	Verified *Verification `json:"verified,omitempty"`
+	// Rehearsed is what the last rehearsal found, nil when there was none with this manifest.
+	Rehearsed *Rehearsal `json:"rehearsed,omitempty"`
+	// ManifestSHA256 is of the manifest as it is stored, in hexadecimal.
+	ManifestSHA256 string `json:"manifest_sha256,omitempty"`
 	// Size of the object in bytes, Modified when it was written.
 	Size     int64     `json:"size"`
 	Modified time.Time `json:"modified"`
@@ -49,7 +49,7 @@ func (s *Store) Finish(ctx context.Context, m Manifest) (Manifest, error) {
 	if err := m.Check(); err != nil {
 		return Manifest{}, badInput("manifest of archive %s: %s", m.Ref, err)
 	}
-	entry, err := s.inspect(ctx, m.Ref)
+	entry, err := s.inspect(ctx, m.Ref, false)
 	if err != nil {
 		return Manifest{}, err
 	}
@@ -117,7 +117,7 @@ func (s *Store) Entry(ctx context.Context, ref Ref) (Entry, error) {
 	if err := ref.check(); err != nil {
 		return Entry{}, err
 	}
-	entry, err := s.inspect(ctx, ref)
+	entry, err := s.inspect(ctx, ref, true)
 	if err == nil && entry.Manifest == nil && entry.Reason == reasonNothing {
 		found := false
 		entry.Reason = reasonNoObject
@@ -141,8 +141,8 @@ const (
 	reasonUnderWay   = "the transfer has not ended"
 )
 
-// inspect looks at the objects of one archive.
-func (s *Store) inspect(ctx context.Context, ref Ref) (Entry, error) {
+// inspect looks at the objects of one archive; at what a rehearsal has left only where there may be something.
+func (s *Store) inspect(ctx context.Context, ref Ref, rehearsed bool) (Entry, error) {
 	entry := Entry{Ref: ref}
 	object, err := s.head(ctx, s.key(ref, exportName))
 	there := err == nil
@@ -182,7 +182,10 @@ func (s *Store) inspect(ctx context.Context, ref Ref) (Entry, error) {
 	if !entry.Complete {
 		return entry, nil
 	}
-	entry.Verified, err = s.readVerification(ctx, ref, sha256.Sum256(data))
+	entry.ManifestSHA256 = Sum(sha256.Sum256(data)).String()
+	if entry.Verified, err = s.readVerification(ctx, ref, entry.ManifestSHA256); err == nil && rehearsed {
+		entry.Rehearsed, err = s.readRehearsal(ctx, ref, entry.ManifestSHA256)
+	}
 	return entry, err
 }
 
@@ -190,10 +193,10 @@ func (s *Store) inspect(ctx context.Context, ref Ref) (Entry, error) {
 // under way is among the latter from its begin. The manifests are without their parts and the names of their content, which of some hundred large
 // archives would not fit into a worker's memory; Entry and Manifest have them.
 func (s *Store) List(ctx context.Context, cluster string) (archives, incomplete []Entry, err error) {
-	seen := map[Ref]bool{}
+	seen := map[Ref]bool{} // whether it was rehearsed
 	err = s.keys(ctx, s.folder(cluster), func(key string, _ int64, _ time.Time) {
-		if ref, _, ok := s.parseKey(key); ok && ref.check() == nil {
-			seen[ref] = true
+		if ref, name, ok := s.parseKey(key); ok && ref.check() == nil {
+			seen[ref] = seen[ref] || name == rehearsedName
 		}
 	})
 	if err != nil {
@@ -202,9 +205,9 @@ func (s *Store) List(ctx context.Context, cluster string) (archives, incomplete 
 	var mu sync.Mutex
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(8)
-	for ref := range seen {
+	for ref, rehearsed := range seen {
 		group.Go(func() error {
-			entry, err := s.inspect(groupCtx, ref)
+			entry, err := s.inspect(groupCtx, ref, rehearsed)
 			if err != nil {
 				return err
 			}
@@ -237,40 +240,4 @@ func (s *Store) List(ctx context.Context, cluster string) (archives, incomplete 
 
 func newestFirst(a, b Entry) int {
 	return cmp.Or(b.started().Compare(a.started()), cmp.Compare(a.Cluster, b.Cluster), cmp.Compare(a.Operation, b.Operation))
-}
-
-// Verification is the result of reading an archive back whole.
-type Verification struct {
-	// At is when it ended.
-	At time.Time `json:"at"`
-	// OK says that all sums agreed; Problem is the first that did not.
-	OK      bool   `json:"ok"`
-	Problem string `json:"problem,omitempty"`
-	// Bytes of the object that were read.
-	Bytes int64 `json:"bytes"`
-	// StoredSHA256 of the whole object, in hexadecimal.
-	StoredSHA256 string `json:"stored_sha256,omitempty"`
-	// SHA256 of the whole export, in hexadecimal; not there when the archive is encrypted and was read without an identity.
-	SHA256 string `json:"sha256,omitempty"`
-	// ManifestSHA256 is of the manifest it was compared with.
-	ManifestSHA256 string `json:"manifest_sha256"`
-	// Who asked for it.
-	Who string `json:"who,omitempty"`
-}
-
-// readVerification returns what the last verification of this manifest found, nil when there was none.
-func (s *Store) readVerification(ctx context.Context, ref Ref, manifest Sum) (*Verification, error) {
-	data, err := s.get(ctx, s.key(ref, verifiedName), 64<<10)
-	if IsKind(err, KindNotFound) || IsKind(err, KindCorrupt) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	var v Verification
-	if json.NewDecoder(bytes.NewReader(data)).Decode(&v) != nil || v.ManifestSHA256 != manifest.String() {
-		return nil, nil
-	}
-	v.Problem, v.Who = remote.Escape(v.Problem), remote.Escape(v.Who)
-	return &v, nil
 }

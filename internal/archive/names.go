@@ -8,9 +8,10 @@ import (
 
 // The objects of one archive, in the folder PREFIX/CLUSTER/OPERATION.
 const (
-	exportName   = "export.tgz"
-	manifestName = "manifest.json"
-	verifiedName = "verified.json"
+	exportName    = "export.tgz"
+	manifestName  = "manifest.json"
+	verifiedName  = "verified.json"
+	rehearsedName = "rehearsed.json"
 	// stateName is there only while the transfer is under way.
 	stateName = "upload.json"
 	probeName = "katoflow-probe"
@@ -70,7 +71,7 @@ func (s *Store) parseKey(key string) (ref Ref, name string, ok bool) {
 		return Ref{}, "", false
 	}
 	switch parts[2] {
-	case exportName, manifestName, verifiedName, stateName:
+	case exportName, manifestName, verifiedName, rehearsedName, stateName:
 	default:
 		return Ref{}, "", false
 	}

@@ -27,7 +27,8 @@ type Plan struct {
 	Failed []PruneFailure `json:"failed,omitempty"`
 }
 
-// Kept is an archive that stays, with all reasons: "last", "daily 2026-11-22", "weekly 2026-W47", "monthly 2026-11", "last verified", "damaged".
+// Kept is an archive that stays, with all reasons: "last", "daily 2026-11-22", "weekly 2026-W47", "monthly 2026-11", "last verified", "last proven
+// restorable", "damaged".
 type Kept struct {
 	Entry
 	Reasons []string `json:"reasons"`
@@ -40,9 +41,9 @@ type PruneFailure struct {
 	Error string `json:"error"`
 }
 
-// PlanPrune says which archives the policy keeps and which it does not. The last one that was verified well is always kept. One that is known to be damaged takes no
-// place of a good one, and is kept for somebody to look at. Entries that are not complete are left out: they are no archives. A policy that keeps nothing is refused with
-// KindBadInput.
+// PlanPrune says which archives the policy keeps and which it does not. The last one that was verified well is always kept, and so is the last one that is proven
+// restorable. One that is known to be damaged takes no place of a good one, and is kept for somebody to look at. Entries that are not complete are left out: they are no
+// archives. A policy that keeps nothing is refused with KindBadInput.
 func PlanPrune(archives []Entry, policy Policy) (Plan, error) {
 	if policy.Last < 0 || policy.Daily < 0 || policy.Weekly < 0 || policy.Monthly < 0 {
 		return Plan{}, badInput("retention: a number is negative")
@@ -74,6 +75,7 @@ func PlanPrune(archives []Entry, policy Policy) (Plan, error) {
 			verified[group] = entry.Ref
 		}
 	}
+	proven := LastProven(complete)
 	var plan Plan
 	for _, entry := range complete {
 		if entry.Verified != nil && !entry.Verified.OK {
@@ -110,6 +112,9 @@ func PlanPrune(archives []Entry, policy Policy) (Plan, error) {
 		}
 		if verified[name] == entry.Ref {
 			reasons = append(reasons, "last verified")
+		}
+		if proven[entry.Ref] {
+			reasons = append(reasons, "last proven restorable")
 		}
 		if len(reasons) > 0 {
 			plan.Keep = append(plan.Keep, Kept{entry, reasons})

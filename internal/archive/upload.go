@@ -251,7 +251,7 @@ func (t *Transfer) open(ctx context.Context) error {
 
 // kept says whether the archive is there already, whole and the same.
 func (t *Transfer) kept(ctx context.Context) (bool, error) {
-	entry, err := t.store.inspect(ctx, t.up.Ref)
+	entry, err := t.store.inspect(ctx, t.up.Ref, false)
 	if err != nil {
 		return false, err
 	}

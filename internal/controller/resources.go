@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -33,6 +34,16 @@ func (c *Client) Organizations(ctx context.Context) ([]Organization, error) {
 		Name string `json:"name"`
 	}
 	return listAs(ctx, c, "organizations", func(guid string, e entity) Organization { return Organization{GUID: guid, Name: e.Name} })
+}
+
+// DeleteOrganization deletes an organization with all its spaces, apps and services. One that is not there is no error. KindMaintenance while maintenance mode is on (kato.md §4);
+// that the controller takes recursive is its API as version 2 documents it.
+func (c *Client) DeleteOrganization(ctx context.Context, guid string) error {
+	err := c.do(ctx, request{what: "delete organization " + c.clean(guid), method: http.MethodDelete, path: "/v2/organizations/" + url.PathEscape(guid) + "?recursive=true"}, nil)
+	if IsKind(err, KindNotFound) {
+		return nil
+	}
+	return err
 }
 
 // Spaces lists the spaces of all organizations.

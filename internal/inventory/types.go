@@ -56,6 +56,8 @@ type Cluster struct {
 	Export *Export `yaml:"export,omitempty" json:"export,omitempty"`
 	// Maintenance says what happens to maintenance mode when nobody is there to put it back (als only).
 	Maintenance *Maintenance `yaml:"maintenance,omitempty" json:"maintenance,omitempty"`
+	// Scratch says that the content of the cluster may be thrown away at any time, so that archives of other clusters are rehearsed in it (als only).
+	Scratch bool `yaml:"scratch,omitempty" json:"scratch,omitempty"`
 }
 
 // Node is one VM of a cluster.

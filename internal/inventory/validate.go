@@ -103,7 +103,7 @@ func (v validator) cluster(c *Cluster, path string) {
 	v.ssh(c.SSH, path+".ssh")
 	v.nodes(c, path)
 	if c.Platform != PlatformALS && !v.broken[platform] {
-		for _, section := range []struct{ field, what string }{{"kato", "kato"}, {"controller", "a Cloud Controller"}, {"export", "exports"}, {"maintenance", "a maintenance mode"}} {
+		for _, section := range []struct{ field, what string }{{"kato", "kato"}, {"controller", "a Cloud Controller"}, {"export", "exports"}, {"maintenance", "a maintenance mode"}, {"scratch", "imports, which scratch is about"}} {
 			if p := path + "." + section.field; v.given(p) {
 				v.at(p, "only clusters with platform: als have %s: take it out or write the platform", section.what)
 			}

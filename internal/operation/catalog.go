@@ -170,6 +170,8 @@ type Archive struct {
 	Encrypted bool `json:"encrypted,omitempty"`
 	// Verified is what the last reading back found.
 	Verified *ArchiveVerification `json:"verified,omitempty"`
+	// Rehearsed is what the last rehearsal found.
+	Rehearsed *ArchiveRehearsal `json:"rehearsed,omitempty"`
 }
 
 // ArchiveVerification is the result of reading an archive back.
@@ -184,6 +186,25 @@ type ArchiveVerification struct {
 	// SHA256 of the whole export, hexadecimal; empty where an encrypted archive was compared as it is stored.
 	SHA256 string `json:"sha256,omitempty"`
 	Who    string `json:"who,omitempty"`
+}
+
+// ArchiveRehearsal is the result of importing an archive into a scratch cluster.
+type ArchiveRehearsal struct {
+	// At is when it ended, UTC, RFC 3339.
+	At string `json:"at"`
+	// OK: the archive is proven restorable. All that its manifest has was there afterwards, and every app ran that was started; Problem is why not.
+	OK      bool   `json:"ok"`
+	Problem string `json:"problem,omitempty"`
+	// Operation that rehearsed, Cluster that was imported into.
+	Operation string `json:"operation"`
+	Cluster   string `json:"cluster"`
+	// AppsRunning and AppsFailed of those that were started before the export.
+	AppsRunning int `json:"appsRunning"`
+	AppsFailed  int `json:"appsFailed"`
+	// KatoVersion of the archive, PlatformVersion of the cluster that was imported into.
+	KatoVersion     string `json:"katoVersion,omitempty"`
+	PlatformVersion string `json:"platformVersion,omitempty"`
+	Who             string `json:"who,omitempty"`
 }
 
 // ArchiveList is the archives of a cluster, the newest first.
@@ -222,7 +243,9 @@ func (l ArchiveLock) String() string {
 // ArchiveDetails is everything that is told of one archive. The list of its parts stays in its manifest.
 type ArchiveDetails struct {
 	Archive
-	Bucket string `json:"bucket"`
+	// LastProven: no newer archive of its sort is proven restorable.
+	LastProven bool   `json:"lastProven,omitempty"`
+	Bucket     string `json:"bucket"`
 	// Key of the object; ManifestKey of the manifest beside it.
 	Key         string `json:"key"`
 	ManifestKey string `json:"manifestKey"`
@@ -308,7 +331,7 @@ type PruneReport struct {
 // KeptArchive is an archive that stays.
 type KeptArchive struct {
 	Archive
-	// Reasons: "last", "daily 2026-11-22", "weekly 2026-W47", "monthly 2026-11", "last verified".
+	// Reasons: "last", "daily 2026-11-22", "weekly 2026-W47", "monthly 2026-11", "last verified", "last proven restorable".
 	Reasons []string `json:"reasons"`
 }
 

@@ -67,7 +67,9 @@ const (
 )
 
 // OnOneNode reports whether operations of a kind are several steps on one node: exports and imports.
-func OnOneNode(kind string) bool { return kind == KindBackup || kind == KindRestore }
+func OnOneNode(kind string) bool {
+	return kind == KindBackup || kind == KindRestore || kind == KindRehearse
+}
 
 // PausesBefore is what a paused operation of a kind does not begin, "the next node" in most of them.
 func PausesBefore(kind string) string {

@@ -5,16 +5,19 @@ import (
 	"strings"
 )
 
-// WorkflowRestore is the workflow that imports an archive into a cluster, as registered, and KindRestore the kind of its operations.
+// WorkflowRestore is the workflow that imports an archive into a cluster, as registered. Its operations are of KindRestore, or of KindRehearse where that is only done to see
+// whether the archive can be restored.
 const (
 	WorkflowRestore = "Restore"
 	KindRestore     = "backup-restore"
+	KindRehearse    = "backup-rehearse"
 )
 
-// Steps of an import, in order, beside StepPrepare, StepCheck and StepTidy of an export.
+// Steps of an import, in order, beside StepPrepare, StepCheck and StepTidy of an export, and StepRecord where a rehearsal writes beside the archive what it found.
 const (
 	StepSafety = "safety" // a backup of the cluster that is imported into, an operation of its own
 	StepFetch  = "fetch"  // the archive from its bucket to the node
+	StepEmpty  = "empty"  // of a rehearsal: what the scratch cluster has of the archive's organizations is deleted
 	StepImport = "import" // kato data import
 	StepVerify = "verify" // what came back, read from the Cloud Controller and held against the manifest
 	StepApps   = "apps"   // apps that are not as they were recorded
@@ -39,8 +42,10 @@ type RestoreInput struct {
 	// From is the cluster whose bucket has the archive (default: the same), and Archive the operation that made it, or LatestArchive.
 	From    string `json:"from,omitempty"`
 	Archive string `json:"archive"`
-	// Confirm is the name of the cluster once more.
-	Confirm string `json:"confirm"`
+	// Confirm is the name of the cluster once more; a rehearsal needs none.
+	Confirm string `json:"confirm,omitempty"`
+	// Rehearsal imports into a scratch cluster, whose content is not backed up before, and remembers beside the archive what came of it.
+	Rehearsal bool `json:"rehearsal,omitempty"`
 	// Transfer mode (default auto).
 	Transfer TransferMode `json:"transfer,omitempty"`
 	// Restage policy (default failed); AtOnce and AppTimeout as of AppsInput.
@@ -53,6 +58,14 @@ type RestoreInput struct {
 	NoSafetyBackup bool `json:"noSafetyBackup,omitempty"`
 	// NoSpaceCheck imports although the data may not fit.
 	NoSpaceCheck bool `json:"noSpaceCheck,omitempty"`
+}
+
+// Kind of the operation.
+func (in RestoreInput) Kind() string {
+	if in.Rehearsal {
+		return KindRehearse
+	}
+	return KindRestore
 }
 
 // Source is the cluster whose bucket has the archive.
@@ -82,7 +95,11 @@ func (in RestoreInput) Check() []string {
 			problems = append(problems, err.Error())
 		}
 	}
-	if !in.DryRun && in.Confirm != in.Cluster {
+	if in.Rehearsal {
+		if in.Source() == in.Cluster && in.Cluster != "" {
+			problem("the archive is of cluster %s itself: rehearse it in another one, which has scratch: true in the inventory", in.Cluster)
+		}
+	} else if !in.DryRun && in.Confirm != in.Cluster {
 		problem("confirm: an import changes everything in cluster %s: write its name once more (--confirm %s)", in.Cluster, in.Cluster)
 	}
 	switch in.Transfer {
@@ -140,6 +157,8 @@ type Restored struct {
 	More    int      `json:"moreMissing,omitempty"`
 	// Named are the apps that kato said have failed, at most MaxMissing.
 	Named []string `json:"named,omitempty"`
+	// Rehearsal is what is remembered beside the archive, nil when the operation was none, or found nothing out about it.
+	Rehearsal *ArchiveRehearsal `json:"rehearsal,omitempty"`
 	// FetchTime and ImportTime are how long each lasted.
 	FetchTime  Duration `json:"fetchTime,omitempty"`
 	ImportTime Duration `json:"importTime,omitempty"`

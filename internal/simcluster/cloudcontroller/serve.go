@@ -124,7 +124,7 @@ func (c *Controller) routes() {
 		guard("GET /v2/"+list, func(r *http.Request, who string) (answer, error) { return c.list(r, who, list) })
 		guard("GET /v2/"+list+"/{guid}", func(r *http.Request, _ string) (answer, error) { return c.read(r, list) })
 		for _, method := range []string{"POST /v2/" + list, "PUT /v2/" + list + "/{guid}", "DELETE /v2/" + list + "/{guid}"} {
-			if list == "apps" && !strings.HasPrefix(method, "POST") {
+			if list == "apps" && !strings.HasPrefix(method, "POST") || list == "organizations" && strings.HasPrefix(method, "DELETE") {
 				continue
 			}
 			member(method, func(*http.Request, string) (answer, error) {
@@ -138,6 +138,7 @@ func (c *Controller) routes() {
 	member("GET /v2/apps/{guid}/instances", c.instances)
 	member("PUT /v2/apps/{guid}", c.updateApp)
 	member("DELETE /v2/apps/{guid}", c.deleteApp)
+	admin("DELETE /v2/organizations/{guid}", c.deleteOrganization)
 	member("POST /v2/apps/{guid}/restage", c.restage)
 	admin("GET /v2/stackato/config", c.config)
 	admin("PUT /v2/stackato/config", c.setConfig)
@@ -513,6 +514,41 @@ func (c *Controller) deleteApp(r *http.Request, _ string) (answer, error) {
 	defer c.mu.Unlock()
 	c.wrote(a, "delete", time.Now())
 	c.remove(a.guid)
+	return answer{status: http.StatusNoContent}, nil
+}
+
+// deleteOrganization deletes one that is empty, and with recursive=true any, with all that is in it.
+func (c *Controller) deleteOrganization(r *http.Request, _ string) (answer, error) {
+	if c.InMaintenance() {
+		return answer{}, errMaintenance
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.settle(time.Now())
+	org := c.find("organizations", r.PathValue("guid"))
+	if org == nil {
+		return answer{}, notFound("organizations", r.PathValue("guid"))
+	}
+	within := map[any]bool{org.guid: true}
+	var doomed []string
+	for _, list := range []string{"spaces", "apps", "service_instances", "user_provided_service_instances"} {
+		key := "space_guid"
+		if list == "spaces" {
+			key = "organization_guid"
+		}
+		for _, i := range c.lists[list] {
+			if within[i.entity[key]] {
+				within[i.guid] = true
+				doomed = append(doomed, i.guid)
+			}
+		}
+	}
+	if len(doomed) > 0 && r.URL.Query().Get("recursive") != "true" {
+		return answer{}, apiError{400, 10006, "AssociationNotEmpty", "Please delete the spaces associations for your organizations."}
+	}
+	for _, guid := range append(doomed, org.guid) {
+		c.remove(guid)
+	}
 	return answer{status: http.StatusNoContent}, nil
 }
 

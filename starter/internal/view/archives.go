@@ -20,10 +20,10 @@ func Archives(cluster string, l *operation.ArchiveList, incomplete bool, s Style
 	if len(l.Archives) == 0 {
 		line("no archives of %s in %s", clean(cluster), where)
 	} else {
-		w := newTable(s, "ARCHIVE", "STARTED", "SIZE", "VERIFIED", "EXPORT", "NODE", "BY", "")
+		w := newTable(s, "ARCHIVE", "STARTED", "SIZE", "VERIFIED", "REHEARSED", "EXPORT", "NODE", "BY", "")
 		for i := range l.Archives {
 			a := &l.Archives[i]
-			w.AppendRow(table.Row{clean(a.Operation), minute(a.StartedAt), operation.Size(a.Size), verified(a.Verified, s), exported(a),
+			w.AppendRow(table.Row{clean(a.Operation), minute(a.StartedAt), operation.Size(a.Size), verified(a.Verified, s), rehearsed(a.Rehearsed, s), exported(a),
 				clean(a.Node), clean(a.RequestedBy), encrypted(a)})
 		}
 		b.WriteString(renderFit(w, s))
@@ -82,6 +82,22 @@ func verified(v *operation.ArchiveVerification, s Style) string {
 		return s.paint(red, "damaged "+minute(v.At))
 	}
 	return s.paint(green, minute(v.At))
+}
+
+func rehearsed(r *operation.ArchiveRehearsal, s Style) string {
+	switch {
+	case r == nil:
+		return "-"
+	case !r.OK:
+		return s.paint(red, "failed "+day(r.At))
+	}
+	return s.paint(green, day(r.At))
+}
+
+// day of a time.
+func day(at string) string {
+	text, _, _ := strings.Cut(minute(at), " ")
+	return text
 }
 
 func encrypted(a *operation.Archive) string {
@@ -145,6 +161,22 @@ func ArchiveDetails(d *operation.ArchiveDetails, s Style) string {
 		row("verified", "%s by %s: it was as written", s.paint(green, minute(v.At)), orNone(clean(v.Who)))
 	default:
 		row("verified", "%s by %s: %s", s.paint(red, minute(v.At)), orNone(clean(v.Who)), clean(v.Problem))
+	}
+	switch r := d.Rehearsed; {
+	case r == nil && (!d.Complete || d.Encrypted):
+	case r == nil:
+		row("rehearsed", "never; katoflow backup rehearse %s/%s --cluster SCRATCH", clean(d.Cluster), clean(d.Operation))
+	default:
+		text := s.paint(green, minute(r.At)) + " proven restorable"
+		if !r.OK {
+			text = s.paint(red, minute(r.At)) + " not proven restorable: " + clean(r.Problem)
+		}
+		if d.LastProven {
+			text += ", the last one of " + clean(d.Cluster) + " that is"
+		}
+		row("rehearsed", "%s", text)
+		row("", "in %s%s by %s, operation %s; %s ran, %d did not", clean(r.Cluster), suffix(" of version ", clean(r.PlatformVersion)), orNone(clean(r.Who)), clean(r.Operation),
+			count(r.AppsRunning, "app"), r.AppsFailed)
 	}
 	row("platform", "%s", strings.TrimSpace(clean(d.Platform)+" "+clean(d.PlatformVersion)))
 	row("kato", "%s", clean(d.KatoVersion))

@@ -14,12 +14,16 @@ func archiveRows() []operation.Archive {
 	sound := &operation.ArchiveVerification{At: "2026-11-22T04:10:00Z", OK: true, Bytes: 13 << 30, Who: "schedule verify"}
 	return []operation.Archive{
 		{Operation: "nightly-20261122t020000z", Cluster: "prod", Complete: true, StartedAt: "2026-11-22T02:00:07Z", EndedAt: "2026-11-22T02:31:00Z", Mode: "cluster", Node: "fs-1",
-			RequestedBy: "schedule nightly", Size: 13 << 30, StoredSize: 13<<30 + 4096, Encrypted: true, Verified: sound},
+			RequestedBy: "schedule nightly", Size: 13 << 30, StoredSize: 13<<30 + 4096, Encrypted: true, Verified: sound,
+			Rehearsed: &operation.ArchiveRehearsal{At: "2026-11-22T09:40:00Z", OK: true, Operation: "rehearsal-20261122t090000z", Cluster: "scratch", AppsRunning: 29, PlatformVersion: "1.2",
+				Who: "schedule rehearsal"}},
 		{Operation: "20261121-104756-k3f9qa", Cluster: "prod", Complete: true, StartedAt: "2026-11-21T10:47:56Z", EndedAt: "2026-11-21T10:48:00Z", Mode: "only-this-node", Node: "core",
 			RequestedBy: "ada@desk", Include: []string{"mysql", "postgresql"}, Size: 150 << 20, StoredSize: 150 << 20,
 			Verified: &operation.ArchiveVerification{At: "2026-11-21T12:00:00Z", Problem: "part 2 of 19 is not what was written"}},
 		{Operation: "nightly-20261120t020000z", Cluster: "prod", Complete: true, StartedAt: "2026-11-20T02:00:05Z", EndedAt: "2026-11-20T02:31:00Z", Mode: "cluster", Node: "fs-1",
-			RequestedBy: "schedule nightly", Exclude: []string{"droplets"}, Size: 999, StoredSize: 999},
+			RequestedBy: "schedule nightly", Exclude: []string{"droplets"}, Size: 999, StoredSize: 999,
+			Rehearsed: &operation.ArchiveRehearsal{At: "2026-11-20T09:40:00Z", Problem: "1 app of 29 not running, such as acme/live/shop: it crashes", Operation: "op-9", Cluster: "scratch", AppsRunning: 28,
+				AppsFailed: 1, Who: "ada@desk"}},
 	}
 }
 
@@ -55,7 +59,9 @@ func TestArchives_EveryState_MatchesItsGoldenFile(t *testing.T) {
 	golden(t, "archives-narrow-color", Archives("prod", list, false, Style{Color: true, Width: 90}))
 	golden(t, "archives-none", Archives("prod", &operation.ArchiveList{Bucket: "archives"}, true, Style{}))
 	d := archiveDetails()
+	d.LastProven = true
 	golden(t, "archive", ArchiveDetails(&d, Style{}))
+	golden(t, "archive-not-proven", ArchiveDetails(&operation.ArchiveDetails{Archive: archiveRows()[2], Bucket: "archives"}, Style{Color: true}))
 	golden(t, "archive-broken", ArchiveDetails(&operation.ArchiveDetails{Archive: operation.Archive{Operation: "x", Cluster: "prod", Reason: "the manifest is missing", StoredSize: 77},
 		Bucket: "archives", Key: "prod/x/export.tgz", ManifestKey: "prod/x/manifest.json"}, Style{Color: true}))
 	golden(t, "report-prune", Report(pruneReport(), now, Style{}))
@@ -68,13 +74,14 @@ func TestArchives_EveryState_MatchesItsGoldenFile(t *testing.T) {
 func TestArchives_HostileText_ReachesNoTerminal(t *testing.T) {
 	const evil = "\x1b[2J\x1b]0;owned\x07\u009b31m\u202egnp\r\n\xff"
 	a := operation.Archive{Operation: evil, Cluster: evil, Reason: evil, StartedAt: evil, EndedAt: evil, Mode: evil, Include: []string{evil}, Exclude: []string{evil}, Node: evil, RequestedBy: evil,
-		Verified: &operation.ArchiveVerification{At: evil, Problem: evil, SHA256: evil, Who: evil}}
+		Verified:  &operation.ArchiveVerification{At: evil, Problem: evil, SHA256: evil, Who: evil},
+		Rehearsed: &operation.ArchiveRehearsal{At: evil, Problem: evil, Operation: evil, Cluster: evil, KatoVersion: evil, PlatformVersion: evil, Who: evil}}
 	list := &operation.ArchiveList{Bucket: evil, Prefix: evil, Archives: []operation.Archive{a}, Incomplete: []operation.Archive{a}}
 	d := operation.ArchiveDetails{Archive: a, Bucket: evil, Key: evil, ManifestKey: evil, SHA256: evil, Checksum: evil, Recipients: []string{evil}, Lock: &operation.ArchiveLock{Mode: evil, Until: evil},
 		Platform: evil, PlatformVersion: evil, KatoVersion: evil, ExportFile: evil, Nodes: []operation.PlannedNode{{Name: evil, Roles: []string{evil}}},
 		Content: &operation.ArchiveContent{AppList: []operation.ArchivedApp{{Org: evil, Space: evil, Name: evil, State: evil, Buildpack: evil}},
 			ServiceList: []operation.ArchivedService{{Org: evil, Space: evil, Name: evil, Service: evil, Plan: evil}}}}
-	r := &operation.Report{Catalog: &operation.CatalogReport{Bucket: evil, Prefix: evil, Archive: &a, Verification: a.Verified, Prune: &operation.PruneReport{Retention: operation.Retention{TimeZone: evil},
+	r := &operation.Report{Restore: &operation.Restored{Rehearsal: a.Rehearsed}, Catalog: &operation.CatalogReport{Bucket: evil, Prefix: evil, Archive: &a, Verification: a.Verified, Prune: &operation.PruneReport{Retention: operation.Retention{TimeZone: evil},
 		Keep: []operation.KeptArchive{{Archive: a, Reasons: []string{evil}}}, Delete: []operation.PrunedArchive{{Archive: a, Outcome: evil, Problem: evil}},
 		Uploads: []operation.LeftoverUpload{{Operation: evil, Begun: evil}}}}}
 	ok := a

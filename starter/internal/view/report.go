@@ -191,6 +191,13 @@ func restored(r *operation.Restored, s Style) string {
 	if len(r.Named) > 0 {
 		line("kato named as failed: %s", cleanAll(r.Named))
 	}
+	if v := r.Rehearsal; v != nil {
+		if v.OK {
+			line("%s", s.paint(green, "proven restorable in "+clean(v.Cluster)))
+		} else {
+			line("%s", s.paint(red, "not proven restorable: "+clean(v.Problem)))
+		}
+	}
 	if r.ImportTime > 0 {
 		times := "import took " + short(r.ImportTime.D())
 		if r.FetchTime > 0 {

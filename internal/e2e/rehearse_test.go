@@ -1,0 +1,219 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/katoflow/katoflow/internal/operation"
+	"github.com/katoflow/katoflow/internal/simcluster/cloudcontroller"
+	"github.com/katoflow/katoflow/internal/simcluster/katodouble"
+)
+
+// scratch adds a second cluster to the site's inventory, with more lines for it, and returns the site with that one as its cluster: bucket, worker and archives stay
+// those of the first.
+func (s *site) scratch(lines string) *site {
+	s.t.Helper()
+	cfg := config{name: s.cluster.Name() + "-scratch", platform: "als"}
+	exporting(&cfg)
+	second := startSimulated(s.t, filepath.Join(s.Dir, "scratch"), cfg)
+	s.t.Cleanup(func() { require.NoError(s.t, second.Close()) })
+	of := *s
+	of.cluster = second
+	_, section, found := strings.Cut(string(second.InventoryYAML()), "clusters:\n")
+	require.True(s.t, found)
+	key := "  " + second.Name() + ":\n"
+	require.Contains(s.t, section, key)
+	text, err := os.ReadFile(s.Inventory)
+	require.NoError(s.t, err)
+	require.NoError(s.t, os.WriteFile(s.Inventory, []byte(string(text)+strings.Replace(section, key, key+lines+quickGates, 1)), 0o600))
+	return &of
+}
+
+// throwaway is what the inventory says of a scratch cluster.
+const throwaway = "    scratch: true\n"
+
+// rehearse runs a rehearsal by the CLI to its end, and requires its exit code.
+func (s *site) rehearse(code int, archive string, args ...string) (*op, operation.Report) {
+	s.t.Helper()
+	id := fmt.Sprintf("op-%d", shared.number.Add(1))
+	s.cli(code, append([]string{"backup", "rehearse", archive, "--cluster", s.cluster.Name(), "--id", id}, args...)...)
+	o := s.attachTo(operation.KindRehearse, id)
+	r, err := o.report()
+	require.NoError(s.t, err)
+	return o, r
+}
+
+// listedOf is what backup list tells of an archive of a cluster.
+func (s *site) listedOf(cluster, name string) operation.Archive {
+	s.t.Helper()
+	var l operation.ArchiveList
+	require.NoError(s.t, s.cli(0, "backup", "list", cluster, "-o", "json").JSON(&l))
+	for _, a := range l.Archives {
+		if a.Operation == name {
+			return a
+		}
+	}
+	require.FailNow(s.t, "the archive is not listed", "%s of %+v", name, l.Archives)
+	return operation.Archive{}
+}
+
+func TestRehearse_OfAGoodArchive_IsListedAsProvenAndNeverPruned(t *testing.T) {
+	t.Parallel()
+	onlySimulated(t, "an import is the same there, and two clusters take many hosts")
+	s := newSite(t, nil, nil, exporting)
+	scratch := s.scratch(throwaway)
+	s.worker("")
+	name := s.cluster.Name()
+	s.controller().AddApp("shop", "production", cloudcontroller.App{Name: "rehearsed", Instances: 2})
+	s.controller().AddService("shop", "production", "rehearsed-db", "mysql", "free")
+	// What is there of others stays; what is there of the archive's does not count.
+	scratch.controller().AddApp("others", "dev", cloudcontroller.App{Name: "stays"})
+	scratch.controller().AddApp("shop", "production", cloudcontroller.App{Name: "of-an-earlier-one"})
+	older, proven := s.archived(), s.archived()
+
+	dry := s.cli(0, "backup", "rehearse", name+"/"+proven.id, "--cluster", scratch.cluster.Name(), "--dry-run").Stdout
+	for _, want := range []string{"DELETE /v2/organizations/GUID?recursive=true", "kato data import --cluster", "PUT rehearsed.json"} {
+		require.Contains(t, dry, want)
+	}
+	require.Zero(t, scratch.imports(core))
+	require.Nil(t, s.listedOf(name, proven.id).Rehearsed)
+	require.Contains(t, s.cli(0, "backup", "show", name, proven.id).Stdout, "rehearsed    never")
+
+	o, r := scratch.rehearse(0, name)
+	require.Equal(t, operation.KindRehearse, r.Kind)
+	require.Equal(t, operation.PhaseDone, r.Phase)
+	require.Contains(t, r.Message, "is proven restorable")
+	require.Empty(t, r.Restore.Safety)
+	require.Empty(t, r.Restore.Missing)
+	require.Equal(t, name+"/"+proven.id, r.Restore.Archive)
+	require.Equal(t, 1, scratch.imports(core))
+	require.Zero(t, s.imports(core), "the cluster of the archive is not touched")
+	require.Zero(t, scratch.exports(files), "a scratch cluster is not backed up")
+	require.NotEmpty(t, scratch.guid("shop", "production", "rehearsed"))
+	require.NotEmpty(t, scratch.guid("others", "dev", "stays"))
+	require.Empty(t, scratch.guid("shop", "production", "of-an-earlier-one"))
+	o.settled()
+
+	found := s.listedOf(name, proven.id).Rehearsed
+	require.NotNil(t, found)
+	require.True(t, found.OK, found.Problem)
+	require.Equal(t, []any{o.id, scratch.cluster.Name(), r.Restore.Recorded.AppsStarted, 0}, []any{found.Operation, found.Cluster, found.AppsRunning, found.AppsFailed})
+	require.Regexp(t, proven.id+` .* `+found.At[:10], s.cli(0, "backup", "list", name).Stdout)
+	require.Contains(t, s.cli(0, "backup", "show", name, proven.id).Stdout, "proven restorable, the last one of "+name+" that is")
+	require.Nil(t, s.listedOf(name, older.id).Rehearsed)
+
+	newer := s.archived()
+	pruned := s.cli(0, "backup", "prune", name, "--keep-last", "1", "--yes").Stdout
+	require.Regexp(t, proven.id+` .*kept +last proven restorable`, pruned)
+	require.Regexp(t, older.id+` .*deleted`, pruned)
+	// A newer one that is proven takes its place.
+	scratch.rehearse(0, name+"/"+newer.id)
+	require.Regexp(t, proven.id+` .*deleted`, s.cli(0, "backup", "prune", name, "--keep-last", "1", "--yes").Stdout)
+}
+
+func TestRehearse_OfAnArchiveThatDoesNotComeBackWhole_IsToldAndDoesNotCount(t *testing.T) {
+	t.Parallel()
+	onlySimulated(t, "an import is the same there, and two clusters take many hosts")
+	for name, c := range map[string]struct {
+		patch   func(*katodouble.ImportPatch)
+		problem string
+	}{
+		"services lost": {patch: func(p *katodouble.ImportPatch) {
+			fault := katodouble.ImportServicesLost
+			p.Fault = &fault
+		}, problem: "6 things of the archive not there: service "},
+		"an app that does not come up": {patch: func(p *katodouble.ImportPatch) {
+			p.FailApps = []string{"shop/production/broken"}
+		}, problem: "1 app of 6 not running, such as shop/production/broken"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, nil, nil, exporting)
+			scratch := s.scratch(throwaway)
+			s.worker("")
+			name := s.cluster.Name()
+			broken := s.controller().AddApp("shop", "production", cloudcontroller.App{Name: "broken"})
+			s.controller().AddService("shop", "production", "rehearsed-db", "mysql", "free")
+			made := s.archived()
+			// All is proven once, and what came then is still there: it proves nothing.
+			scratch.rehearse(0, name)
+			require.True(t, s.listedOf(name, made.id).Rehearsed.OK)
+			once := 1
+			patch := katodouble.ImportPatch{Times: &once}
+			c.patch(&patch)
+			require.NoError(t, scratch.importer().ImportWith(patch))
+			scratch.controller().Fail("/v2/apps/"+broken+"/restage", 1000, 400)
+			_, r := scratch.rehearse(12, name+"/"+made.id, "--app-timeout", "20s")
+			require.Equal(t, operation.PhaseFailed, r.Phase)
+			require.Empty(t, r.Answers, "nobody was asked")
+			require.Contains(t, r.Restore.Rehearsal.Problem, c.problem)
+			found := s.listedOf(name, made.id).Rehearsed
+			require.False(t, found.OK)
+			require.Contains(t, found.Problem, c.problem)
+			require.Contains(t, s.cli(0, "backup", "list", name).Stdout, "failed "+found.At[:10])
+			s.archived()
+			require.Regexp(t, made.id+` .*deleted`, s.cli(0, "backup", "prune", name, "--keep-last", "1", "--yes").Stdout)
+		})
+	}
+}
+
+func TestRehearse_InAClusterThatMayNotLoseItsContent_IsRefused(t *testing.T) {
+	t.Parallel()
+	onlySimulated(t, "it reaches no node")
+	s := newSite(t, nil, nil, exporting)
+	scratch := s.scratch("")
+	s.worker("")
+	name, other := s.cluster.Name(), scratch.cluster.Name()
+	one := func(code int, want string, args ...string) {
+		t.Helper()
+		out := s.cli(code, append([]string{"backup", "rehearse"}, args...)...)
+		require.Contains(t, out.Stderr, want)
+		require.Len(t, strings.Split(strings.TrimSpace(out.Stderr), "\n"), 1, out.Stderr)
+	}
+	one(2, "cluster "+other+" is no scratch cluster, and a rehearsal throws its content away: if that may be, write scratch: true at it in the inventory", name, "--cluster", other)
+	// The worker's own file is the truth.
+	in := operation.RestoreInput{Rehearsal: true, From: name, Archive: operation.LatestArchive}
+	in.OperationID, in.Cluster = "without-cli", other
+	_, err := scratch.execute(operation.KindRehearse, operation.WorkflowRestore, in.OperationID, in).end(20 * time.Second)
+	require.ErrorContains(t, err, "write scratch: true at it in the worker's inventory")
+	one(2, "the archive is of cluster "+name+" itself", name, "--cluster", name)
+	one(2, "--cluster is missing", name)
+	one(2, `archive "A_1"`, name+"/A_1", "--cluster", other)
+	one(2, `cluster "Prod"`, "Prod", "--cluster", other)
+	require.Empty(t, scratch.cluster.Commands())
+
+	// Under another name it is still the same cluster.
+	text, err := os.ReadFile(s.Inventory)
+	require.NoError(t, err)
+	_, section, _ := strings.Cut(string(s.cluster.InventoryYAML()), "  "+name+":\n")
+	require.NoError(t, os.WriteFile(s.Inventory, []byte(string(text)+"  alias:\n"+throwaway+section), 0o600))
+	one(2, "have the same controller", name, "--cluster", "alias")
+}
+
+func TestRehearse_TriggeredByASchedule_RehearsesTheLatestOfItsCluster(t *testing.T) {
+	t.Parallel()
+	onlySimulated(t, "schedules do not depend on the nodes")
+	s := newSite(t, nil, nil, exporting)
+	scratch := s.scratch(throwaway)
+	s.worker("")
+	name := s.cluster.Name()
+	made := s.archived()
+	sc := &siteSchedule{site: scratch, name: name + "-rehearsal"}
+	s.cli(0, "schedule", "apply", sc.name, "--cron", never, "--", "backup", "rehearse", name, "--cluster", scratch.cluster.Name(), "--task-queue", s.Queue)
+	t.Cleanup(func() { s.cli(0, "schedule", "delete", sc.name, "--confirm", sc.name) })
+	shown := s.cli(0, "schedule", "show", sc.name).Stdout
+	require.Contains(t, shown, "backup rehearse "+name+" --cluster="+scratch.cluster.Name())
+	require.Contains(t, s.cli(0, "schedule", "apply", sc.name, "--cron", never, "--", "backup", "rehearse", name, "--cluster", scratch.cluster.Name(), "--task-queue", s.Queue).Stdout, "unchanged")
+	o := sc.trigger()
+	o.done(2 * time.Minute)
+	found := s.listedOf(name, made.id).Rehearsed
+	require.NotNil(t, found)
+	require.True(t, found.OK)
+	require.Equal(t, []string{o.id, "schedule " + sc.name}, []string{found.Operation, found.Who})
+}
