@@ -23,6 +23,7 @@ type health struct {
 	stopping  atomic.Bool
 	contact   *temporalkit.Contact
 	schedules *scheduleMetrics
+	backups   *backupMetrics
 	inventory func() error
 	now       func() time.Time
 }
@@ -75,7 +76,7 @@ func (h *health) handler() http.Handler {
 		}
 		_ = json.NewEncoder(w).Encode(r) // the client has gone
 	})
-	mux.Handle("GET /metrics", metricsHandler(h.schedules))
+	mux.Handle("GET /metrics", metricsHandler(h.schedules, h.backups))
 	return mux
 }
 

@@ -190,9 +190,10 @@ func (m *scheduleMetrics) figures(ctx context.Context, id, name string) (schedul
 	return f, nil
 }
 
-// metricsHandler serves the schedules, and the process itself.
-func metricsHandler(m *scheduleMetrics) http.Handler {
+// metricsHandler serves what katoflow has to tell, and the process itself.
+func metricsHandler(own ...prometheus.Collector) http.Handler {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(m, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry.MustRegister(own...)
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError, MaxRequestsInFlight: 4})
 }

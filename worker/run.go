@@ -46,7 +46,9 @@ func (c *config) run(ctx context.Context, env func(string) (string, bool), stdou
 	if err := file.Check(); err != nil {
 		return exit(exitBadInput, listed(err))
 	}
-	h := &health{contact: &temporalkit.Contact{}, schedules: &scheduleMetrics{}, inventory: file.Check, now: time.Now}
+	h := &health{contact: &temporalkit.Contact{}, schedules: &scheduleMetrics{}, inventory: file.Check, now: time.Now,
+		backups: &backupMetrics{inventory: func() (*inventory.File, error) { return inventory.Load(c.inventory) }, lastProven: lastProvenWith(file.lookup),
+			log: log, wait: bucketsWait, freshFor: bucketsFreshFor}}
 	if c.health != "" {
 		listening, stop, err := h.serve(c.health)
 		if err != nil {

@@ -109,7 +109,7 @@ func TestList_AmongForeignObjects_LeavesThemAlone(t *testing.T) {
 
 func TestDelete_Interrupted_NeverLeavesAListedArchive(t *testing.T) {
 	ref := Ref{"prod", "1"}
-	for _, operation := range []string{"DELETE manifest.json", "DELETE export.tgz", "DELETE verified.json"} {
+	for _, operation := range []string{"DELETE manifest.json", "DELETE export.tgz", "DELETE verified.json", "DELETE rehearsed.json"} {
 		t.Run(operation, func(t *testing.T) {
 			b := newBucket(t, false)
 			s := b.open(t)
@@ -328,9 +328,10 @@ func operations(entries []Entry) []string {
 }
 
 func TestPlanPrune_OfATable_KeepsWhatThePolicySays(t *testing.T) {
-	// The operation is the time in UTC; "*" marks one verified well, "!" one verified badly, "p" a partial export, "i" one not complete.
+	// The operation is the time in UTC; "*" marks one verified well, "!" one verified badly, "+" one proven restorable, "x" one proven and
+	// damaged since, "~" one rehearsed badly, "p" a partial export, "q" a partial one proven, "i" one not complete.
 	entry := func(text string) Entry {
-		at, err := time.Parse("2006-01-02T15", strings.TrimRight(text, "*!pi"))
+		at, err := time.Parse("2006-01-02T15", strings.TrimRight(text, "*!+x~pqi"))
 		require.NoError(t, err)
 		m := Manifest{Ref: Ref{"prod", text}, Mode: "cluster", Started: at}
 		e := Entry{Ref: m.Ref, Complete: !strings.HasSuffix(text, "i"), Manifest: &m}
@@ -339,8 +340,17 @@ func TestPlanPrune_OfATable_KeepsWhatThePolicySays(t *testing.T) {
 			e.Verified = &Verification{OK: true}
 		case '!':
 			e.Verified = &Verification{}
-		case 'p':
+		case 'x':
+			e.Verified, e.Rehearsed = &Verification{}, &Rehearsal{OK: true}
+		case '+':
+			e.Rehearsed = &Rehearsal{OK: true}
+		case '~':
+			e.Rehearsed = &Rehearsal{}
+		case 'p', 'q':
 			m.Include = []string{"mysql"}
+			if strings.HasSuffix(text, "q") {
+				e.Rehearsed = &Rehearsal{OK: true}
+			}
 		}
 		return e
 	}
@@ -359,6 +369,11 @@ func TestPlanPrune_OfATable_KeepsWhatThePolicySays(t *testing.T) {
 		"monthly":                      {"2026-09-30T03 2026-10-01T03 2026-10-31T03 2026-11-01T03", Policy{Monthly: 2}, "2026-11-01T03:monthly 2026-11 2026-10-31T03:monthly 2026-10"},
 		"together":                     {"2026-10-31T03 2026-11-01T03 2026-11-02T03", Policy{Last: 1, Monthly: 2}, "2026-11-02T03:last,monthly 2026-11 2026-10-31T03:monthly 2026-10"},
 		"the last verified stays":      {"2026-01-01T03* 2026-02-01T03* 2026-03-01T03 2026-04-01T03!", Policy{Last: 1}, "2026-04-01T03!:damaged 2026-03-01T03:last 2026-02-01T03*:last verified"},
+		"the last proven stays":        {"2026-01-01T03+ 2026-02-01T03+ 2026-03-01T03~ 2026-04-01T03", Policy{Last: 1}, "2026-04-01T03:last 2026-02-01T03+:last proven restorable"},
+		"a newer proven takes over":    {"2026-01-01T03+ 2026-02-01T03 2026-03-01T03+", Policy{Last: 1}, "2026-03-01T03+:last,last proven restorable"},
+		"proven and damaged since":     {"2026-01-01T03+ 2026-02-01T03x 2026-03-01T03", Policy{Last: 1}, "2026-03-01T03:last 2026-02-01T03x:damaged 2026-01-01T03+:last proven restorable"},
+		"proven and verified apart":    {"2026-01-01T03+ 2026-02-01T03* 2026-03-01T03", Policy{Last: 1}, "2026-03-01T03:last 2026-02-01T03*:last verified 2026-01-01T03+:last proven restorable"},
+		"a partial one proven":         {"2026-01-01T03+ 2026-02-01T03q 2026-03-01T03 2026-04-01T03p", Policy{Last: 1}, "2026-04-01T03p:last 2026-03-01T03:last 2026-02-01T03q:last proven restorable 2026-01-01T03+:last proven restorable"},
 		"partial ones count apart":     {"2026-11-01T03 2026-11-02T03p 2026-11-03T03p", Policy{Last: 1}, "2026-11-03T03p:last 2026-11-01T03:last"},
 		"incomplete ones do not count": {"2026-11-01T03 2026-11-02T03i", Policy{Last: 1}, "2026-11-01T03:last"},
 		"none":                         {"", Policy{Last: 1}, ""},
