@@ -2,14 +2,19 @@ package e2e
 
 import (
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/katoflow/katoflow/internal/archive/archivetest"
 	"github.com/katoflow/katoflow/internal/operation"
 	"github.com/katoflow/katoflow/internal/simcluster/cloudcontroller"
 	"github.com/katoflow/katoflow/internal/simcluster/katodouble"
@@ -216,4 +221,127 @@ func TestRehearse_TriggeredByASchedule_RehearsesTheLatestOfItsCluster(t *testing
 	require.NotNil(t, found)
 	require.True(t, found.OK)
 	require.Equal(t, []string{o.id, "schedule " + sc.name}, []string{found.Operation, found.Who})
+}
+
+func TestRehearse_ThatGoesWrong_IsRememberedOnlyWhereItSaysSomethingOfTheArchive(t *testing.T) {
+	t.Parallel()
+	onlySimulated(t, "an import is the same there, and two clusters take many hosts")
+	for name, c := range map[string]struct {
+		breaks func(s, scratch *site)
+		// acts, when given, once the operation has begun.
+		acts func(o *op)
+		// step of the question, and its answer; "" when nobody is to be asked.
+		step   string
+		answer operation.Decision
+		// remembered is what stands beside the archive then, "" for nothing.
+		remembered string
+		phase      string
+	}{
+		"kato's import fails": {breaks: func(_, scratch *site) {
+			fault, once := katodouble.ImportFails, 1
+			require.NoError(scratch.t, scratch.importer().ImportWith(katodouble.ImportPatch{Fault: &fault, Times: &once}))
+		}, step: operation.StepImport, answer: operation.Abort, remembered: "exit code 1", phase: operation.PhaseAborted},
+		"kato's import fails, and the rest is looked at": {breaks: func(_, scratch *site) {
+			fault, once := katodouble.ImportHalts, 1
+			require.NoError(scratch.t, scratch.importer().ImportWith(katodouble.ImportPatch{Fault: &fault, Times: &once}))
+		}, step: operation.StepImport, answer: operation.Leave, remembered: "exit code 1", phase: operation.PhaseFailed},
+		"the archive was tampered with": {breaks: func(s, _ *site) {
+			s.bucket.Proxy.Fail("GET export.tgz", archivetest.Always, archivetest.Flip(100))
+		}, step: operation.StepFetch, answer: operation.Abort, remembered: "is not what was written", phase: operation.PhaseAborted},
+		"the scratch cluster cannot be emptied": {breaks: func(_, scratch *site) {
+			scratch.controller().AddApp("shop", "production", cloudcontroller.App{Name: "of-before"})
+			scratch.controller().Fail("DELETE /v2/organizations/", -1, 403)
+		}, step: operation.StepEmpty, answer: operation.Abort, phase: operation.PhaseAborted},
+		"the Core reboots in the import": {breaks: func(_, scratch *site) {
+			seconds := 3.0
+			require.NoError(scratch.t, scratch.importer().ImportWith(katodouble.ImportPatch{Seconds: &seconds}))
+		}, acts: func(o *op) {
+			o.eventually(60*time.Second, "kato to import", func() bool { return o.running(core, "kato data import") })
+			o.cluster.Node(core).RebootNow()
+		}, step: operation.StepImport, answer: operation.Abort, phase: operation.PhaseAborted},
+		"it is cancelled": {breaks: func(_, scratch *site) {
+			seconds := 2.0
+			require.NoError(scratch.t, scratch.importer().ImportWith(katodouble.ImportPatch{Seconds: &seconds}))
+		}, acts: func(o *op) {
+			o.eventually(60*time.Second, "kato to import", func() bool { return o.running(core, "kato data import") })
+			o.cli(0, "op", "cancel", o.id, "--detach")
+		}, phase: operation.PhaseCancelled},
+		"what was found cannot be written": {breaks: func(s, _ *site) {
+			s.bucket.Proxy.Fail("PUT rehearsed.json", archivetest.Always, archivetest.AccessDenied)
+		}, step: operation.StepRecord, answer: operation.Leave, phase: operation.PhaseFailed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, nil, nil, exporting)
+			scratch := s.scratch(throwaway)
+			s.worker("")
+			made := s.archived()
+			c.breaks(s, scratch)
+			f := scratch.fault("a rehearsal in which %s", name)
+			id := fmt.Sprintf("op-%d", shared.number.Add(1))
+			s.cli(0, "backup", "rehearse", s.cluster.Name(), "--cluster", scratch.cluster.Name(), "--id", id, "--detach")
+			o := scratch.attachTo(operation.KindRehearse, id)
+			if c.acts != nil {
+				c.acts(o)
+			}
+			end := "ended as cancelled"
+			if c.answer != "" {
+				q := o.question(90 * time.Second)
+				require.Equal(t, c.step, q.Step, q.Cause.Message)
+				o.decide(q, c.answer)
+				end = parkedFor(q.Step+" ("+q.Cause.Type+")", string(c.answer))
+			}
+			r, err := o.end(90 * time.Second)
+			require.Error(t, err)
+			require.Equal(t, c.phase, r.Phase, r.Message)
+			s.bucket.Proxy.Forget()
+			found := s.listedOf(s.cluster.Name(), made.id).Rehearsed
+			if c.remembered == "" {
+				require.Nil(t, found)
+			} else {
+				require.NotNil(t, found, "%+v", r.Restore)
+				require.False(t, found.OK)
+				require.Contains(t, found.Problem, c.remembered)
+				require.Equal(t, found.Problem, r.Restore.Rehearsal.Problem)
+			}
+			f.end(end)
+		})
+	}
+}
+
+func TestRehearse_Proven_IsAMetricOfTheWorker(t *testing.T) {
+	t.Parallel()
+	onlySimulated(t, "the metric is the worker's own")
+	s := newSite(t, nil, nil, exporting)
+	scratch := s.scratch(throwaway)
+	proven := func() string {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		address := listener.Addr().String()
+		require.NoError(t, listener.Close())
+		w, err := s.StartWorker("", "--health", address)
+		require.NoError(t, err)
+		defer func() { require.NoError(t, w.Stop()) }()
+		answer, err := http.Get("http://" + address + "/metrics")
+		require.NoError(t, err)
+		defer func() { _ = answer.Body.Close() }()
+		text, err := io.ReadAll(answer.Body)
+		require.NoError(t, err)
+		require.Contains(t, string(text), fmt.Sprintf("katoflow_backup_bucket_up{cluster=%q} 1\n", s.cluster.Name()))
+		for line := range strings.Lines(string(text)) {
+			if value, ok := strings.CutPrefix(line, fmt.Sprintf("katoflow_backup_last_proven_restorable_timestamp_seconds{cluster=%q} ", s.cluster.Name())); ok {
+				return strings.TrimSpace(value)
+			}
+		}
+		return ""
+	}
+	require.Empty(t, proven())
+	s.worker("")
+	made := s.archived()
+	scratch.rehearse(0, s.cluster.Name())
+	value, err := strconv.ParseFloat(proven(), 64)
+	require.NoError(t, err)
+	started, err := time.Parse(time.RFC3339, s.listedOf(s.cluster.Name(), made.id).StartedAt)
+	require.NoError(t, err)
+	require.Equal(t, started.Unix(), int64(value))
 }
