@@ -267,7 +267,11 @@ func (x *Apps) SelectApps(ctx context.Context, in SelectAppsInput) (SelectAppsRe
 
 // bytesOf is about what an app takes in a payload.
 func bytesOf(app operation.App) int {
-	return 80 + len(app.GUID) + len(app.Org) + len(app.Space) + len(app.Name)
+	n := 80
+	for _, text := range []string{app.GUID, app.Org, app.Space, app.Name} {
+		n += len(text) + 5*strings.Count(text, "<") + 5*strings.Count(text, ">") + 5*strings.Count(text, "&") // as JSON writes them
+	}
+	return n
 }
 
 func placed(app controller.PlacedApp) operation.App {

@@ -540,14 +540,14 @@ func (x *Archives) Import(ctx context.Context, in ImportInput) (ImportResult, er
 	return out, nil
 }
 
-// withoutApps leaves out the lines that are about apps which are listed as failed: those are seen to one by one.
+// withoutApps leaves out the lines that name an app whole which is listed as failed: those are seen to one by one.
 func withoutApps(said string, failed []kato.FailedApp) string {
 	if len(failed) == 0 {
 		return said
 	}
 	var kept strings.Builder
 	for line := range strings.Lines(said) {
-		if !slices.ContainsFunc(failed, func(a kato.FailedApp) bool { return strings.Contains(line, a.Name) }) {
+		if !slices.ContainsFunc(failed, func(a kato.FailedApp) bool { return a.Org != "" && strings.Contains(line, a.String()) }) {
 			kept.WriteString(line)
 		}
 	}
@@ -680,36 +680,38 @@ func (x *Archives) sortApps(a *attempt, c *controller.Client, in RestoredInput, 
 			}
 		}
 	}
-	named := map[string]bool{}
-	for _, name := range in.Failed {
-		named[name] = true
-	}
+	named := namedApps(in.Failed, tree, states, out)
 	var started []controller.PlacedApp
-	bytes := 0
+	bytes, running := 0, 0
 	for _, app := range tree {
 		name := app.Org + "/" + app.Space + "/" + app.Name
 		state, known := states[name]
-		if recorded != nil && len(states) > 0 && !known {
-			continue // it was here before, and is not the archive's
+		if !known && (recorded != nil || !named[name]) {
+			continue // nobody says that it is the archive's
 		}
 		if bytes += bytesOf(placed(app)); bytes > operation.MaxAppsBytes || len(started)+len(out.Stopped)+len(out.Broken) == operation.MaxApps {
 			out.Notes = append(out.Notes, fmt.Sprintf("more apps than one operation takes were imported: look at the others with katoflow apps list %s", in.Operation.Cluster))
 			break
 		}
-		if !known {
-			state = app.State
-		}
-		isNamed := named[name] || named[app.Name]
 		switch {
-		case state != controller.Started && !isNamed:
+		case known && state != controller.Started:
+			if app.State == controller.Started {
+				running++
+			}
 			out.Stopped = append(out.Stopped, placed(app))
 		case app.State != controller.Started:
 			out.Broken = append(out.Broken, operation.AppResult{App: placed(app), Outcome: operation.AppFailed, Reason: "it was not started by the import", ToDo: "restage it"})
-		case isNamed:
+		case named[name]:
 			out.Broken = append(out.Broken, operation.AppResult{App: placed(app), Outcome: operation.AppFailed, Reason: "kato's import could not redeploy it", ToDo: "restage it"})
 		default:
 			started = append(started, app)
 		}
+	}
+	if running > 0 {
+		out.Notes = append(out.Notes, fmt.Sprintf("%d apps that were stopped before the export are started now", running))
+	}
+	if recorded == nil {
+		out.Notes = append(out.Notes, fmt.Sprintf("the archive does not say which apps it has: look at all of them with katoflow apps list %s", in.Operation.Cluster))
 	}
 	words := make([]string, len(started))
 	var wait sync.WaitGroup
@@ -784,6 +786,30 @@ func (x *Archives) KeepRehearsal(ctx context.Context, in KeepRehearsalInput) (op
 		return operation.ArchiveRehearsal{}, storeError("bucket", err)
 	}
 	return *rehearsalOf(&kept), nil
+}
+
+// namedApps are the apps of a cluster that kato has named as failed, by ORG/SPACE/APP. One that it named without its place counts when only one is meant.
+func namedApps(failed []string, tree []controller.PlacedApp, states map[string]string, out *RestoredResult) map[string]bool {
+	named := map[string]bool{}
+	for _, name := range failed {
+		if strings.Contains(name, "/") {
+			named[name] = true
+			continue
+		}
+		var meant []string
+		for _, app := range tree {
+			place := app.Org + "/" + app.Space + "/" + app.Name
+			if _, known := states[place]; app.Name == name && (known || len(states) == 0) {
+				meant = append(meant, place)
+			}
+		}
+		if len(meant) == 1 {
+			named[meant[0]] = true
+		} else if len(meant) > 1 && len(out.Notes) < 5 {
+			out.Notes = append(out.Notes, fmt.Sprintf("kato named %s as failed, and %d apps are called so: see which one it is", oneLine(name, 100), len(meant)))
+		}
+	}
+	return named
 }
 
 // PlanRestoreInput asks for the commands of a dry run.

@@ -18,7 +18,8 @@ func (c *cli) backupListCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list CLUSTER",
 		Short: "List the archives of a cluster, the newest first",
-		Long: `List the archives of a cluster, the newest first, with what they hold and when they were last read back whole (VERIFIED).
+		Long: `List the archives of a cluster, the newest first, with what they hold, when they were last read back whole (VERIFIED),
+and when they were last proven restorable, or failed to be (REHEARSED).
 
 An archive is listed only when its manifest, which is written last, is there and agrees with the object. What is not
 complete is counted, and listed with --incomplete: transfers under way, interrupted ones, and damaged archives.`,

@@ -26,7 +26,7 @@ func (c *cli) backupPruneCommand() *cobra.Command {
 		Long: `Delete the archives of a cluster that no rule keeps. --keep-last keeps so many of the newest; --keep-daily, --keep-weekly
 and --keep-monthly keep the newest of each of so many days, ISO weeks and months that have one. Rules add up. They count
 each sort of export by itself: a partial export never takes the place of a whole one. The last archive that was verified
-well always stays, and so does what object lock keeps.
+well always stays, and so do the last one that is proven restorable (backup rehearse) and what object lock keeps.
 
 What would be deleted is shown with the reasons, and asked for unless --yes is given. Uploads that operations have left
 which do not run any more are aborted when they are older than 24 hours.`,

@@ -19,9 +19,6 @@ import (
 	"github.com/katoflow/katoflow/starter/internal/view"
 )
 
-// memoRequestedBy is the field of the memo that names who asked.
-const memoRequestedBy = "requestedBy"
-
 // longestWait is the longest time that can be asked for.
 const longestWait = 30 * 24 * time.Hour
 
@@ -131,7 +128,7 @@ func startOptions(workflowID, queue, cluster, kind, who, summary, details string
 		TypedSearchAttributes: temporal.NewSearchAttributes(operation.AttributeCluster.ValueSet(cluster), operation.AttributeOperation.ValueSet(kind),
 			operation.AttributePhase.ValueSet(operation.PhaseStarting), operation.AttributeNeedsOperator.ValueSet(false)),
 		StaticSummary: operation.Shorten(summary, 400), StaticDetails: details,
-		Memo: map[string]any{memoRequestedBy: who},
+		Memo: map[string]any{operation.MemoRequestedBy: who},
 	}
 }
 

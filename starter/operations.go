@@ -102,7 +102,7 @@ func listing(e *workflowpb.WorkflowExecutionInfo) (listed, bool) {
 			_ = decode.FromPayload(p, to) // an attribute that cannot be read is shown empty
 		}
 	}
-	if p := e.GetMemo().GetFields()[memoRequestedBy]; p != nil {
+	if p := e.GetMemo().GetFields()[operation.MemoRequestedBy]; p != nil {
 		_ = decode.FromPayload(p, &l.RequestedBy)
 	}
 	if !l.Open {

@@ -81,7 +81,7 @@ func described(t *testing.T, wanted []*wantedSchedule) []byte {
 	var out []one
 	for _, w := range wanted {
 		a, p := w.action("tester@host"), w.policies()
-		require.Equal(t, []any{"schedule " + w.Name, "tester@host"}, []any{a.Memo[memoRequestedBy], a.Memo[memoAppliedBy]})
+		require.Equal(t, []any{"schedule " + w.Name, "tester@host"}, []any{a.Memo[operation.MemoRequestedBy], a.Memo[memoAppliedBy]})
 		require.False(t, p.PauseOnFailure)
 		out = append(out, one{Definition: w.ScheduleDefinition, WorkflowID: a.ID, Workflow: a.Workflow, TaskQueue: a.TaskQueue, Input: a.Args[0], Spec: calendarTexts(w.spec().Calendars),
 			TimeZone: w.spec().TimeZoneName, Jitter: w.spec().Jitter.String(), CatchUp: p.CatchupWindow.String(), Overlap: p.Overlap.String(), Paused: w.paused,
@@ -237,7 +237,7 @@ func TestScheduleDocs_ExampleFile_CanBeApplied(t *testing.T) {
 	example, _, _ = strings.Cut(example, "```")
 	wanted, err := offline().parseSchedules("schedules.md", []byte(example), "")
 	require.NoError(t, err)
-	require.Len(t, wanted, 2)
+	require.Len(t, wanted, 3)
 	for _, w := range wanted {
 		require.Contains(t, string(text), w.Name)
 	}

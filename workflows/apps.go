@@ -311,7 +311,7 @@ func (p *apps) handle(ctx workflow.Context, all []operation.App) {
 		p.batches++
 		child := &appsChild{number: p.batches}
 		in := appsBatchInput{Operation: p.op, Batch: child.number, Action: p.in.Action, Apps: part, Lanes: lanes, Timeout: p.timeout(), Hold: p.report.Paused}
-		child.ChildWorkflowFuture = p.child(ctx, fmt.Sprintf("apps-%d", child.number), in)
+		child.ChildWorkflowFuture = p.child(ctx, batchName(in), in)
 		p.running = append(p.running, child)
 		ended.Add(1)
 		workflow.GoNamed(ctx, fmt.Sprintf("batch %d", child.number), func(ctx workflow.Context) {
@@ -345,11 +345,12 @@ func (p *apps) results(ctx workflow.Context, child *appsChild, in appsBatchInput
 	err := child.Get(ctx, &results)
 	if temporal.IsWorkflowExecutionAlreadyStartedError(err) {
 		var apps *activities.Apps
-		id := operation.NodeWorkflowID(p.workflowID, fmt.Sprintf("apps-%d", in.Batch))
+		id := operation.NodeWorkflowID(p.workflowID, batchName(in))
 		err = workflow.ExecuteActivity(following(ctx, "take over what was begun before the reset", formerCeiling), apps.BatchResult, activities.BatchResultInput{WorkflowID: id}).Get(ctx, &results)
-		if err == nil && !sameApps(in.Apps, results) {
+		// What was only looked at is looked at again.
+		if err == nil && (!sameApps(in.Apps, results) || in.Action == operation.AppAwait) {
 			results = nil
-			child.ChildWorkflowFuture = p.child(begun, fmt.Sprintf("apps-%d-%.8s", in.Batch, workflow.GetInfo(ctx).WorkflowExecution.RunID), in)
+			child.ChildWorkflowFuture = p.child(begun, fmt.Sprintf("%s-%.8s", batchName(in), workflow.GetInfo(ctx).WorkflowExecution.RunID), in)
 			err = child.Get(ctx, &results)
 		}
 	}
@@ -363,6 +364,14 @@ func (p *apps) results(ctx workflow.Context, child *appsChild, in appsBatchInput
 			Reason: "its batch did not end as it should: " + f.Message, ToDo: "look whether it runs, and redeploy it"})
 	}
 	return results
+}
+
+// batchName is the name of a batch's child workflow.
+func batchName(in appsBatchInput) string {
+	if in.Action == operation.AppAwait {
+		return fmt.Sprintf("await-%d", in.Batch)
+	}
+	return fmt.Sprintf("apps-%d", in.Batch)
 }
 
 // sameApps reports whether results are those of the apps.

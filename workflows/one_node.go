@@ -34,7 +34,7 @@ func (o *oneNode) leave(ctx workflow.Context, ok bool) {
 
 // goOn holds before a step while the operation is paused, and gets a lost lock back. The failure says why the operation cannot go on.
 func (o *oneNode) goOn(ctx workflow.Context) *operation.Failure {
-	if err := workflow.Await(ctx, func() bool { return !o.report.Paused || o.aborting }); err != nil || o.aborting {
+	if err := workflow.Await(ctx, func() bool { return !o.report.Paused || o.aborting }); err != nil || ctx.Err() != nil || o.aborting { // Await does not look at ctx where its condition holds already
 		return &operation.Failure{Type: operation.ErrCancelled, Message: "not begun"}
 	}
 	f := o.keepLock(ctx)

@@ -18,6 +18,7 @@ package workflows
 // A cancel before step 4 leaves the cluster as it was; after its begin the operation sees step 4 through, removes the file and ends.
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"slices"
 	"strings"
@@ -49,8 +50,12 @@ type restore struct {
 	importTry int
 	imported  activities.ImportResult
 	came      activities.RestoredResult
-	// importing: kato's import is under way, or may be.
-	importing bool
+	// importing: kato's import is followed. begun is the try of it that was, 0 for none; unknown that nobody knows how it ended, or whether.
+	importing, unknown bool
+	begun              int
+	// left is an import that went wrong and was left so by an answer; keep that its archive stays where it is, because it may still be read.
+	left *operation.Failure
+	keep bool
 	// unsettled: the check of the archive may still run, because how it ended could not be learned.
 	unsettled bool
 	// apps sees to the apps that do not run.
@@ -80,7 +85,13 @@ func (p *restore) needs() activities.PreflightNeeds { return activities.Prefligh
 func (p *restore) wantsMaintenance() bool { return false }
 
 // former are the batches of apps that a former run can have begun.
-func (p *restore) former() []string { return p.apps.former() }
+func (p *restore) former() []string {
+	ids := p.apps.former()
+	for n := range operation.MaxApps / operation.AppsPerBatch * 2 {
+		ids = append(ids, operation.NodeWorkflowID(p.workflowID, batchName(appsBatchInput{Batch: n + 1, Action: operation.AppAwait})))
+	}
+	return ids
+}
 
 // input of an activity on the node.
 func (p *restore) input() activities.ExportInput {
@@ -141,7 +152,7 @@ func (p *restore) steps(ctx workflow.Context) {
 	if p.unsettled {
 		p.settleCheck(ctx)
 	}
-	if p.place != "" {
+	if p.place != "" && !p.keep {
 		p.tidy(ctx)
 	}
 	if ok && !p.aborting && ctx.Err() == nil {
@@ -190,11 +201,15 @@ func (p *restore) backedUp(ctx workflow.Context) bool {
 }
 
 func (p *restore) safetyID(try int) string {
-	id := operation.Shorten(p.op.ID, 50)
-	if try > 1 {
-		return fmt.Sprintf("%s-safety-%d", strings.Trim(id, ".-"), try)
+	id := p.op.ID
+	if len(id) > 50 {
+		sum := sha256.Sum256([]byte(id))
+		id = fmt.Sprintf("%s-%x", strings.Trim(id[:40], "-"), sum[:4])
 	}
-	return strings.Trim(id, ".-") + "-safety"
+	if try > 1 {
+		return fmt.Sprintf("%s-safety-%d", id, try)
+	}
+	return id + "-safety"
 }
 
 // backUp is one operation `backup create`, which takes the lock that is given to it.
@@ -213,11 +228,15 @@ func (p *restore) backUp(ctx workflow.Context, try int) error {
 		WorkflowIDReusePolicy: enumspb.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE,
 		ParentClosePolicy:     enumspb.PARENT_CLOSE_POLICY_REQUEST_CANCEL,
 		StaticSummary:         "Export of " + p.in.Cluster + " before an import",
+		Memo:                  map[string]any{operation.MemoRequestedBy: p.in.RequestedBy},
 		TypedSearchAttributes: temporal.NewSearchAttributes(operation.AttributeCluster.ValueSet(p.in.Cluster), operation.AttributeOperation.ValueSet(operation.KindBackup),
 			operation.AttributePhase.ValueSet(operation.PhaseStarting), operation.AttributeNeedsOperator.ValueSet(false)),
 	}), operation.WorkflowBackup, in).Get(ctx, &report)
 	if err == nil && report.Export != nil {
 		p.report.Restore.Safety = report.Export.Location
+	}
+	if temporal.IsWorkflowExecutionAlreadyStartedError(err) {
+		err = operation.NewError(operation.Failure{Type: operation.ErrInternal, Message: "it was begun already, before the operation was reset: see what became of it; retry makes another one, leave goes on"})
 	}
 	return err
 }
@@ -346,9 +365,6 @@ func (p *restore) emptied(ctx workflow.Context) bool {
 // importAndVerify imports, and reads what came back. False: not imported, or aborted.
 func (p *restore) importAndVerify(ctx workflow.Context) bool {
 	for try := 1; ; try++ {
-		if f := p.goOn(ctx); f != nil {
-			return false
-		}
 		err := p.importOnce(ctx, try)
 		if err == nil {
 			err = p.verify(ctx, try)
@@ -356,27 +372,40 @@ func (p *restore) importAndVerify(ctx workflow.Context) bool {
 		if err == nil {
 			return true
 		}
+		f, at := operation.FailureOf(err), p.node.Step
+		if p.unknown {
+			if !p.followed(ctx, try, *f) {
+				return false
+			}
+			continue
+		}
 		if ctx.Err() != nil || p.aborting {
-			p.remark("what came back is not known: " + operation.FailureOf(err).Message)
+			if p.begun > 0 {
+				p.remark("what came back is not known: " + f.Message)
+			}
 			return false
 		}
-		f := operation.FailureOf(err)
-		choices := []operation.Decision{operation.Retry, operation.Leave, operation.Abort}
-		if operation.OutcomeUnknown(f.Type) {
-			choices = []operation.Decision{operation.Retry, operation.Abort}
-		}
-		at := p.node.Step
 		if p.in.Rehearsal && at == operation.StepVerify && len(p.came.Missing)+p.came.More > 0 {
 			p.remark(f.Message)
 			return true // which is the answer, and no question
 		}
+		choices := []operation.Decision{operation.Retry, operation.Leave, operation.Abort}
+		if f.Type == operation.ErrPreflight {
+			choices = []operation.Decision{operation.Retry, operation.Abort}
+		}
 		switch p.failed(ctx, try, *f, choices...) {
 		case operation.Retry:
-			if !operation.OutcomeUnknown(f.Type) && (at == operation.StepImport || f.Type == operation.ErrVerify) {
-				p.importTry = max(p.importTry, 1) + 1
+			if at != operation.StepImport && f.Type != operation.ErrVerify || f.Type == operation.ErrPreflight {
+				continue
+			}
+			// Who knows what became of the file meanwhile: it is brought anew, and read.
+			p.importTry, p.fetchTry = max(p.importTry, 1)+1, max(p.fetchTry, 1)+1
+			if !p.bringHere(ctx) || !p.emptied(ctx) {
+				return false
 			}
 		case operation.Leave:
-			p.node.Failure = nil
+			p.node.Failure, p.left = nil, f
+			p.remark("left so: " + f.Message)
 			if at == operation.StepVerify && p.came.Found != nil {
 				return true
 			}
@@ -397,6 +426,21 @@ func (p *restore) importAndVerify(ctx workflow.Context) bool {
 	}
 }
 
+// followed asks about an import whose end is not known, also after a cancel or an abort: its file must not be removed, and nobody else may begin. True: it is followed on.
+func (p *restore) followed(ctx workflow.Context, try int, f operation.Failure) bool {
+	disconnected, _ := workflow.NewDisconnectedContext(ctx)
+	p.node.Status, p.node.Failure = operation.NodeWaiting, &f
+	decision := p.ask(disconnected, p.node.Name, operation.StepImport, try, f, operation.Retry, operation.Leave)
+	p.node.Status = operation.NodeRunning
+	if decision == operation.Retry {
+		p.node.Failure = nil
+		return true
+	}
+	p.keep, p.aborting, p.inconclusive = true, true, true
+	p.remark("kato data import may still run there, so that its archive stays: " + p.place)
+	return false
+}
+
 // count says what an import that went wrong, and is not tried again, means for the archive.
 func (p *restore) count(f operation.Failure) {
 	if f.Type == operation.ErrRemoteExit || f.Type == operation.ErrVerify {
@@ -410,13 +454,27 @@ func (p *restore) count(f operation.Failure) {
 func (p *restore) importOnce(ctx workflow.Context, try int) error {
 	var archives *activities.Archives
 	p.at(ctx, operation.StepImport, try)
+	if p.begun != max(p.importTry, 1) {
+		if f := p.goOn(ctx); f != nil {
+			return operation.NewError(*f)
+		}
+		if err := p.stillReady(ctx); err != nil {
+			return err
+		}
+		// From here on there is no way back.
+		if f := p.goOn(ctx); f != nil {
+			return operation.NewError(*f)
+		}
+		p.begun = max(p.importTry, 1)
+	}
 	began := workflow.Now(ctx)
 	disconnected, _ := workflow.NewDisconnectedContext(ctx)
 	p.importing = true
 	var out activities.ImportResult
 	err := workflow.ExecuteActivity(following(disconnected, p.importSummary(), p.plan.ExportTimeout.D()+p.plan.UnreachableAfter.D()), archives.Import, p.importInput()).Get(disconnected, &out)
 	p.importing = false
-	p.report.Restore.ImportTime = operation.Duration(workflow.Now(ctx).Sub(began))
+	p.report.Restore.ImportTime += operation.Duration(workflow.Now(ctx).Sub(began))
+	p.unknown = err != nil && operation.OutcomeUnknown(operation.FailureOf(err).Type)
 	if err != nil {
 		return err
 	}
@@ -424,6 +482,22 @@ func (p *restore) importOnce(ctx workflow.Context, try int) error {
 	p.report.Restore.Named = out.Failed
 	p.remark(out.Notes...)
 	return nil
+}
+
+// stillReady asks once more, right before the import, what the preflight has asked: a backup, a download, or a question may have lain between.
+func (p *restore) stillReady(ctx workflow.Context) error {
+	var archives *activities.Archives
+	var now activities.RestoreReadyResult
+	err := workflow.ExecuteActivity(following(ctx, "what an import needs, once more", time.Hour), archives.RestoreReady, activities.RestoreReadyInput{ExportInput: p.input(), From: p.in.Source(),
+		Archive: p.meant.Archive.Operation, Mode: operation.TransferWorker, NoSafetyBackup: true, NoSpaceCheck: true, Rehearsal: p.in.Rehearsal}).Get(ctx, &now)
+	if err != nil {
+		return err
+	}
+	if len(now.Problems) == 0 {
+		return nil
+	}
+	return operation.NewError(operation.Failure{Type: operation.ErrPreflight, Problems: bound(now.Problems, 50),
+		Message: oneLine(fmt.Sprintf("%s: not imported, because something has changed since the preflight: %s", p.node.Name, strings.Join(bound(now.Problems, 3), "; ")), 1000)})
 }
 
 // verify reads what came back. What is missing is a failure, which can be left.
@@ -488,12 +562,18 @@ func (p *restore) handleApps(ctx workflow.Context) {
 	p.at(ctx, operation.StepApps, 1)
 	a := p.apps
 	a.attach(p.run)
+	p.report.Apps.Action = "" // some are waited for, some staged anew
+	restage := p.in.Restage
+	if restage == operation.RestageAll && p.meant.Recorded == nil {
+		restage = operation.RestageFailed
+		p.remark("not every app was staged anew, because the archive does not say which are its own")
+	}
 	a.report.Apps.Total = len(p.came.Running) + len(p.came.Waiting) + len(p.came.Broken) + len(p.came.Stopped)
 	for _, app := range p.came.Stopped {
 		a.add(operation.AppResult{App: app, Outcome: operation.AppStopped})
 	}
 	var again []operation.App
-	if p.in.Restage == operation.RestageAll {
+	if restage == operation.RestageAll {
 		again = slices.Concat(p.came.Running, p.came.Waiting)
 	} else {
 		for _, app := range p.came.Running {
@@ -501,17 +581,17 @@ func (p *restore) handleApps(ctx workflow.Context) {
 		}
 	}
 	for _, r := range p.came.Broken {
-		if p.in.Restage == operation.RestageNone {
+		if restage == operation.RestageNone {
 			a.add(r)
 		} else {
 			again = append(again, r.App)
 		}
 	}
 	a.begin(ctx)
-	if p.in.Restage != operation.RestageAll {
+	if restage != operation.RestageAll {
 		a.in.Action = operation.AppAwait
 		a.handle(ctx, p.came.Waiting)
-		if p.in.Restage != operation.RestageNone {
+		if restage != operation.RestageNone {
 			again = append(again, a.reopen(p.came.Waiting)...)
 		}
 	}
@@ -624,11 +704,25 @@ func (p *restore) outcomeText() string {
 	return text
 }
 
+// soFar is what an operation that did not come to its end has done.
+func (p *restore) soFar() string {
+	switch {
+	case p.begun == 0:
+		return "nothing was imported"
+	case p.unknown:
+		return "kato data import was begun and may still run"
+	}
+	return "kato data import has run"
+}
+
 // fell says that something did not come back, or that some apps do not run.
 func (p *restore) fell() *operation.Failure {
 	r := p.report.Restore
 	if missing := len(r.Missing) + r.More; missing > 0 {
 		return &operation.Failure{Type: operation.ErrRestored, Problems: bound(r.Missing, 50), Message: fmt.Sprintf("%s; %s of the archive not there", p.outcomeText(), count(missing, "thing"))}
+	}
+	if p.left != nil {
+		return &operation.Failure{Type: operation.ErrRestored, Message: oneLine(p.outcomeText()+"; left so: "+p.left.Message, 1000)}
 	}
 	if p.report.Apps == nil {
 		return nil

@@ -351,6 +351,9 @@ func (r *run) outcome(cancelled bool, failure *operation.Failure) error {
 	if p, ok := r.procedure.(interface{ outcomeText() string }); ok && total == 0 {
 		summary = p.outcomeText()
 	}
+	if p, ok := r.procedure.(interface{ soFar() string }); ok && done == 0 {
+		summary = p.soFar()
+	}
 	fell, _ := r.procedure.(interface{ fell() *operation.Failure })
 	switch {
 	case failure != nil && failure.Type != operation.ErrCancelled:

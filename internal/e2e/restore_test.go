@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -9,6 +10,7 @@ import (
 
 	"filippo.io/age"
 	"github.com/stretchr/testify/require"
+	enumspb "go.temporal.io/api/enums/v1"
 
 	"github.com/katoflow/katoflow/internal/archive/archivetest"
 	"github.com/katoflow/katoflow/internal/operation"
@@ -306,13 +308,14 @@ func TestRestore_KatoGoesWrong_IsAskedAboutAndNothingIsCalledRestored(t *testing
 	}{
 		"exit 0 with an error, imported again":    {katodouble.ImportErrorText, operation.StepVerify, operation.ErrVerify, "ended with 0 and said", operation.Retry, 2, true},
 		"exit 1 in the middle, imported again":    {katodouble.ImportFails, operation.StepImport, operation.ErrRemoteExit, "exit code 1", operation.Retry, 2, true},
-		"halted at an app, the rest seen to":      {katodouble.ImportHalts, operation.StepImport, operation.ErrRemoteExit, "exit code 1", operation.Leave, 1, true},
+		"exit 0 with an error, left so":           {katodouble.ImportErrorText, operation.StepVerify, operation.ErrVerify, "ended with 0 and said", operation.Leave, 1, false},
+		"halted at an app, the rest seen to":      {katodouble.ImportHalts, operation.StepImport, operation.ErrRemoteExit, "exit code 1", operation.Leave, 1, false},
 		"services lost, told as missing":          {katodouble.ImportServicesLost, operation.StepVerify, operation.ErrVerify, "service ", operation.Leave, 1, false},
 		"services lost, imported again and there": {katodouble.ImportServicesLost, operation.StepVerify, operation.ErrVerify, "not there", operation.Retry, 2, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if onHosts() && c.fault != katodouble.ImportErrorText {
+			if onHosts() && (c.fault != katodouble.ImportErrorText || !c.well) {
 				t.Skip("one of them is enough on real hosts")
 			}
 			s := newSite(t, nil, nil, exporting)
@@ -338,13 +341,143 @@ func TestRestore_KatoGoesWrong_IsAskedAboutAndNothingIsCalledRestored(t *testing
 			} else {
 				require.Error(t, err)
 				require.Equal(t, operation.ErrRestored, r.Failure.Type)
-				require.Equal(t, []string{"service shop/production/restored-db"}, r.Restore.Missing)
+				require.Zero(t, outcomesOf(r)[operation.AppFailed], "apps are seen to all the same")
+				if c.fault == katodouble.ImportServicesLost {
+					require.Equal(t, []string{"service shop/production/restored-db"}, r.Restore.Missing)
+				} else {
+					require.Contains(t, r.Failure.Message, "left so: ")
+				}
 			}
 			require.Equal(t, c.imports, s.imports(core))
 			o.settled()
 			f.end(parkedFor(c.step+" ("+c.kind+")", string(c.answer)))
 		})
 	}
+}
+
+func TestRestore_CancelledAroundTheBeginOfTheImport_BeginsNoneAfterIt(t *testing.T) {
+	t.Parallel()
+	onlySimulated(t, "the moment is the workflow's")
+	s := newSite(t, nil, nil, exporting)
+	s.worker("")
+	before := s.archived()
+	s.cluster.Node(core).SlowCommand("tar tzf", -1, 600*time.Millisecond)
+	for _, after := range []time.Duration{500, 600, 700, 800, 900, 1000, 1100, 1200} {
+		begun := s.imports(core)
+		o := s.restoreDirectly(operation.RestoreInput{Archive: before.id, NoSafetyBackup: true})
+		o.until(60*time.Second, "the check", func(r operation.Report) bool {
+			return len(r.Nodes) == 1 && r.Nodes[0].Step == operation.StepCheck || r.Finished()
+		})
+		timer := time.NewTimer(after*time.Millisecond - 300*time.Millisecond)
+		<-timer.C
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		err := s.client.CancelWorkflow(ctx, o.workflow, "")
+		cancel()
+		r, _ := o.end(60 * time.Second)
+		if err != nil || r.Phase == operation.PhaseDone {
+			continue // it had ended before
+		}
+		require.Equal(t, operation.PhaseCancelled, r.Phase)
+		asked, imported := o.order("Import")
+		if imported > 0 {
+			require.Less(t, imported, asked, "the import was begun after the cancel")
+			require.Equal(t, begun+1, s.imports(core))
+			require.Contains(t, r.Message, "kato data import has run")
+		} else {
+			require.Equal(t, begun, s.imports(core))
+			require.Contains(t, r.Message, "nothing was imported")
+		}
+	}
+}
+
+// order is the number of the event by which the operation was asked to cancel, and of that by which an activity was scheduled, 0 for none.
+func (o *op) order(activity string) (cancelled, scheduled int64) {
+	o.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	events := o.client.GetWorkflowHistory(ctx, o.workflow, "", false, enumspb.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
+	for events.HasNext() {
+		e, err := events.Next()
+		require.NoError(o.t, err)
+		if e.GetWorkflowExecutionCancelRequestedEventAttributes() != nil {
+			cancelled = e.GetEventId()
+		}
+		if a := e.GetActivityTaskScheduledEventAttributes(); a != nil && a.GetActivityType().GetName() == activity {
+			scheduled = e.GetEventId()
+		}
+	}
+	return cancelled, scheduled
+}
+
+func TestRestore_ImportTakesTooLong_NothingIsRemovedUnderItAndItIsFollowedOn(t *testing.T) {
+	t.Parallel()
+	onlySimulated(t, "it is a matter of the workflow")
+	for name, cancelled := range map[string]bool{"answered": false, "cancelled first": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, nil, nil, exporting)
+			s.inventory(quickGates + "    export: {timeout: 3s}\n")
+			s.worker("")
+			before := s.archived()
+			seconds := 9.0
+			require.NoError(t, s.importer().ImportWith(katodouble.ImportPatch{Seconds: &seconds}))
+			f := s.fault("kato's import takes longer than it may (%s)", name)
+			o := s.restore(before.id, "--no-safety-backup")
+			s.eventually(30*time.Second, "kato to import", func() bool { return s.running(core, "kato data import") })
+			if cancelled {
+				s.cli(0, "op", "cancel", o.id, "--detach")
+			}
+			q := o.question(60 * time.Second)
+			require.Equal(t, []string{operation.StepImport, operation.ErrTimeout}, []string{q.Step, q.Cause.Type}, q.Cause.Message)
+			require.Equal(t, []operation.Decision{operation.Retry, operation.Leave}, q.Choices)
+			require.NotEmpty(t, o.staged(core), "the archive is there as long as kato may read it")
+			require.True(t, o.locked())
+			for {
+				o.decide(q, operation.Retry)
+				r := o.until(60*time.Second, "the end, or the next question", func(r operation.Report) bool {
+					return r.Finished() || len(r.Questions) > 0 && r.Questions[0].Try > q.Try
+				})
+				if r.Finished() {
+					break
+				}
+				q = r.Questions[0]
+			}
+			r, err := o.end(60 * time.Second)
+			if cancelled {
+				require.Error(t, err)
+				require.Equal(t, operation.PhaseCancelled, r.Phase)
+				require.Contains(t, r.Message, "kato data import has run")
+			} else {
+				require.NoError(t, err)
+			}
+			require.Equal(t, 1, s.imports(core))
+			o.settled()
+			f.end(parkedFor("import (Timeout)", "followed on"))
+		})
+	}
+}
+
+func TestRestore_MaintenanceSetSinceThePreflight_AsksBeforeItImports(t *testing.T) {
+	t.Parallel()
+	onlySimulated(t, "it reaches no node")
+	s := newSite(t, nil, nil, exporting)
+	s.worker("")
+	before := s.archived()
+	f := s.fault("maintenance mode set by somebody after the preflight of an import")
+	reached, release := s.bucket.Proxy.Hold("GET export.tgz", 0)
+	o := s.restore(before.id, "--no-safety-backup")
+	arrive(t, reached, "a part")
+	s.controller().SetMaintenance(true)
+	release()
+	q := o.question(60 * time.Second)
+	require.Equal(t, []string{operation.StepImport, operation.ErrPreflight}, []string{q.Step, q.Cause.Type}, q.Cause.Message)
+	require.Contains(t, q.Cause.Message, "maintenance mode is on")
+	require.Zero(t, s.imports(core))
+	s.controller().SetMaintenance(false)
+	o.decide(q, operation.Retry)
+	o.done(60 * time.Second)
+	require.Equal(t, 1, s.imports(core))
+	f.end(parkedFor("import (Preflight)", "imported when it was over"))
 }
 
 func TestRestore_NodeOrItsNetworkGone_GoesOnOrAsks(t *testing.T) {

@@ -270,7 +270,8 @@ func TestParseFailedApps_BothForms_WithColoursAndStrayLines(t *testing.T) {
 	if got := ParseFailedApps([]byte("Failed apps:\n  orders\n")); len(got) != 1 || got[0].String() != "orders" {
 		t.Errorf("%v", got)
 	}
-	for _, out := range []string{"", "all apps imported\n", "Apps:\n  shop/prod/orders\n", "0 apps failed\n  shop/prod/orders\n"} {
+	for _, out := range []string{"", "all apps imported\n", "Apps:\n  shop/prod/orders\n", "0 apps failed\n  shop/prod/orders\n", "0 apps failed:\n  shop/prod/orders\n",
+		"None of the apps has to be redeployed manually:\n - shop/prod/orders\n"} {
 		if got := ParseFailedApps([]byte(out)); len(got) != 0 {
 			t.Errorf("%q gave %v", out, got)
 		}

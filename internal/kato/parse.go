@@ -343,6 +343,8 @@ func (a FailedApp) String() string {
 var (
 	// The header of the list of apps that an import could not redeploy; the list's form is not documented (kato.md §3.2).
 	failedHeader = regexp.MustCompile(`(?i)\bapp(s|lications?)?\b.*\bfail|\bfail\w*\b.*\bapp(s|lications?)?\b|\bapp(s|lications?)?\b.*\bredeployed\b.*\bmanually\b`)
+	// A header of a list of none.
+	noneFailed = regexp.MustCompile(`(?i)\b(0|no|none)\b`)
 	// One app of it: after a bullet, ORG/SPACE/APP or APP (org: ORG, space: SPACE).
 	failedItem = regexp.MustCompile(`^\s*(?:[-*•]\s+|\s)(?:([^\s/()]+)/([^\s/()]+)/(\S+)|(\S+)\s+\(\s*org(?:anization)?:?\s*([^,()]+?)\s*,\s*space:?\s*([^,()]+?)\s*\)|([\w.-]+))\s*$`)
 )
@@ -355,7 +357,7 @@ func ParseFailedApps(out []byte) []FailedApp {
 	for line := range strings.Lines(Clean(out)) {
 		line = strings.TrimRight(line, " \t\n")
 		if strings.HasSuffix(line, ":") {
-			inList = failedHeader.MatchString(line)
+			inList = failedHeader.MatchString(line) && !noneFailed.MatchString(line)
 			continue
 		}
 		if !inList {

@@ -44,6 +44,9 @@ const (
 	QueryProgress = "progress"
 )
 
+// MemoRequestedBy is the field of the memo of every operation workflow that names who asked.
+const MemoRequestedBy = "requestedBy"
+
 // Search attributes of every operation workflow. `katoflow init` registers them.
 var (
 	AttributeCluster       = temporal.NewSearchAttributeKeyKeyword("KatoflowCluster")
