@@ -18,7 +18,6 @@ package workflows
 // A cancel before step 4 leaves the cluster as it was; after its begin the operation sees step 4 through, removes the file and ends.
 
 import (
-	"crypto/sha256"
 	"fmt"
 	"slices"
 	"strings"
@@ -187,7 +186,7 @@ func (p *restore) backedUp(ctx workflow.Context) bool {
 			return false
 		}
 		f := operation.FailureOf(err)
-		f.Message = oneLine("the backup before the import ("+p.safetyID(try)+"): "+f.Message, 1000)
+		f.Message = oneLine("the backup before the import ("+operation.SafetyID(p.op.ID, try)+"): "+f.Message, 1000)
 		switch p.failed(ctx, try, *f, operation.Retry, operation.Leave, operation.Abort) {
 		case operation.Retry:
 		case operation.Leave:
@@ -200,24 +199,12 @@ func (p *restore) backedUp(ctx workflow.Context) bool {
 	}
 }
 
-func (p *restore) safetyID(try int) string {
-	id := p.op.ID
-	if len(id) > 50 {
-		sum := sha256.Sum256([]byte(id))
-		id = fmt.Sprintf("%s-%x", strings.Trim(id[:40], "-"), sum[:4])
-	}
-	if try > 1 {
-		return fmt.Sprintf("%s-safety-%d", id, try)
-	}
-	return id + "-safety"
-}
-
 // backUp is one operation `backup create`, which takes the lock that is given to it.
 func (p *restore) backUp(ctx workflow.Context, try int) error {
 	disconnected, _ := workflow.NewDisconnectedContext(ctx)
 	p.releaseLock(disconnected)
 	in := operation.BackupInput{Request: p.in.Request}
-	in.OperationID, in.DryRun, in.LockWait = p.safetyID(try), false, lockGiven
+	in.OperationID, in.DryRun, in.LockWait = operation.SafetyID(p.op.ID, try), false, lockGiven
 	p.remark("backed up first by operation " + in.OperationID)
 	p.refresh(ctx)
 	var report operation.Report
@@ -605,6 +592,9 @@ func (p *restore) proven() (bool, string) {
 	r := p.report.Restore
 	if missing := len(r.Missing) + r.More; missing > 0 {
 		return false, fmt.Sprintf("%s of the archive not there: %s", count(missing, "thing"), strings.Join(bound(r.Missing, 3), ", "))
+	}
+	if p.left != nil {
+		return false, oneLine("left so: "+p.left.Message, 300)
 	}
 	if p.report.Apps == nil || r.Recorded == nil {
 		return false, "it was not seen to"

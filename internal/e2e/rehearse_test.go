@@ -245,6 +245,10 @@ func TestRehearse_ThatGoesWrong_IsRememberedOnlyWhereItSaysSomethingOfTheArchive
 			fault, once := katodouble.ImportHalts, 1
 			require.NoError(scratch.t, scratch.importer().ImportWith(katodouble.ImportPatch{Fault: &fault, Times: &once}))
 		}, step: operation.StepImport, answer: operation.Leave, remembered: "exit code 1", phase: operation.PhaseFailed},
+		"kato imports nothing and ends with 0": {breaks: func(_, scratch *site) {
+			fault, once := katodouble.ImportErrorText, 1
+			require.NoError(scratch.t, scratch.importer().ImportWith(katodouble.ImportPatch{Fault: &fault, Times: &once}))
+		}, remembered: "not there", phase: operation.PhaseFailed},
 		"the archive was tampered with": {breaks: func(s, _ *site) {
 			s.bucket.Proxy.Fail("GET export.tgz", archivetest.Always, archivetest.Flip(100))
 		}, step: operation.StepFetch, answer: operation.Abort, remembered: "is not what was written", phase: operation.PhaseAborted},

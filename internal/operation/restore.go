@@ -1,6 +1,7 @@
 package operation
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"strings"
 )
@@ -119,6 +120,18 @@ func (in RestoreInput) Check() []string {
 		problem("a timeout is negative")
 	}
 	return problems
+}
+
+// SafetyID is the id of the operation that backs a cluster up before an import with that id, in that try.
+func SafetyID(id string, try int) string {
+	if len(id) > 50 { // an id has at most 63 characters
+		sum := sha256.Sum256([]byte(id))
+		id = fmt.Sprintf("%s-%x", strings.Trim(id[:40], "-"), sum[:4])
+	}
+	if try > 1 {
+		return fmt.Sprintf("%s-safety-%d", id, try)
+	}
+	return id + "-safety"
 }
 
 // CheckCluster says what is wrong with the name of a cluster.
