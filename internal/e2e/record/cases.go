@@ -252,7 +252,7 @@ func cases() []scenario {
 			script: func(r *recording) { r.ended(r.workflow) }},
 		{name: "restore-failed-retried", als: true, backup: true, restore: true, args: []string{"--no-safety-backup", "--restage", "all"}, phase: operation.PhaseDone, faults: imports(katodouble.ImportFails),
 			script: func(r *recording) { r.answer(importer, operation.Retry) }},
-		{name: "restore-not-verified-left", als: true, backup: true, restore: true, args: []string{"--no-safety-backup", "--restage", "none"}, phase: operation.PhaseDone, faults: imports(katodouble.ImportErrorText),
+		{name: "restore-not-verified-left", als: true, backup: true, restore: true, args: []string{"--no-safety-backup", "--restage", "none"}, phase: operation.PhaseFailed, faults: imports(katodouble.ImportErrorText),
 			script: func(r *recording) { r.answer(importer, operation.Leave) }},
 		{name: "restore-cancelled-in-the-import", als: true, backup: true, restore: true, args: []string{"--no-safety-backup"}, phase: operation.PhaseCancelled,
 			faults: func(c *simcluster.Cluster) {
