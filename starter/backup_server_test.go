@@ -166,9 +166,9 @@ func backupListShows(t *testing.T, s *shelves) {
 	b.keep("night-2", 2, 100)
 	require.NoError(t, sample.Begin(t.Context(), b.store, archive.Ref{Cluster: b.cluster, Operation: "under-way"}, sample.Bytes(3, 100)))
 	out := b.run(exitDone, "backup", "list", b.cluster).out.String()
-	require.Regexp(t, `(?m)^ARCHIVE +STARTED +SIZE +VERIFIED +EXPORT +NODE +BY
-night-2 +2026-11-02 03:00 UTC +100 B +- +cluster +fs-1 +a test
-night-1 +2026-11-01 03:00 UTC +6 MiB +- +cluster +fs-1 +a test
+	require.Regexp(t, `(?m)^ARCHIVE +STARTED +SIZE +VERIFIED +REHEARSED +EXPORT +NODE +BY
+night-2 +2026-11-02 03:00 UTC +100 B +- +- +cluster +fs-1 +a test
+night-1 +2026-11-01 03:00 UTC +6 MiB +- +- +cluster +fs-1 +a test
 1 that is not complete in s3://`+b.cluster+`: katoflow backup list `+b.cluster+` --incomplete
 $`, out)
 	b.run(exitDone, "backup", "list", b.cluster, "--incomplete").says("under-way").says("the transfer has not ended")

@@ -120,6 +120,7 @@ func TestRehearse_OfAGoodArchive_IsListedAsProvenAndNeverPruned(t *testing.T) {
 	// A newer one that is proven takes its place.
 	scratch.rehearse(0, name+"/"+newer.id)
 	require.Regexp(t, proven.id+` .*deleted`, s.cli(0, "backup", "prune", name, "--keep-last", "1", "--yes").Stdout)
+	require.Contains(t, s.cli(0, "backup", "delete", name, newer.id, "--confirm", name).Stdout, "it is the last archive of "+name+" that is proven restorable")
 }
 
 func TestRehearse_OfAnArchiveThatDoesNotComeBackWhole_IsToldAndDoesNotCount(t *testing.T) {
