@@ -183,11 +183,7 @@ func stagingError(t target, err error) error {
 }
 
 func (x *Archives) content(ctx context.Context, s site) (*archive.Content, error) {
-	cfg, err := controller.ConfigOf(s.file, s.cluster.Controller, s.env)
-	if err != nil {
-		return nil, err
-	}
-	c, err := controller.Open(cfg, nil)
+	c, err := s.controller(nil)
 	if err != nil {
 		return nil, err
 	}
@@ -215,22 +211,9 @@ func (x *Archives) Export(ctx context.Context, in ExportInput) (ExportResult, er
 		return ExportResult{}, err
 	}
 	job := x.job(in, t, s.exportJob(in), in.Timeout.D())
-	end, err := job.run(a)
-	if err != nil {
-		return ExportResult{}, err
-	}
-	result, err := job.result(end)
-	switch {
-	case err != nil:
+	result, said, err := x.ran(a, in, t, job, "the node rebooted in the middle of the export: retry exports again", maxSaid)
+	if err != nil || !result.Started {
 		return ExportResult{JobResult: result}, err
-	case result.Interrupted:
-		return ExportResult{JobResult: result}, failJob(operation.ErrInterrupted, t.host.Name, job.spec.ID.Dir(), "", "the node rebooted in the middle of the export: retry exports again")
-	case !result.Started:
-		return ExportResult{JobResult: result}, nil
-	}
-	said, err := x.said(a, in, t, job.spec.ID, maxSaid)
-	if err != nil {
-		return ExportResult{}, err
 	}
 	if words := refusal(said); words != "" {
 		return ExportResult{}, failJob(operation.ErrVerify, t.host.Name, job.spec.ID.Dir(), remote.Tail([]byte(said), maxTail), "kato data export ended with 0 and said: %s", words)
@@ -249,6 +232,23 @@ func (x *Archives) Export(ctx context.Context, in ExportInput) (ExportResult, er
 			"kato data export ended with 0 and left no archive at %s: see its output, then retry", remote.Escape(in.staged()))
 	}
 	return ExportResult{JobResult: result, Size: size}, nil
+}
+
+// ran is a job of kato's that exit code 0 does not prove: how it ended, and the end of what it said. An interrupted one is an error with those words.
+func (x *Archives) ran(a *attempt, in ExportInput, t target, job jobRun, interrupted string, most int) (result JobResult, said string, err error) {
+	end, err := job.run(a)
+	if err != nil {
+		return JobResult{}, "", err
+	}
+	result, err = job.result(end)
+	switch {
+	case err != nil || !result.Started:
+		return result, "", err
+	case result.Interrupted:
+		return result, "", failJob(operation.ErrInterrupted, t.host.Name, job.spec.ID.Dir(), "", "%s", interrupted)
+	}
+	said, err = x.said(a, in, t, job.spec.ID, most)
+	return result, said, err
 }
 
 // said is the end of a job's output, also when an earlier attempt has followed it.
@@ -420,6 +420,15 @@ func (x *Archives) abortUpload(a *attempt, s site, op Operation) error {
 		return storeError("bucket", err)
 	}
 	return nil
+}
+
+// controller opens the client of the cluster's Cloud Controller, which the inventory has. Close it.
+func (s site) controller(log *zap.Logger) (*controller.Client, error) {
+	cfg, err := controller.ConfigOf(s.file, s.cluster.Controller, s.env)
+	if err != nil {
+		return nil, err
+	}
+	return controller.Open(cfg, log)
 }
 
 // store opens the bucket of the cluster's archives. The error is the activity's.

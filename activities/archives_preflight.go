@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/katoflow/katoflow/internal/archive"
-	"github.com/katoflow/katoflow/internal/controller"
 	"github.com/katoflow/katoflow/internal/inventory"
 	"github.com/katoflow/katoflow/internal/kato"
 	"github.com/katoflow/katoflow/internal/operation"
@@ -260,13 +259,10 @@ func (x *Archives) readyController(ctx context.Context, r ready) (out findings) 
 		out.warning("controller", "the inventory has no controller section: the manifest will not say which orgs, apps and services there were")
 		return out
 	}
-	cfg, err := controller.ConfigOf(r.site.file, r.site.cluster.Controller, r.site.env)
+	c, err := r.site.controller(x.Logger)
 	if err == nil {
-		var c *controller.Client
-		if c, err = controller.Open(cfg, x.Logger); err == nil {
-			defer c.Close()
-			err = c.CheckAdmin(ctx)
-		}
+		defer c.Close()
+		err = c.CheckAdmin(ctx)
 	}
 	if err != nil && ctx.Err() == nil {
 		out.problem("controller", "%s", err.Error())

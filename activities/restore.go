@@ -278,11 +278,7 @@ type targetState struct {
 
 // readyTarget asks the Cloud Controller.
 func (x *Archives) readyTarget(ctx context.Context, s site) (t targetState, out findings) {
-	cfg, err := controller.ConfigOf(s.file, s.cluster.Controller, s.env)
-	var c *controller.Client
-	if err == nil {
-		c, err = controller.Open(cfg, x.Logger)
-	}
+	c, err := s.controller(x.Logger)
 	if err == nil {
 		defer c.Close()
 		err = x.askTarget(ctx, c, &t, &out)
@@ -460,11 +456,7 @@ func (x *Archives) EmptyScratch(ctx context.Context, in EmptyScratchInput) (Empt
 	for _, org := range recorded.List {
 		meant[org.Name] = true
 	}
-	cfg, err := controller.ConfigOf(s.file, s.cluster.Controller, s.env)
-	if err != nil {
-		return EmptyScratchResult{}, controllerError(err)
-	}
-	c, err := controller.Open(cfg, x.Logger)
+	c, err := s.controller(x.Logger)
 	if err != nil {
 		return EmptyScratchResult{}, controllerError(err)
 	}
@@ -515,22 +507,9 @@ func (x *Archives) Import(ctx context.Context, in ImportInput) (ImportResult, er
 		return ImportResult{}, err
 	}
 	job := x.job(in.ExportInput, t, s.importJob(in), in.Timeout.D())
-	end, err := job.run(a)
-	if err != nil {
-		return ImportResult{}, err
-	}
-	result, err := job.result(end)
-	switch {
-	case err != nil:
+	result, said, err := x.ran(a, in.ExportInput, t, job, "the node rebooted in the middle of the import: retry imports again", maxImportSaid)
+	if err != nil || !result.Started {
 		return ImportResult{JobResult: result}, err
-	case result.Interrupted:
-		return ImportResult{JobResult: result}, failJob(operation.ErrInterrupted, t.host.Name, job.spec.ID.Dir(), "", "the node rebooted in the middle of the import: retry imports again")
-	case !result.Started:
-		return ImportResult{JobResult: result}, nil
-	}
-	said, err := x.said(a, in.ExportInput, t, job.spec.ID, maxImportSaid)
-	if err != nil {
-		return ImportResult{}, err
 	}
 	failed := kato.ParseFailedApps([]byte(said))
 	out := ImportResult{JobResult: result, Said: refusal(withoutApps(said, failed))}
@@ -571,11 +550,7 @@ func (x *Archives) Restored(ctx context.Context, in RestoredInput) (RestoredResu
 	if err != nil {
 		return RestoredResult{}, err
 	}
-	cfg, err := controller.ConfigOf(s.file, s.cluster.Controller, s.env)
-	if err != nil {
-		return RestoredResult{}, controllerError(err)
-	}
-	c, err := controller.Open(cfg, x.Logger)
+	c, err := s.controller(x.Logger)
 	if err != nil {
 		return RestoredResult{}, controllerError(err)
 	}

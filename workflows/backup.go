@@ -338,22 +338,14 @@ func (b *backup) tidy(ctx workflow.Context, abort bool) {
 	if b.keepStaged {
 		what = "end the upload"
 	}
-	for try := 1; ; try++ {
+	left := b.untilDoneOrLeft(ctx, operation.StepTidy, func(try int) error {
 		if !abort {
 			b.at(ctx, operation.StepTidy, try)
 		}
-		err := workflow.ExecuteActivity(following(ctx, b.summary(what), time.Hour), archives.TidyExport, activities.TidyInput{ExportInput: b.input(), Abort: abort, KeepStaged: b.keepStaged}).Get(ctx, nil)
-		if err == nil {
-			return
-		}
-		f, status := operation.FailureOf(err), b.node.Status
-		b.node.Status = operation.NodeWaiting
-		decision := b.ask(ctx, b.node.Name, operation.StepTidy, try, *f, operation.Retry, operation.Leave)
-		b.node.Status = status
-		if decision != operation.Retry {
-			b.remark("not everything was removed: " + f.Message)
-			return
-		}
+		return workflow.ExecuteActivity(following(ctx, b.summary(what), time.Hour), archives.TidyExport, activities.TidyInput{ExportInput: b.input(), Abort: abort, KeepStaged: b.keepStaged}).Get(ctx, nil)
+	})
+	if left != nil {
+		b.remark("not everything was removed: " + left.Message)
 	}
 }
 

@@ -76,3 +76,20 @@ func (o *oneNode) remark(lines ...string) {
 		}
 	}
 }
+
+// untilDoneOrLeft tries what is to be done in any case until it is done, or until somebody leaves it: an operation ends only when it knows what becomes of it. The failure is what was left.
+func (o *oneNode) untilDoneOrLeft(ctx workflow.Context, step string, try func(try int) error) *operation.Failure {
+	for n := 1; ; n++ {
+		err := try(n)
+		if err == nil {
+			return nil
+		}
+		f, status := operation.FailureOf(err), o.node.Status
+		o.node.Status = operation.NodeWaiting
+		decision := o.ask(ctx, o.node.Name, step, n, *f, operation.Retry, operation.Leave)
+		o.node.Status = status
+		if decision != operation.Retry {
+			return f
+		}
+	}
+}

@@ -527,20 +527,12 @@ func (p *restore) read(ctx workflow.Context, try int) error {
 func (p *restore) tidy(ctx workflow.Context) {
 	var archives *activities.Archives
 	ctx, _ = workflow.NewDisconnectedContext(ctx)
-	for try := 1; ; try++ {
+	left := p.untilDoneOrLeft(ctx, operation.StepTidy, func(try int) error {
 		p.at(ctx, operation.StepTidy, try)
-		err := workflow.ExecuteActivity(following(ctx, p.summary("remove the archive from the node"), time.Hour), archives.TidyExport, activities.TidyInput{ExportInput: p.input()}).Get(ctx, nil)
-		if err == nil {
-			return
-		}
-		f, status := operation.FailureOf(err), p.node.Status
-		p.node.Status = operation.NodeWaiting
-		decision := p.ask(ctx, p.node.Name, operation.StepTidy, try, *f, operation.Retry, operation.Leave)
-		p.node.Status = status
-		if decision != operation.Retry {
-			p.remark("the archive was not removed from the node: " + f.Message)
-			return
-		}
+		return workflow.ExecuteActivity(following(ctx, p.summary("remove the archive from the node"), time.Hour), archives.TidyExport, activities.TidyInput{ExportInput: p.input()}).Get(ctx, nil)
+	})
+	if left != nil {
+		p.remark("the archive was not removed from the node: " + left.Message)
 	}
 }
 
