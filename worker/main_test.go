@@ -24,6 +24,7 @@ import (
 	"go.temporal.io/api/operatorservice/v1"
 	"golang.org/x/crypto/ssh"
 
+	"github.com/katoflow/katoflow/internal/e2e/harness"
 	"github.com/katoflow/katoflow/internal/temporalkit"
 )
 
@@ -383,7 +384,7 @@ func TestWorker_Server_IsUsedUntilASignalStopsItOrderly(t *testing.T) {
 	t.Run("server-lost-then-second-signal", func(t *testing.T) {
 		p := start(t, nil, "--inventory", inventoryPath, "--address", address, "--health", "0")
 		p.waitFor(t, `"worker ready"`)
-		if err := server.Signal(syscall.SIGSTOP); err != nil { // an orderly stop waits for its answer
+		if err := harness.Freeze(server.Pid); err != nil { // an orderly stop waits for its answer
 			t.Fatal(err)
 		}
 		p.signal(t, syscall.SIGTERM)

@@ -364,7 +364,7 @@ func TestApps_FrozenWorker_WritesNothingWhenItWakes(t *testing.T) {
 	f := s.fault("a worker is frozen in the stop of an app, and wakes when another one has done it")
 	o := s.apps("restart", "frozen/*/*")
 	s.eventually(30*time.Second, "the stop to be refused for a while", func() bool { return c.Count("PUT", "/v2/apps/"+guid) > 2 })
-	w.Signal(syscall.SIGSTOP)
+	require.NoError(t, w.Freeze())
 	c.Heal()
 	s.worker("")
 	require.Equal(t, map[string]int{operation.AppRunning: 1}, outcomesOf(o.done(60*time.Second)))

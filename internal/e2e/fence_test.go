@@ -58,7 +58,7 @@ func TestFence_WorkerCutOffBeforeItStartsAJob_StartsNothingOnceSuperseded(t *tes
 
 	// The worker is parted from Temporal and stands still just before it starts a job: it knows nothing of what follows.
 	proxy.Cut()
-	first.Signal(syscall.SIGSTOP)
+	require.NoError(t, first.Freeze())
 	defer first.Signal(syscall.SIGCONT)
 	one.terminate()
 	other := s.elsewhere()

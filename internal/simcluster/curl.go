@@ -375,7 +375,7 @@ func (t *curlTransfer) run() error {
 		}
 	}
 	if body != nil {
-		upload := &curlUpload{t: t, r: body}
+		upload := &curlUpload{ctx: ctx, t: t, r: body}
 		req.Body = io.NopCloser(upload)
 		req.ContentLength, upload.left = -1, -1
 		if length >= 0 && (knownLength || !chunked) {
@@ -505,6 +505,7 @@ func (c countingReader) Read(b []byte) (int, error) {
 
 // curlUpload is the body as curl reads it; left is what may still be sent, -1 without a bound.
 type curlUpload struct {
+	ctx  context.Context
 	t    *curlTransfer
 	r    io.Reader
 	left int64
@@ -522,7 +523,14 @@ func (u *curlUpload) Read(b []byte) (int, error) {
 	if u.left > 0 {
 		u.left -= int64(n)
 	}
-	if err != nil && err != io.EOF {
+	switch {
+	case err == io.EOF && u.left > 0:
+		if n > 0 {
+			return n, nil
+		}
+		<-u.ctx.Done()
+		return 0, context.Cause(u.ctx)
+	case err != nil && err != io.EOF:
 		u.t.uploadErr.Store(&err)
 	}
 	return n, err

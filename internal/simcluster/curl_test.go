@@ -158,6 +158,7 @@ func TestCurl_WhatGoesWrong_IsItsExitCode(t *testing.T) {
 		{"no file", "-T nothing " + server.URL, []int{26}, "curl: (26) Can't open 'nothing'!"},
 		{"slow", "--max-time 0.2 " + server.URL + "/slow", []int{28}, "curl: (28) Operation timed out after"},
 		{"stalled", "--speed-time 0.3 --speed-limit 10 " + server.URL + "/slow", []int{28}, "curl: (28) Operation too slow."},
+		{"less to send than promised", "-T - -H 'Content-Length: 100' -H Transfer-Encoding: --speed-time 0.3 --speed-limit 10 " + server.URL + " </dev/null", []int{28}, "curl: (28) Operation too slow."},
 		{"no TLS", strings.Replace(server.URL, "http:", "https:", 1), []int{35}, "curl: (35) "},
 		{"answer cut", server.URL + "/short", []int{18}, "curl: (18) transfer closed with 90 bytes remaining to read"},
 		{"hung up in the upload", "-T big " + server.URL + "/hangup", []int{52, 55, 56}, "curl: (5"},

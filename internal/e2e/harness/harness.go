@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -109,6 +110,34 @@ func (p *Process) Pid() int { return p.cmd.Process.Pid }
 
 // Signal sends a signal to the process alone.
 func (p *Process) Signal(s syscall.Signal) { _ = syscall.Kill(p.Pid(), s) }
+
+// Freeze stops the process where it stands, until it is sent SIGCONT.
+func (p *Process) Freeze() error { return Freeze(p.Pid()) }
+
+// Freeze sends SIGSTOP to a process and waits until none of its threads runs: on a busy machine some go on for a while. Where there is no /proc it does not wait.
+func Freeze(pid int) error {
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		return err
+	}
+	tasks := fmt.Sprintf("/proc/%d/task", pid)
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		threads, err := os.ReadDir(tasks)
+		running := 0
+		for _, t := range threads {
+			stat, err := os.ReadFile(filepath.Join(tasks, t.Name(), "stat"))
+			// The state is the field after the command's name, which is in parentheses.
+			if after := stat[bytes.LastIndexByte(stat, ')')+1:]; err == nil && len(after) > 1 && after[1] != 'T' {
+				running++
+			}
+		}
+		switch {
+		case errors.Is(err, fs.ErrNotExist), err == nil && running == 0:
+			return nil
+		case time.Now().After(deadline):
+			return fmt.Errorf("process %d still runs 10s after SIGSTOP", pid)
+		}
+	}
+}
 
 // Kill sends SIGKILL and waits for the end.
 func (p *Process) Kill() {

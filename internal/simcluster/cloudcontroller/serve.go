@@ -80,6 +80,9 @@ func (c *Controller) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	c.note(r, record.status)
+	if r.Context().Err() != nil { // nobody waits any more; an answer could still be taken for one that came in time
+		panic(http.ErrAbortHandler)
+	}
 	w.WriteHeader(record.status)
 	_, _ = w.Write(record.body.Bytes())
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/katoflow/katoflow/internal/e2e/harness"
 	"github.com/katoflow/katoflow/internal/simcluster/katodouble"
 )
 
@@ -486,7 +487,7 @@ func TestKato_StateThatCannotBeWritten_ChangesNothingAndFails(t *testing.T) {
 func TestKato_HostThatDoesNotAnswer_IsOfflineAfterTwoSeconds(t *testing.T) {
 	h := start(t)
 	silent := h.agents[ids[2]].Process
-	require.NoError(t, silent.Signal(syscall.SIGSTOP))
+	require.NoError(t, harness.Freeze(silent.Pid))
 	defer silent.Signal(syscall.SIGCONT)
 	begin := time.Now()
 	require.Contains(t, h.ok(ids[0], "status"), "127.0.0.3\n  ERROR: node is not reachable\n")
