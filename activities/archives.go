@@ -195,7 +195,7 @@ func (x *Archives) content(ctx context.Context, s site) (*archive.Content, error
 }
 
 func countsOf(c *archive.Content) *operation.ExportedContents {
-	return &operation.ExportedContents{Orgs: c.Orgs, Spaces: c.Spaces, Apps: c.Apps, AppsStarted: c.AppsStarted, Services: c.Services}
+	return &operation.ExportedContents{Orgs: c.Orgs, Spaces: c.Spaces, Apps: c.Apps, AppsStarted: c.AppsStarted, Services: c.Services, Users: len(c.Users)}
 }
 
 // Export runs `kato data export` as the job `export` (kato.md §3.2), at most once a try. It is stopped when the operation is cancelled. Exit code 0 is not

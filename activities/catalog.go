@@ -259,7 +259,7 @@ func describe(out *operation.ArchiveDetails, m archive.Manifest) {
 	}
 	c := m.Content
 	out.Content = &operation.ArchiveContent{Orgs: c.Orgs, Spaces: c.Spaces, Apps: c.Apps, AppsStarted: c.AppsStarted, Instances: c.Instances,
-		Services: c.Services}
+		Services: c.Services, Users: len(c.Users), Endpoint: shortText(c.Endpoint)}
 	var apps []operation.ArchivedApp
 	var services []operation.ArchivedService
 	for _, org := range c.List {

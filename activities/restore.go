@@ -29,6 +29,8 @@ type RestoreReadyInput struct {
 	Mode           operation.TransferMode `json:"mode,omitempty"`
 	NoSafetyBackup bool                   `json:"noSafetyBackup,omitempty"`
 	NoSpaceCheck   bool                   `json:"noSpaceCheck,omitempty"`
+	// RestageApps are patterns of apps that the archive is to have.
+	RestageApps []string `json:"restageApps,omitempty"`
 	// Rehearsal: what comes back is to prove the archive.
 	Rehearsal bool `json:"rehearsal,omitempty"`
 }
@@ -200,6 +202,7 @@ func (x *Archives) RestoreReady(ctx context.Context, in RestoreReadyInput) (Rest
 			out.Recorded = countsOf(m.Content)
 		}
 		all.judgeArchive(*m, target)
+		all.judgeRestage(in.RestageApps, m.Content)
 		if all.space != nil {
 			all.judgeImportSpace(t.node.Name, *all.space, m.Size, in.NoSpaceCheck)
 		}
@@ -270,8 +273,8 @@ func (x *Archives) readyArchive(ctx context.Context, in RestoreReadyInput) (arch
 
 // targetState is what the Cloud Controller said of the cluster that is imported into.
 type targetState struct {
-	apps    int
-	version string
+	apps              int
+	version, endpoint string
 	// known are the roles that there are, and enabled those that some node has; nil when that was not learned.
 	known, enabled map[string]bool
 }
@@ -294,7 +297,7 @@ func (x *Archives) askTarget(ctx context.Context, c *controller.Client, t *targe
 	if err != nil {
 		return err
 	}
-	t.version = info.VendorVersion
+	t.version, t.endpoint = info.VendorVersion, info.Endpoint
 	if info.MaintenanceMode {
 		out.problem("controller", "maintenance mode is on, in which no app can be started: end it first")
 	}
@@ -378,15 +381,29 @@ func (f *findings) judgeArchive(m archive.Manifest, t targetState) {
 		f.warning("archive", "its manifest does not say what it holds: what comes back cannot be held against anything")
 		return
 	}
-	count := map[string]int{}
+	if from := m.Content.Endpoint; from != "" && t.endpoint != "" && from != t.endpoint {
+		f.warning("archive", "the API of its cluster is %s, and of this one %s: routes, links and connection data that have the old names in them keep them (--restage all makes anew what was written while apps were staged)",
+			remote.Escape(oneLine(from, 200)), remote.Escape(oneLine(t.endpoint, 200)))
+	}
+	count, outside := map[string]int{}, []string{}
 	for _, org := range m.Content.List {
 		for _, space := range org.Spaces {
 			for _, service := range space.Services {
-				if service.Service != "" && service.Service != controller.UserProvided {
+				switch service.Service {
+				case "":
+				case controller.UserProvided:
+					outside = append(outside, oneLine(org.Name+"/"+space.Name+"/"+service.Name, 200))
+				default:
 					count[service.Service]++
 				}
 			}
 		}
+	}
+	if n := len(outside); n > 0 {
+		if n > 3 {
+			outside = append(outside[:3], fmt.Sprintf("and %d more", n-3))
+		}
+		f.warning("archive", "%d user-provided services (%s): what they lead to, such as an external database, is not in the archive", n, strings.Join(outside, ", "))
 	}
 	var services []string
 	for service := range count {
@@ -401,6 +418,29 @@ func (f *findings) judgeArchive(m archive.Manifest, t targetState) {
 		default:
 			f.warning("archive", "its services of %s (%d) are of no role of this cluster: see to their data yourself", oneLine(service, 60), count[service])
 		}
+	}
+}
+
+// judgeRestage tells which of the apps that are to be staged anew the archive does not have.
+func (f *findings) judgeRestage(patterns []string, c *archive.Content) {
+	if c == nil || len(c.List) == 0 {
+		return
+	}
+	var unknown []string
+	for _, p := range patterns {
+		if !slices.ContainsFunc(c.List, func(o archive.Org) bool {
+			return slices.ContainsFunc(o.Spaces, func(s archive.Space) bool {
+				return slices.ContainsFunc(s.Apps, func(a archive.App) bool { return operation.MatchApp(p, o.Name, s.Name, a.Name) })
+			})
+		}) {
+			unknown = append(unknown, oneLine(p, 200))
+		}
+	}
+	if n := len(unknown); n > 0 {
+		if n > 5 {
+			unknown = append(unknown[:5], fmt.Sprintf("and %d more", n-5))
+		}
+		f.problem("restage", "the archive has no app %s: correct the file", strings.Join(unknown, ", "))
 	}
 }
 
@@ -638,6 +678,11 @@ func missingOf(recorded, now archive.Content) []string {
 					miss("service", org.Name, space.Name, service.Name)
 				}
 			}
+		}
+	}
+	for _, user := range recorded.Users {
+		if len(now.Users) > 0 && !slices.Contains(now.Users, user) {
+			miss("user", user)
 		}
 	}
 	return missing

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -56,7 +58,7 @@ func (f *importFlags) register(c *cli, cmd *cobra.Command, cluster string) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.cluster, "cluster", "", cluster)
 	flags.StringVar(&f.transfer, "transfer", string(operation.TransferAuto), "who moves the archive: worker, direct (the node itself), or auto (direct where the node reaches S3)")
-	flags.StringVar(&f.restage, "restage", string(operation.RestageFailed), "which apps are staged anew after the import: failed (those that do not run), all (that were started) or none")
+	flags.StringVar(&f.restage, "restage", string(operation.RestageFailed), "which apps are staged anew after the import: failed (those that do not run), all (that were started), none, or a FILE with an app a line, ORG/SPACE/APP with * for any: those, and what does not run")
 	flags.IntVar(&f.atOnce, "apps-at-once", operation.DefaultAppsAtOnce, fmt.Sprintf("how many apps are handled at a time, 1 to %d", operation.MaxAppsAtOnce))
 	durationFlag(flags, &f.timeout, "app-timeout", "", "how long one app may take until it runs (default 15m)")
 	durationFlag(flags, &f.stagingTimeout, "staging-timeout", "", "how long kato lets one app of an old archive stage (default: kato's)")
@@ -65,7 +67,7 @@ func (f *importFlags) register(c *cli, cmd *cobra.Command, cluster string) {
 		must(cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)))
 	}
 	fixed("transfer", string(operation.TransferAuto), string(operation.TransferWorker), string(operation.TransferDirect))
-	fixed("restage", string(operation.RestageFailed), string(operation.RestageAll), string(operation.RestageNone))
+	must(cmd.RegisterFlagCompletionFunc("restage", cobra.FixedCompletions([]string{string(operation.RestageFailed), string(operation.RestageAll), string(operation.RestageNone)}, cobra.ShellCompDirectiveDefault)))
 	must(cmd.RegisterFlagCompletionFunc("cluster", c.completeClusters(&f.inventory)))
 	for _, name := range []string{"apps-at-once", "app-timeout", "staging-timeout"} {
 		must(cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions))
@@ -80,6 +82,15 @@ func (f *importFlags) input(c *cli, in operation.RestoreInput, problems []string
 		in.Request = f.request(c, f.cluster, &problems)
 	}
 	in.Transfer, in.Restage = operation.TransferMode(f.transfer), operation.RestagePolicy(f.restage)
+	switch in.Restage {
+	case operation.RestageFailed, operation.RestageAll, operation.RestageNone:
+	default:
+		var err error
+		in.Restage = operation.RestageFailed
+		if in.RestageApps, err = appsOfFile(f.restage); err != nil {
+			problems = append(problems, "--restage: "+err.Error())
+		}
+	}
 	in.AtOnce, in.NoSpaceCheck = f.atOnce, f.noSpaceCheck
 	in.AppTimeout = f.timeout.duration("app-timeout", longestWait, &problems)
 	in.StagingTimeout = f.stagingTimeout.duration("staging-timeout", longestWait, &problems)
@@ -103,6 +114,38 @@ func (f *importFlags) input(c *cli, in operation.RestoreInput, problems []string
 		return in, badInput("cluster %s has no controller in the inventory, which says what came back: write url, user and password of its Cloud Controller", f.cluster)
 	}
 	return in, nil
+}
+
+// maxAppsFile bounds a file that names apps, in bytes.
+const maxAppsFile = 512 << 10
+
+// appsOfFile reads patterns of apps: one a line; empty lines and those that begin with # mean nothing.
+func appsOfFile(name string) ([]string, error) {
+	shown := operationName(name)
+	data, err := readUpTo(name, maxAppsFile)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("choose failed, all or none, or a file that names apps: there is no file %q", shown)
+	case err != nil:
+		return nil, fmt.Errorf("%s", oneLine(err.Error()))
+	}
+	var apps []string
+	number := 0
+	for line := range strings.Lines(string(data)) {
+		number++
+		line = strings.TrimSpace(line)
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		if err := operation.CheckAppPattern(line); err != nil {
+			return nil, fmt.Errorf("%s:%d: %w", shown, number, err)
+		}
+		apps = append(apps, line)
+	}
+	if len(apps) == 0 {
+		return nil, fmt.Errorf("the file %q names no app: write ORG/SPACE/APP, one a line", shown)
+	}
+	return apps, nil
 }
 
 // launchImport starts the operation.
@@ -152,6 +195,9 @@ func restoreDetails(in operation.RestoreInput) string {
 	}
 	text := fmt.Sprintf(what+" of `%s/%s` into the cluster `%s`, asked for by `%s`.\n\n- transfer: %s\n- staged anew afterwards: %s\n", in.Source(), in.Archive, in.Cluster,
 		strings.ReplaceAll(oneLine(in.RequestedBy), "`", "'"), in.Transfer, in.Restage)
+	if n := len(in.RestageApps); n > 0 {
+		text += fmt.Sprintf("- and, although they run: %d patterns, `%s` first\n", n, strings.ReplaceAll(oneLine(in.RestageApps[0]), "`", "'"))
+	}
 	if in.DryRun {
 		text += "- dry run: nothing is changed\n"
 	}

@@ -19,7 +19,6 @@ package workflows
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -108,7 +107,7 @@ func (p *restore) ready(ctx workflow.Context) (problems, warnings []string, err 
 	p.report.Slots = 0 // an import has one node and no batch
 	err = workflow.ExecuteActivity(following(ctx, "what an import needs", time.Hour), archives.RestoreReady, activities.RestoreReadyInput{ExportInput: p.input(), From: p.in.Source(),
 		Archive: p.in.Archive, Mode: p.in.Transfer, NoSafetyBackup: p.in.NoSafetyBackup, NoSpaceCheck: p.in.NoSpaceCheck,
-		Rehearsal: p.in.Rehearsal}).Get(ctx, &p.meant)
+		RestageApps: p.in.RestageApps, Rehearsal: p.in.Rehearsal}).Get(ctx, &p.meant)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -551,16 +550,26 @@ func (p *restore) handleApps(ctx workflow.Context) {
 	for _, app := range p.came.Stopped {
 		a.add(operation.AppResult{App: app, Outcome: operation.AppStopped})
 	}
-	var again []operation.App
-	if restage == operation.RestageAll {
-		again = slices.Concat(p.came.Running, p.came.Waiting)
-	} else {
-		for _, app := range p.came.Running {
+	var again, waiting []operation.App
+	anew := func(app operation.App) bool {
+		return restage == operation.RestageAll || p.in.Restages(app.Org, app.Space, app.Name)
+	}
+	for _, app := range p.came.Running {
+		if anew(app) {
+			again = append(again, app)
+		} else {
 			a.add(operation.AppResult{App: app, Outcome: operation.AppRunning})
 		}
 	}
+	for _, app := range p.came.Waiting {
+		if anew(app) {
+			again = append(again, app)
+		} else {
+			waiting = append(waiting, app)
+		}
+	}
 	for _, r := range p.came.Broken {
-		if restage == operation.RestageNone {
+		if restage == operation.RestageNone && !anew(r.App) {
 			a.add(r)
 		} else {
 			again = append(again, r.App)
@@ -569,9 +578,9 @@ func (p *restore) handleApps(ctx workflow.Context) {
 	a.begin(ctx)
 	if restage != operation.RestageAll {
 		a.in.Action = operation.AppAwait
-		a.handle(ctx, p.came.Waiting)
+		a.handle(ctx, waiting)
 		if restage != operation.RestageNone {
-			again = append(again, a.reopen(p.came.Waiting)...)
+			again = append(again, a.reopen(waiting)...)
 		}
 	}
 	a.in.Action = operation.AppRestage

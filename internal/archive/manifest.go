@@ -99,6 +99,10 @@ type Content struct {
 	Services    int `json:"services"`
 	// List has the names.
 	List []Org `json:"list,omitempty"`
+	// Users are the names of the accounts, sorted. None: they were not recorded, because every cluster has one.
+	Users []string `json:"users,omitempty"`
+	// Endpoint is the host name of the cluster's API, "" when it was not recorded.
+	Endpoint string `json:"endpoint,omitempty"`
 }
 
 // Org is an organization.

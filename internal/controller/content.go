@@ -17,7 +17,23 @@ const UserProvided = "user-provided"
 // an admin and fails with KindForbidden for anybody else, who would see a part. Reading changes nothing and may be repeated; it works in
 // maintenance mode, and only then is exact (see the package).
 func (c *Client) Content(ctx context.Context) (archive.Content, error) {
-	return whole(ctx, c, "read the content", c.contentOnce)
+	content, err := whole(ctx, c, "read the content", c.contentOnce)
+	if err != nil {
+		return content, err
+	}
+	users, err := c.Users(ctx)
+	if err != nil {
+		return content, err
+	}
+	for _, u := range users {
+		if u.Name != "" {
+			content.Users = append(content.Users, u.Name)
+		}
+	}
+	slices.Sort(content.Users)
+	info, err := c.StackatoInfo(ctx)
+	content.Endpoint = info.Endpoint
+	return content, err
 }
 
 // whole reads by lists that belong together, as an admin, until everything has its place in what read returns, a bounded number of times.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -76,7 +78,9 @@ func TestRestore_OfAnArchive_BringsBackWhatIsGoneAndSaysSo(t *testing.T) {
 			c := s.controller()
 			require.NoError(t, s.exporter(files).ExportSize(multiparted))
 			c.AddApp("lost", "dev", cloudcontroller.App{Name: "found-again", Instances: 2})
+			c.AddUser("owner", "of the app", false)
 			before := s.archived()
+			c.RemoveUser("owner")
 			c.Remove(s.guid("lost", "dev", "found-again"))
 			require.Empty(t, s.guid("lost", "dev", "found-again"))
 
@@ -85,6 +89,7 @@ func TestRestore_OfAnArchive_BringsBackWhatIsGoneAndSaysSo(t *testing.T) {
 			require.Equal(t, mode, r.Restore.Transfer)
 			require.Equal(t, s.cluster.Name()+"/"+before.id, r.Restore.Archive)
 			require.NotNil(t, r.Restore.Recorded)
+			require.Equal(t, 2, r.Restore.Recorded.Users, "with the admin")
 			require.Equal(t, r.Restore.Recorded, r.Restore.Found)
 			require.Empty(t, r.Restore.Missing)
 			require.NotEmpty(t, s.guid("lost", "dev", "found-again"))
@@ -116,7 +121,7 @@ func TestRestore_BadInput_OneLineEachAndNothingIsTouched(t *testing.T) {
 		`cluster "UP"`:                   {"UP/a1", "--cluster", name, "--confirm", name},
 		`archive "/a1": write [CLUSTER/`: {"/a1", "--cluster", name, "--confirm", name},
 		`transfer "pigeon"`:              {"a1", "--cluster", name, "--confirm", name, "--transfer", "pigeon"},
-		`restage "some"`:                 {"a1", "--cluster", name, "--confirm", name, "--restage", "some"},
+		`there is no file "some"`:        {"a1", "--cluster", name, "--confirm", name, "--restage", "some"},
 		"--apps-at-once 0":               {"a1", "--cluster", name, "--confirm", name, "--apps-at-once", "0"},
 		`cluster "elsewhere"`:            {"elsewhere/a1", "--cluster", name, "--confirm", name},
 	} {
@@ -291,6 +296,35 @@ func TestRestore_AppsFail_AreStagedAnewAndThoseThatDoNotRunAreTold(t *testing.T)
 			again := s.apps("redeploy", "--from-report", id).done(60 * time.Second)
 			require.Equal(t, map[string]int{operation.AppRestaged: 1}, outcomesOf(again))
 		})
+	}
+}
+
+func TestRestore_AppsNamedInAFile_AreStagedAnewAlthoughTheyRun(t *testing.T) {
+	t.Parallel()
+	onlySimulated(t, "the Cloud Controller is the same")
+	s := newSite(t, nil, nil, exporting)
+	s.worker("")
+	c := s.controller()
+	for _, app := range []string{"baked-1", "baked-2", "plain"} {
+		c.AddApp("shop", "moved", cloudcontroller.App{Name: app})
+	}
+	before := s.archived()
+	file := filepath.Join(t.TempDir(), "apps")
+	write := func(text string) { require.NoError(t, os.WriteFile(file, []byte(text), 0o600)) }
+	args := []string{"backup", "restore", before.id, "--cluster", s.cluster.Name(), "--confirm", s.cluster.Name(), "--no-safety-backup", "--restage", file}
+
+	write("# none\n\n")
+	require.Contains(t, s.cli(2, args...).Stderr, "names no app")
+	write("shop/moved/*\nshop\n")
+	require.Contains(t, s.cli(2, args...).Stderr, `:2: app "shop"`)
+	write("shop/moved/backed-1\n")
+	require.Contains(t, s.cli(7, args...).Stderr, "the archive has no app shop/moved/backed-1")
+	require.Zero(t, s.imports(core))
+
+	write("# of the old database\n  shop/moved/baked-*\r\n")
+	require.Contains(t, s.cli(0, args...).Stdout, "2 restaged")
+	for app, want := range map[string][]string{"baked-1": {"import", "redeploy", "restage"}, "baked-2": {"import", "redeploy", "restage"}, "plain": {"import", "redeploy"}} {
+		require.Equal(t, want, writes(c, s.guid("shop", "moved", app)), app)
 	}
 }
 

@@ -1,6 +1,7 @@
 package operation
 
 import (
+	"fmt"
 	"path"
 	"strings"
 )
@@ -86,6 +87,23 @@ type ExportedContents struct {
 	Apps        int `json:"apps"`
 	AppsStarted int `json:"appsStarted"`
 	Services    int `json:"services"`
+	// Users is 0 when they were not recorded.
+	Users int `json:"users,omitempty"`
+}
+
+// String is what a person reads.
+func (c ExportedContents) String() string {
+	n := func(n int, what string) string {
+		if n != 1 {
+			what += "s"
+		}
+		return fmt.Sprintf("%d %s", n, what)
+	}
+	text := fmt.Sprintf("%s, %s, %s (%d started), %s", n(c.Orgs, "org"), n(c.Spaces, "space"), n(c.Apps, "app"), c.AppsStarted, n(c.Services, "service"))
+	if c.Users > 0 {
+		text += ", " + n(c.Users, "user")
+	}
+	return text
 }
 
 // CheckToPath lists what is wrong with a backup to a mounted file system.

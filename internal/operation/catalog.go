@@ -277,6 +277,9 @@ type ArchiveContent struct {
 	AppsStarted int `json:"appsStarted"`
 	Instances   int `json:"instances"`
 	Services    int `json:"services"`
+	// Users is 0 when they were not recorded; Endpoint is the host name of the cluster's API.
+	Users    int    `json:"users,omitempty"`
+	Endpoint string `json:"endpoint,omitempty"`
 	// AppList and ServiceList have the names; MoreApps and MoreServices are left out here and stand in the manifest.
 	AppList      []ArchivedApp     `json:"appList,omitempty"`
 	MoreApps     int               `json:"moreApps,omitempty"`

@@ -3,6 +3,7 @@ package operation
 import (
 	"crypto/sha256"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -50,15 +51,22 @@ type RestoreInput struct {
 	// Transfer mode (default auto).
 	Transfer TransferMode `json:"transfer,omitempty"`
 	// Restage policy (default failed); AtOnce and AppTimeout as of AppsInput.
-	Restage    RestagePolicy `json:"restage,omitempty"`
-	AtOnce     int           `json:"atOnce,omitempty"`
-	AppTimeout Duration      `json:"appTimeout,omitempty"`
+	Restage RestagePolicy `json:"restage,omitempty"`
+	// RestageApps are patterns as in AppsInput: apps that are staged anew beside those of the policy, although they run.
+	RestageApps []string `json:"restageApps,omitempty"`
+	AtOnce      int      `json:"atOnce,omitempty"`
+	AppTimeout  Duration `json:"appTimeout,omitempty"`
 	// StagingTimeout of one app in an import of old data, kato's --timeout (0 = kato's own).
 	StagingTimeout Duration `json:"stagingTimeout,omitempty"`
 	// NoSafetyBackup imports into a cluster that has apps without a backup of it before.
 	NoSafetyBackup bool `json:"noSafetyBackup,omitempty"`
 	// NoSpaceCheck imports although the data may not fit.
 	NoSpaceCheck bool `json:"noSpaceCheck,omitempty"`
+}
+
+// Restages reports whether an app that runs is staged anew all the same.
+func (in RestoreInput) Restages(org, space, app string) bool {
+	return slices.ContainsFunc(in.RestageApps, func(p string) bool { return MatchApp(p, org, space, app) })
 }
 
 // Kind of the operation.
@@ -112,6 +120,14 @@ func (in RestoreInput) Check() []string {
 	case "", RestageFailed, RestageAll, RestageNone:
 	default:
 		problem("restage %q: choose failed, all or none", Shorten(string(in.Restage), 40))
+	}
+	if n := len(in.RestageApps); n > MaxAppPatterns {
+		problem("%d apps to be staged anew are named: at most %d, or a pattern such as ORG/*/*", n, MaxAppPatterns)
+	}
+	for _, p := range in.RestageApps {
+		if err := CheckAppPattern(p); err != nil {
+			problems = append(problems, "restage: "+err.Error())
+		}
 	}
 	if in.AtOnce < 0 || in.AtOnce > MaxAppsAtOnce {
 		problem("apps at once %d: write a number from 1 to %d", in.AtOnce, MaxAppsAtOnce)

@@ -122,6 +122,14 @@ func guid() string {
 	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
 }
 
+// RemoveUser removes an account.
+func (c *Controller) RemoveUser(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.remove(c.users[name].guid)
+	delete(c.users, name)
+}
+
 // AddUser adds an account, or gives one another password. Who is no admin may read no list but empty ones.
 func (c *Controller) AddUser(name, password string, admin bool) {
 	c.mu.Lock()

@@ -194,8 +194,15 @@ func ArchiveDetails(d *operation.ArchiveDetails, s Style) string {
 	if c == nil {
 		return b.String()
 	}
-	row("content", "%s, %s, %s (%d started, %s), %s", count(c.Orgs, "org"), count(c.Spaces, "space"), count(c.Apps, "app"), c.AppsStarted,
-		count(c.Instances, "instance"), count(c.Services, "service"))
+	users := ""
+	if c.Users > 0 {
+		users = ", " + count(c.Users, "user")
+	}
+	row("content", "%s, %s, %s (%d started, %s), %s%s", count(c.Orgs, "org"), count(c.Spaces, "space"), count(c.Apps, "app"), c.AppsStarted,
+		count(c.Instances, "instance"), count(c.Services, "service"), users)
+	if c.Endpoint != "" {
+		row("API", "%s", clean(c.Endpoint))
+	}
 	if len(c.AppList) > 0 {
 		b.WriteString("\n")
 		w := newTable(s, "ORG", "SPACE", "APP", "STATE", "INSTANCES", "BUILDPACK")

@@ -141,7 +141,7 @@ func export(e *operation.Exported, s Style) string {
 	}
 	line("size %s, SHA-256 %s", size, clean(e.SHA256))
 	if c := e.Contents; c != nil {
-		line("held %s, %s, %s (%d started), %s", count(c.Orgs, "org"), count(c.Spaces, "space"), count(c.Apps, "app"), c.AppsStarted, count(c.Services, "service"))
+		line("held %s", c)
 	}
 	times := "export took " + short(e.ExportTime.D())
 	if e.MaintenanceTime > 0 {
@@ -177,7 +177,7 @@ func restored(r *operation.Restored, s Style) string {
 	}
 	contents := func(what string, c *operation.ExportedContents) {
 		if c != nil {
-			line("%s %s, %s, %s (%d started), %s", what, count(c.Orgs, "org"), count(c.Spaces, "space"), count(c.Apps, "app"), c.AppsStarted, count(c.Services, "service"))
+			line("%s %s", what, c)
 		}
 	}
 	contents("recorded", r.Recorded)
