@@ -108,6 +108,8 @@ type ready struct {
 	site site
 	in   ExportReadyInput
 	core *inventory.Node
+	// other is a cluster whose Core the Core is to reach too, nil for none.
+	other *inventory.Cluster
 	// folders whose size is wanted.
 	folders []string
 }
@@ -156,6 +158,12 @@ func (x *Archives) readyNode(ctx context.Context, r ready, node *inventory.Node)
 			}
 			addresses[id] = other.Name
 			args = append(args, id)
+			limit += loginWithin
+		}
+		if r.other != nil && r.other.CoreNode() != nil {
+			other := r.other.CoreNode().Address // kato is given it as it is written
+			addresses[other] = "the Core of " + r.other.Name
+			args = append(args, other)
 			limit += loginWithin
 		}
 	}

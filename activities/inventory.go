@@ -72,8 +72,13 @@ func (i *Inventory) Resolve(ctx context.Context, in ResolveInput) (operation.Pla
 		if c.Controller == nil {
 			problems = append(problems, fmt.Sprintf("cluster %s has no controller in the inventory: write url, user and password of its Cloud Controller", c.Name))
 		}
+	} else if in.Core {
+		if c.Platform != inventory.PlatformALS {
+			problems = append(problems, fmt.Sprintf("cluster %s is a plain one, and has no Core", c.Name))
+		}
+		selected = []*inventory.Node{c.CoreNode()}
 	} else if in.Import != "" {
-		node, wrong := importNode(file, c, in.Import, i.Source.env)
+		node, wrong := importNode(file, c, in.Import, in.Running, i.Source.env)
 		if in.Scratch {
 			wrong = append(wrong, scratchProblems(file, c, in.Import)...)
 		}

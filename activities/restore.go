@@ -3,6 +3,7 @@ package activities
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"path"
@@ -29,6 +30,8 @@ type RestoreReadyInput struct {
 	Mode           operation.TransferMode `json:"mode,omitempty"`
 	NoSafetyBackup bool                   `json:"noSafetyBackup,omitempty"`
 	NoSpaceCheck   bool                   `json:"noSpaceCheck,omitempty"`
+	// Running: From is a running cluster, which is imported itself; there is no Archive.
+	Running bool `json:"running,omitempty"`
 	// RestageApps are patterns of apps that the archive is to have.
 	RestageApps []string `json:"restageApps,omitempty"`
 	// Rehearsal: what comes back is to prove the archive.
@@ -40,7 +43,7 @@ type RestoreReadyResult struct {
 	Problems []string    `json:"problems,omitempty"`
 	Warnings []string    `json:"warnings,omitempty"`
 	Archive  archive.Ref `json:"archive"`
-	// Made is when its export began (UTC, RFC 3339), Size and SHA256 are those of the export.
+	// Made is when its export began (UTC, RFC 3339), Size and SHA256 are those of the export. Of a running cluster, Size is that of its data, as far as it could be measured.
 	Made   string `json:"made,omitempty"`
 	Size   int64  `json:"size,omitempty"`
 	SHA256 string `json:"sha256,omitempty"`
@@ -59,6 +62,8 @@ type ImportInput struct {
 	ExportInput
 	// ImportTry is the try in the name of the job.
 	ImportTry int `json:"importTry"`
+	// Running is the cluster whose Core is read, "" for the archive that lies staged.
+	Running string `json:"running,omitempty"`
 	// StagingSeconds is kato's --timeout; 0 leaves it to kato.
 	StagingSeconds int `json:"stagingSeconds,omitempty"`
 }
@@ -78,6 +83,8 @@ type RestoredInput struct {
 	Archive   archive.Ref `json:"archive"`
 	// Failed are the apps that kato has named.
 	Failed []string `json:"failed,omitempty"`
+	// Staged is where PrepareSource has written what was there, instead of the manifest of Archive.
+	Staged *ExportInput `json:"staged,omitempty"`
 }
 
 // RestoredResult is what the Cloud Controller has, held against the manifest.
@@ -95,13 +102,29 @@ type RestoredResult struct {
 	Notes   []string              `json:"notes,omitempty"`
 }
 
-func (s site) importJob(in ImportInput) remote.JobSpec {
+// importJob is kato's import from source: the staged archive, or the host name of a running Core.
+func (s site) importJob(in ImportInput, source string) remote.JobSpec {
 	return remote.JobSpec{ID: jobID(in.Operation, in.Node.Name, operation.StepImport, in.ImportTry), Lease: lease(in.Operation), Login: true,
-		Argv: s.kato().Import(kato.Import{Folder: path.Join(path.Dir(in.staged()), "work"), Path: in.staged(), StagingSeconds: in.StagingSeconds})}
+		Argv: s.kato().Import(kato.Import{Folder: path.Join(path.Dir(in.staged()), "work"), Path: source, StagingSeconds: in.StagingSeconds})}
 }
 
-// importNode is the node of an import, the Core, and all that is wrong with the request by what the inventory knows.
-func importNode(file *inventory.File, c *inventory.Cluster, from string, env func(string) (string, bool)) (*inventory.Node, []string) {
+// importSource is what kato imports: the staged archive, or the Core of the running cluster by its address.
+func (s site) importSource(in ImportInput) (string, error) {
+	if in.Running == "" {
+		return in.staged(), nil
+	}
+	c, err := s.file.Cluster(in.Running)
+	if err == nil && c.CoreNode() == nil {
+		err = fmt.Errorf("cluster %s has no Core node", c.Name)
+	}
+	if err != nil {
+		return "", badInput(err.Error())
+	}
+	return c.CoreNode().Address, nil
+}
+
+// importNode is the node of an import, the Core, and all that is wrong with the request by what the inventory knows. running: from is read itself, and not an archive of it.
+func importNode(file *inventory.File, c *inventory.Cluster, from string, running bool, env func(string) (string, bool)) (*inventory.Node, []string) {
 	if c.Platform != inventory.PlatformALS {
 		return nil, []string{fmt.Sprintf("cluster %s is a plain one: only an ALS cluster has kato data import", c.Name)}
 	}
@@ -113,12 +136,29 @@ func importNode(file *inventory.File, c *inventory.Cluster, from string, env fun
 	switch {
 	case err != nil:
 		problems = append(problems, err.Error())
+	case running:
+		problems = append(problems, sourceProblems(file, c, source, env)...)
 	case source.S3 == nil:
 		problems = append(problems, fmt.Sprintf("cluster %s has no s3 section in the worker's inventory: write the bucket of its archives there", source.Name))
 	default:
 		problems = append(problems, bucketProblems(file, source, env)...)
 	}
 	return c.CoreNode(), problems
+}
+
+// sourceProblems are what speaks against the import of the running cluster source into c.
+func sourceProblems(file *inventory.File, c, source *inventory.Cluster, env func(string) (string, bool)) []string {
+	if source.Platform != inventory.PlatformALS || source.CoreNode() == nil {
+		return []string{fmt.Sprintf("cluster %s is a plain one, or has no Core: only an ALS cluster can be imported", source.Name)}
+	}
+	var problems []string
+	if err := file.CheckFiles(env, source.Name); err != nil {
+		problems = problemsOf(err)
+	}
+	if source.Controller == nil {
+		problems = append(problems, fmt.Sprintf("cluster %s has no controller in the inventory, which says what is to come back: write url, user and password of its Cloud Controller", source.Name))
+	}
+	return append(problems, sameCluster(c, source, "an import would read what it changes")...)
 }
 
 // scratchProblems are what speaks against a rehearsal of an archive of from in c, whose content may be lost by it.
@@ -134,8 +174,13 @@ func scratchProblems(file *inventory.File, c *inventory.Cluster, from string) []
 	if source.Name == c.Name {
 		return []string{fmt.Sprintf("the archive is of cluster %s itself: rehearse it in another one, which has scratch: true in the inventory", c.Name)}
 	}
+	return sameCluster(c, source, "a rehearsal would throw away what the archive is of")
+}
+
+// sameCluster finds what two clusters of the inventory have in common that must not have anything.
+func sameCluster(c, source *inventory.Cluster, why string) []string {
 	if source.Controller != nil && c.Controller != nil && strings.TrimSuffix(source.Controller.URL, "/") == strings.TrimSuffix(c.Controller.URL, "/") {
-		return []string{fmt.Sprintf("clusters %s and %s have the same controller (%s): a rehearsal would throw away what the archive is of; write that of %s", source.Name, c.Name, oneLine(c.Controller.URL, 200), c.Name)}
+		return []string{fmt.Sprintf("clusters %s and %s have the same controller (%s): %s; write that of %s", source.Name, c.Name, oneLine(c.Controller.URL, 200), why, c.Name)}
 	}
 	where := map[string]string{}
 	for _, n := range source.Nodes {
@@ -143,7 +188,7 @@ func scratchProblems(file *inventory.File, c *inventory.Cluster, from string) []
 	}
 	for _, n := range c.Nodes {
 		if same, shared := where[nodePlace(c, n)]; shared {
-			return []string{fmt.Sprintf("node %s of cluster %s is also node %s of %s: a rehearsal would throw away what the archive is of; name nodes of its own", n.Name, c.Name, same, source.Name)}
+			return []string{fmt.Sprintf("node %s of cluster %s is also node %s of %s: %s; name nodes of its own", n.Name, c.Name, same, source.Name, why)}
 		}
 	}
 	return nil
@@ -166,6 +211,13 @@ func (x *Archives) RestoreReady(ctx context.Context, in RestoreReadyInput) (Rest
 	}
 	r := ready{site: s, core: t.node, in: ExportReadyInput{ExportInput: in.ExportInput, Mode: in.Mode}}
 	nodes := s.cluster.Nodes
+	source := x.readyArchive
+	if in.Running {
+		source = x.readySource
+		if r.other, err = s.file.Cluster(in.From); err != nil {
+			return RestoreReadyResult{}, badInput(err.Error())
+		}
+	}
 	found := make([]findings, len(nodes)+2)
 	var archived archive.Entry
 	var target targetState
@@ -174,7 +226,7 @@ func (x *Archives) RestoreReady(ctx context.Context, in RestoreReadyInput) (Rest
 		case i < len(nodes):
 			found[i] = x.readyNode(a.ctx, r, nodes[i])
 		case i == len(nodes):
-			archived, found[i] = x.readyArchive(a.ctx, in)
+			archived, found[i] = source(a.ctx, in)
 		default:
 			target, found[i] = x.readyTarget(a.ctx, s)
 		}
@@ -196,12 +248,19 @@ func (x *Archives) RestoreReady(ctx context.Context, in RestoreReadyInput) (Rest
 	out := RestoreReadyResult{Apps: target.apps, Version: oneLine(target.version, 100)}
 	if archived.Manifest != nil {
 		m := archived.Manifest
-		out.Archive, out.Made, out.Size, out.SHA256 = m.Ref, m.Started.UTC().Format(time.RFC3339), m.Size, m.SHA256
+		out.Archive, out.Size, out.SHA256 = m.Ref, m.Size, m.SHA256
+		if !m.Started.IsZero() {
+			out.Made = m.Started.UTC().Format(time.RFC3339)
+		}
 		out.Manifest, out.KatoVersion = archived.ManifestSHA256, oneLine(m.KatoVersion, 100)
 		if m.Content != nil {
 			out.Recorded = countsOf(m.Content)
 		}
-		all.judgeArchive(*m, target)
+		of := "archive"
+		if in.Running {
+			of = in.From
+		}
+		all.judgeArchive(of, *m, target)
 		all.judgeRestage(in.RestageApps, m.Content)
 		if all.space != nil {
 			all.judgeImportSpace(t.node.Name, *all.space, m.Size, in.NoSpaceCheck)
@@ -269,6 +328,110 @@ func (x *Archives) readyArchive(ctx context.Context, in RestoreReadyInput) (arch
 		out.problem("archive", "%s: its manifest does not say what it holds, so that nothing could be proven: rehearse one that was made with a controller in the inventory", entry.Ref)
 	}
 	return entry, out
+}
+
+// readySource finds the running cluster ready to be read, as if it were an archive of what it has now. The size is that of its data, as far as it could be measured.
+func (x *Archives) readySource(ctx context.Context, in RestoreReadyInput) (archive.Entry, findings) {
+	var out findings
+	s, err := x.Source.site(in.From)
+	if err != nil {
+		out.problem(in.From, "%s", failureOf(err).Message)
+		return archive.Entry{}, out
+	}
+	// No folder of it is used: no node is the one of the export.
+	r := ready{site: s, core: s.cluster.CoreNode(), folders: s.cluster.ExportSettings().DataFolders,
+		in: ExportReadyInput{ExportInput: ExportInput{NodeInput: NodeInput{Operation: in.Operation}}, Mode: operation.TransferWorker}}
+	nodes := s.cluster.Nodes
+	found := make([]findings, len(nodes)+1)
+	m := archive.Manifest{Mode: "cluster"}
+	each(len(found), func(i int) {
+		if i < len(nodes) {
+			found[i] = x.readyNode(ctx, r, nodes[i])
+			return
+		}
+		content, version, err := x.sourceContent(ctx, s)
+		if err != nil && ctx.Err() == nil {
+			found[i].problem("controller", "%s", oneLine(err.Error(), mostText))
+		}
+		m.Content, m.KatoVersion = content, version
+	})
+	for _, f := range found {
+		for _, p := range f.problems {
+			out.problem(in.From, "%s", p)
+		}
+		for _, w := range f.warnings {
+			out.warning(in.From, "%s", w)
+		}
+		m.Size += f.data << 10
+	}
+	if m.Content == nil {
+		return archive.Entry{}, out
+	}
+	return archive.Entry{Manifest: &m}, out
+}
+
+// sourceContent is what a running cluster has, and its version.
+func (x *Archives) sourceContent(ctx context.Context, s site) (*archive.Content, string, error) {
+	c, err := s.controller(x.Logger)
+	if err != nil {
+		return nil, "", err
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(ctx, contentWithin)
+	defer cancel()
+	info, err := c.StackatoInfo(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	content, err := c.Content(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	return &content, info.VendorVersion, nil
+}
+
+// PrepareSourceInput names a running cluster that is to be imported.
+type PrepareSourceInput struct {
+	ExportInput
+	Running string `json:"running"`
+}
+
+// PrepareSource makes the folder on the node of the import, as PrepareImport does, and writes down in it what the running cluster has before it is read: what comes back is held against
+// that. Repeating it writes down what there is then.
+//
+// Errors: Controller when its Cloud Controller cannot be asked for 15 minutes; as PrepareExport.
+func (x *Archives) PrepareSource(ctx context.Context, in PrepareSourceInput) (PrepareExportResult, error) {
+	a := begin(ctx, "writing down what is there")
+	defer a.finish()
+	s, t, err := x.where(in.ExportInput)
+	if err != nil {
+		return PrepareExportResult{}, err
+	}
+	from, err := x.Source.site(in.Running)
+	if err != nil {
+		return PrepareExportResult{}, err
+	}
+	c, err := from.controller(x.Logger)
+	if err != nil {
+		return PrepareExportResult{}, controllerError(err)
+	}
+	defer c.Close()
+	var content archive.Content
+	err = a.patiently(controllerPatience, nil, func(ctx context.Context) (err error) {
+		content, err = c.Content(ctx)
+		return err
+	})
+	if err != nil {
+		return PrepareExportResult{}, err
+	}
+	written, _ := json.Marshal(content) // names and numbers
+	if len(written) > maxContent {
+		return PrepareExportResult{}, operation.NewError(operation.Failure{Type: operation.ErrController, Message: fmt.Sprintf("what cluster %s has cannot be written down: its list is longer than %s",
+			in.Running, operation.Size(maxContent))})
+	}
+	out := PrepareExportResult{Contents: countsOf(&content)}
+	out.Place, err = x.place(a, s, t, in.ExportInput, written)
+	return out, err
 }
 
 // targetState is what the Cloud Controller said of the cluster that is imported into.
@@ -358,31 +521,31 @@ var changesSince2 = []string{
 }
 
 // judgeArchive holds the archive against the cluster.
-func (f *findings) judgeArchive(m archive.Manifest, t targetState) {
+func (f *findings) judgeArchive(of string, m archive.Manifest, t targetState) {
 	if version := versionNumber.FindStringSubmatch(m.KatoVersion); version != nil && version[1] == "2" {
 		for _, change := range changesSince2 {
-			f.warning("archive", "it is of version %s: %s", m.KatoVersion, change)
+			f.warning(of, "it is of version %s: %s", m.KatoVersion, change)
 		}
 		apps := "its apps"
 		if m.Content != nil {
 			apps = fmt.Sprintf("its %d apps", m.Content.Apps)
 		}
-		f.warning("archive", "%s were not examined for port 3000, VMC_ variables and paths in /app: those that use them will not run", apps)
+		f.warning(of, "%s were not examined for port 3000, VMC_ variables and paths in /app: those that use them will not run", apps)
 	} else if now := versionNumber.FindStringSubmatch(t.version); version != nil && now != nil && (version[1] != now[1] || version[2] != now[2]) {
-		f.warning("archive", "it was made by version %s, and this cluster has %s", m.KatoVersion, t.version)
+		f.warning(of, "it is of version %s, and this cluster has %s", m.KatoVersion, t.version)
 	}
 	if m.Mode != "cluster" {
-		f.warning("archive", "it is of one node (%s), not of a whole cluster", m.Node)
+		f.warning(of, "it is of one node (%s), not of a whole cluster", m.Node)
 	}
 	if len(m.Include)+len(m.Exclude) > 0 {
-		f.warning("archive", "it is not of everything (included: %s; left out: %s)", strings.Join(m.Include, ", "), strings.Join(m.Exclude, ", "))
+		f.warning(of, "it is not of everything (included: %s; left out: %s)", strings.Join(m.Include, ", "), strings.Join(m.Exclude, ", "))
 	}
 	if m.Content == nil {
-		f.warning("archive", "its manifest does not say what it holds: what comes back cannot be held against anything")
+		f.warning(of, "its manifest does not say what it holds: what comes back cannot be held against anything")
 		return
 	}
 	if from := m.Content.Endpoint; from != "" && t.endpoint != "" && from != t.endpoint {
-		f.warning("archive", "the API of its cluster is %s, and of this one %s: routes, links and connection data that have the old names in them keep them (--restage all makes anew what was written while apps were staged)",
+		f.warning(of, "the API of its cluster is %s, and of this one %s: routes, links and connection data that have the old names in them keep them (--restage all makes anew what was written while apps were staged)",
 			remote.Escape(oneLine(from, 200)), remote.Escape(oneLine(t.endpoint, 200)))
 	}
 	count, outside := map[string]int{}, []string{}
@@ -403,7 +566,7 @@ func (f *findings) judgeArchive(m archive.Manifest, t targetState) {
 		if n > 3 {
 			outside = append(outside[:3], fmt.Sprintf("and %d more", n-3))
 		}
-		f.warning("archive", "%d user-provided services (%s): what they lead to, such as an external database, is not in the archive", n, strings.Join(outside, ", "))
+		f.warning(of, "%d user-provided services (%s): what they lead to, such as an external database, is not in the archive", n, strings.Join(outside, ", "))
 	}
 	var services []string
 	for service := range count {
@@ -416,7 +579,7 @@ func (f *findings) judgeArchive(m archive.Manifest, t targetState) {
 		case t.known[service]:
 			f.problem("roles", "the archive has services of %s (%d), and no node has that role: enable it (kato role add %s), or they do not come back", oneLine(service, 60), count[service], oneLine(service, 60))
 		default:
-			f.warning("archive", "its services of %s (%d) are of no role of this cluster: see to their data yourself", oneLine(service, 60), count[service])
+			f.warning(of, "its services of %s (%d) are of no role of this cluster: see to their data yourself", oneLine(service, 60), count[service])
 		}
 	}
 }
@@ -546,7 +709,11 @@ func (x *Archives) Import(ctx context.Context, in ImportInput) (ImportResult, er
 	if err != nil {
 		return ImportResult{}, err
 	}
-	job := x.job(in.ExportInput, t, s.importJob(in), in.Timeout.D())
+	source, err := s.importSource(in)
+	if err != nil {
+		return ImportResult{}, err
+	}
+	job := x.job(in.ExportInput, t, s.importJob(in, source), in.Timeout.D())
 	result, said, err := x.ran(a, in.ExportInput, t, job, "the node rebooted in the middle of the import: retry imports again", maxImportSaid)
 	if err != nil || !result.Started {
 		return ImportResult{JobResult: result}, err
@@ -582,11 +749,16 @@ const maxImportSaid = 256 << 10
 func (x *Archives) Restored(ctx context.Context, in RestoredInput) (RestoredResult, error) {
 	a := begin(ctx, "reading what came back")
 	defer a.finish()
-	recorded, err := x.recorded(a, in.Archive)
+	s, err := x.Source.site(in.Operation.Cluster)
 	if err != nil {
 		return RestoredResult{}, err
 	}
-	s, err := x.Source.site(in.Operation.Cluster)
+	var recorded *archive.Content
+	if in.Staged != nil {
+		recorded, err = x.writtenDown(a, s, *in.Staged)
+	} else {
+		recorded, err = x.recorded(a, in.Archive)
+	}
 	if err != nil {
 		return RestoredResult{}, err
 	}
@@ -640,6 +812,22 @@ func (x *Archives) recorded(a *attempt, ref archive.Ref) (*archive.Content, erro
 		return nil, storeError("bucket", err)
 	}
 	return m.Content, nil
+}
+
+// writtenDown is what PrepareSource has written.
+func (x *Archives) writtenDown(a *attempt, s site, in ExportInput) (content *archive.Content, err error) {
+	t, err := s.target(in.Node.Name)
+	if err != nil {
+		return nil, err
+	}
+	err = a.persist(t.host.Name, in.UnreachableAfter.D(), "", func(ctx context.Context) (err error) {
+		content, err = x.stagedContent(ctx, t, in)
+		return err
+	})
+	if err == nil && content == nil {
+		err = fail(operation.ErrLost, t.host.Name, "what the running cluster had was written down in %s and is not there any more: what came back cannot be held against it", in.Place)
+	}
+	return content, err
 }
 
 // missingOf lists what was recorded and is not there: an org alone when all of it is missing, and so on.
@@ -838,6 +1026,8 @@ type PlanRestoreInput struct {
 	Archive archive.Ref             `json:"archive"`
 	Mode    operation.TransferMode  `json:"mode,omitempty"`
 	Restage operation.RestagePolicy `json:"restage,omitempty"`
+	// Maintenance mode of a running cluster that is imported.
+	Maintenance bool `json:"maintenance,omitempty"`
 	// Rehearsal is remembered beside the archive.
 	Rehearsal bool `json:"rehearsal,omitempty"`
 }
@@ -864,13 +1054,24 @@ func (x *Archives) PlanRestore(ctx context.Context, in PlanRestoreInput) (PlanCo
 	if !given {
 		restage = "of apps that do not run then"
 	}
+	source, err := s.importSource(in.ImportInput)
+	if err != nil {
+		return PlanCommandsResult{}, err
+	}
 	commands := []operation.PlannedCommand{
 		{Step: operation.StepFetch, Command: "download of " + in.Archive.String() + " to " + in.staged(), Note: how},
 		{Step: operation.StepCheck, Command: remote.Quote([]string{"tar", "tzf", in.staged()}), Note: "with its size and SHA-256, which are the manifest's"},
 		{Step: operation.StepEmpty, Command: "DELETE /v2/organizations/GUID?recursive=true", Note: "of those that the archive has, in " + s.cluster.Name},
-		{Step: operation.StepImport, Command: show(s.importJob(in.ImportInput)), Note: "in a login shell; it is not interrupted"},
+		{Step: operation.StepImport, Command: show(s.importJob(in.ImportInput, source)), Note: "in a login shell; it is not interrupted"},
 		{Step: operation.StepVerify, Command: "GET /v2/organizations, spaces, apps, service_instances", Note: "held against the manifest"},
 		{Step: operation.StepTidy, Command: remote.Quote([]string{"rm", "-rf", in.Place})},
+	}
+	if in.Running != "" {
+		how := "its lock and its nodes' leases"
+		if in.Maintenance {
+			how += ", and maintenance mode on"
+		}
+		commands = append([]operation.PlannedCommand{{Step: operation.StepHold, Command: "cluster " + in.Running + " is held", Note: how + ", until kato has read it"}}, commands[2:]...)
 	}
 	if !in.Rehearsal {
 		commands = slices.DeleteFunc(commands, func(c operation.PlannedCommand) bool { return c.Step == operation.StepEmpty })

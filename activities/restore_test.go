@@ -16,7 +16,7 @@ func TestRestore_WhatAnArchiveDoesNotHave_IsToldBefore(t *testing.T) {
 			{Name: "db", Service: "mysql"}, {Name: "outside", Service: "user-provided"}, {Name: "legacy", Service: ""}}}}}}}}
 	judged := func(m archive.Manifest, target targetState) []string {
 		var f findings
-		f.judgeArchive(m, target)
+		f.judgeArchive("archive", m, target)
 		require.Empty(t, f.problems)
 		return f.warnings
 	}

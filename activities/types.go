@@ -26,6 +26,10 @@ type ResolveInput struct {
 	Import string `json:"import,omitempty"`
 	// Scratch: the import is a rehearsal, for which the cluster must be a scratch one and another one than Import.
 	Scratch bool `json:"scratch,omitempty"`
+	// Running: Import is a running cluster, which kato reads itself.
+	Running bool `json:"running,omitempty"`
+	// Core asks for the Core alone.
+	Core bool `json:"core,omitempty"`
 	// NoNodes: the operation reaches the Cloud Controller alone; the plan has no nodes, and no others.
 	NoNodes bool `json:"noNodes,omitempty"`
 }

@@ -16,14 +16,18 @@ import (
 func (c *cli) backupRestoreCommand() *cobra.Command {
 	var f restoreFlags
 	cmd := &cobra.Command{
-		Use:   "restore [CLUSTER/]ARCHIVE --cluster TARGET --confirm TARGET",
-		Short: "Import an archive into a cluster, and say of each app what became of it",
+		Use:   "restore {[CLUSTER/]ARCHIVE | --from-host OLD} --cluster TARGET --confirm TARGET",
+		Short: "Import an archive, or a running cluster, and say of each app what became of it",
 		Long: `Bring an archive from its bucket to the Core of TARGET, read it there, run kato data import on it, hold what came back against the archive's
 manifest, and see to the apps that do not run: they are staged anew and started, so many at once.
 
 ARCHIVE is one of TARGET's own, or CLUSTER/ARCHIVE of another cluster of the inventory; "latest" is the newest complete one. An import changes
 everything in TARGET, so its name is asked for once more. A cluster that has apps is backed up before, by an operation of its own
 (ID-safety), unless --no-safety-backup says that this is not needed.
+
+--from-host imports a running cluster without an archive between: kato on TARGET's Core logs in to OLD's by key and reads it. OLD is a cluster of the
+inventory, or the address of its Core. It is held meanwhile by an operation of its own (ID-source), in maintenance mode unless --maintenance off says
+otherwise, and is as it was afterwards.
 
 Before anything is changed the archive, the nodes and the Cloud Controller are asked for all that an import needs; every problem is listed at
 once. kato's import itself is never interrupted, also not by a cancel. Exit code 12 says that some apps do not run: apps redeploy
@@ -34,10 +38,13 @@ once. kato's import itself is never interrupted, also not by a cancel. Exit code
   # an archive of prod into standby
   katoflow backup restore prod/nightly-20261122t020000z --cluster standby --confirm standby
 
+  # the running cluster old into new
+  katoflow backup restore --from-host old --cluster new --confirm new
+
   # every app that was started is staged anew, because its database has another address here
   katoflow backup restore prod/latest --cluster standby --confirm standby --restage all --apps-at-once 20`,
-		Args: exactly("ARCHIVE"),
-		RunE: func(cmd *cobra.Command, args []string) error { return c.backupRestore(cmd.Context(), args[0], &f) },
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return c.backupRestore(cmd.Context(), args, &f) },
 	}
 	f.register(c, cmd)
 	return cmd
@@ -151,14 +158,22 @@ func appsOfFile(name string) ([]string, error) {
 // launchImport starts the operation.
 func (c *cli) launchImport(ctx context.Context, f requestFlags, in operation.RestoreInput, what string) error {
 	return c.launch(ctx, launch{requestFlags: f, request: in.Request, kind: in.Kind(), workflow: operation.WorkflowRestore, input: in,
-		summary: what + " of " + in.Source() + "/" + in.Archive + " in " + in.Cluster, details: restoreDetails(in)})
+		summary: what + " of " + importedName(in) + " in " + in.Cluster, details: restoreDetails(in)})
+}
+
+// importedName is what is imported, for people.
+func importedName(in operation.RestoreInput) string {
+	if in.FromHost {
+		return "the running cluster " + in.From
+	}
+	return in.Source() + "/" + in.Archive
 }
 
 // restoreFlags are the flags of `backup restore` as they were written.
 type restoreFlags struct {
 	importFlags
-	confirm        string
-	noSafetyBackup bool
+	confirm, fromHost, maintenance string
+	noSafetyBackup                 bool
 }
 
 // register adds the flags to the command that takes them.
@@ -166,21 +181,74 @@ func (f *restoreFlags) register(c *cli, cmd *cobra.Command) {
 	f.importFlags.register(c, cmd, "cluster that the archive is imported into")
 	cmd.Flags().StringVar(&f.confirm, "confirm", "", "its name once more")
 	cmd.Flags().BoolVar(&f.noSafetyBackup, "no-safety-backup", false, "import into a cluster that has apps without a backup of it before")
+	cmd.Flags().StringVar(&f.fromHost, "from-host", "", "import this running cluster instead of an archive: its name in the inventory, or the address of its Core")
+	cmd.Flags().StringVar(&f.maintenance, "maintenance", string(operation.MaintenanceAuto), "maintenance mode of the cluster of --from-host while it is read: auto (on), on or off")
 	must(cmd.RegisterFlagCompletionFunc("confirm", cobra.NoFileCompletions))
+	must(cmd.RegisterFlagCompletionFunc("from-host", c.completeClusters(&f.inventory)))
+	must(cmd.RegisterFlagCompletionFunc("maintenance", cobra.FixedCompletions([]string{string(operation.MaintenanceAuto), string(operation.MaintenanceOn), string(operation.MaintenanceOff)}, cobra.ShellCompDirectiveNoFileComp)))
 }
 
-func (f *restoreFlags) input(c *cli, name string) (operation.RestoreInput, error) {
-	in := operation.RestoreInput{Confirm: f.confirm, NoSafetyBackup: f.noSafetyBackup}
-	in.From, in.Archive = operation.ParseArchiveName(name)
+func (f *restoreFlags) input(c *cli, args []string) (operation.RestoreInput, error) {
+	in := operation.RestoreInput{Confirm: f.confirm, NoSafetyBackup: f.noSafetyBackup, Maintenance: operation.MaintenanceChoice(f.maintenance)}
 	var problems []string
+	name := ""
+	switch {
+	case len(args) == 0 && f.fromHost == "":
+		problems = append(problems, "nothing is named to be imported: write [CLUSTER/]ARCHIVE, or --from-host OLD for a running cluster")
+	case len(args) > 0 && f.fromHost != "":
+		problems = append(problems, "both an archive and --from-host are given: leave one out")
+	case f.fromHost != "":
+		name, err := c.clusterOfHost(f.inventory, f.fromHost)
+		if err != nil {
+			problems = append(problems, "--from-host: "+err.Error())
+		}
+		in.FromHost, in.From = true, name
+	case f.maintenance != string(operation.MaintenanceAuto):
+		problems = append(problems, "--maintenance is for --from-host: an archive's cluster is not touched")
+	}
+	if len(args) > 0 {
+		name = args[0]
+		in.From, in.Archive = operation.ParseArchiveName(name)
+	}
 	if strings.HasPrefix(name, "/") {
 		problems = append(problems, fmt.Sprintf("archive %q: write [CLUSTER/]ARCHIVE", operationName(name)))
 	}
 	return f.importFlags.input(c, in, problems)
 }
 
-func (c *cli) backupRestore(ctx context.Context, name string, f *restoreFlags) error {
-	in, err := f.input(c, name)
+// clusterOfHost is the cluster of that name, or the one whose Core has that address or name, as far as there is an inventory here.
+func (c *cli) clusterOfHost(flag, host string) (string, error) {
+	path := c.inventoryPath(flag)
+	if path == "" {
+		if err := operation.CheckCluster(host); err != nil {
+			return "", fmt.Errorf("%q is no name of a cluster: write the name that the worker's inventory has for it, or say --inventory FILE", operationName(host))
+		}
+		return host, nil
+	}
+	file, err := inventory.Load(path)
+	if err != nil {
+		return "", err
+	}
+	var of []string
+	for _, cluster := range file.Clusters {
+		if cluster.Name == host {
+			return host, nil
+		}
+		if core := cluster.CoreNode(); core != nil && (core.Address == host || core.Name == host) {
+			of = append(of, cluster.Name)
+		}
+	}
+	switch len(of) {
+	case 0:
+		return "", fmt.Errorf("no cluster of the inventory is called %q or has a Core of that address: add it there", operationName(host))
+	case 1:
+		return of[0], nil
+	}
+	return "", fmt.Errorf("%q is the Core of several clusters: name one of %s", operationName(host), strings.Join(of, ", "))
+}
+
+func (c *cli) backupRestore(ctx context.Context, args []string, f *restoreFlags) error {
+	in, err := f.input(c, args)
 	if err != nil {
 		return err
 	}
@@ -193,7 +261,7 @@ func restoreDetails(in operation.RestoreInput) string {
 	if in.Rehearsal {
 		what = "Rehearsal: import"
 	}
-	text := fmt.Sprintf(what+" of `%s/%s` into the cluster `%s`, asked for by `%s`.\n\n- transfer: %s\n- staged anew afterwards: %s\n", in.Source(), in.Archive, in.Cluster,
+	text := fmt.Sprintf(what+" of `%s` into the cluster `%s`, asked for by `%s`.\n\n- transfer: %s\n- staged anew afterwards: %s\n", importedName(in), in.Cluster,
 		strings.ReplaceAll(oneLine(in.RequestedBy), "`", "'"), in.Transfer, in.Restage)
 	if n := len(in.RestageApps); n > 0 {
 		text += fmt.Sprintf("- and, although they run: %d patterns, `%s` first\n", n, strings.ReplaceAll(oneLine(in.RestageApps[0]), "`", "'"))

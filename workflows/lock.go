@@ -63,7 +63,7 @@ func (r *run) acquireLock(ctx workflow.Context) error {
 		if !temporal.IsWorkflowExecutionAlreadyStartedError(err) {
 			return err
 		}
-		holder := r.lockHolder(ctx)
+		holder := r.lockHolder(ctx, r.req.Cluster)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -102,10 +102,10 @@ func (r *run) acquireLock(ctx workflow.Context) error {
 }
 
 // lockHolder asks who holds the lock; an empty result is "another operation".
-func (r *run) lockHolder(ctx workflow.Context) activities.LockHolderResult {
+func (r *run) lockHolder(ctx workflow.Context, cluster string) activities.LockHolderResult {
 	var locks *activities.Locks
 	var holder activities.LockHolderResult
-	if err := workflow.ExecuteActivity(quick(ctx, "who holds the lock"), locks.LockHolder, r.req.Cluster).Get(ctx, &holder); err != nil {
+	if err := workflow.ExecuteActivity(quick(ctx, "who holds the lock"), locks.LockHolder, cluster).Get(ctx, &holder); err != nil {
 		return activities.LockHolderResult{}
 	}
 	return holder

@@ -59,7 +59,7 @@ func (r *run) endFormer(ctx workflow.Context) {
 	}
 	var holder activities.LockHolderResult
 	if r.lock == nil {
-		if holder = r.lockHolder(ctx); holder.Holder != r.workflowID {
+		if holder = r.lockHolder(ctx, r.req.Cluster); holder.Holder != r.workflowID {
 			return
 		}
 	}

@@ -11,6 +11,9 @@ package workflows
 //  6. the file is removed;
 //  7. apps that do not run as they were recorded are staged anew and started, so many at once ("must be redeployed manually", says the page).
 //
+// Where a running cluster is imported (kato data import --cluster HOST), that cluster is held instead of step 3, by an operation of its own (hold.go), what it has is written down, and kato
+// reads it over SSH from Core to Core; it is let go after step 4.
+//
 // A rehearsal is the same on a scratch cluster, whose content need not be backed up: instead of step 2, what it has of the archive's organizations is deleted right before step 4,
 // so that nothing counts which was there before. It asks nobody when something is missing or apps do not run, because that is what it is to
 // find out, and what it has found out is remembered beside the archive.
@@ -22,8 +25,6 @@ import (
 	"strings"
 	"time"
 
-	enumspb "go.temporal.io/api/enums/v1"
-	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/katoflow/katoflow/activities"
@@ -56,6 +57,9 @@ type restore struct {
 	keep bool
 	// unsettled: the check of the archive may still run, because how it ended could not be learned.
 	unsettled bool
+	// source is the running cluster, as it is held; holds counts the operations that were begun for that.
+	source *held
+	holds  int
 	// apps sees to the apps that do not run.
 	apps *apps
 	// Of a rehearsal: against is what speaks against the archive, beside what is missing or does not run; inconclusive that nothing was found out about it; unkept why what was found
@@ -68,13 +72,26 @@ type restore struct {
 func (p *restore) attach(r *run) {
 	p.run = r
 	p.apps = &apps{run: r, in: operation.AppsInput{Request: p.in.Request, Action: operation.AppRestage, AtOnce: p.in.AtOnce, AppTimeout: p.in.AppTimeout}, unasked: p.in.Rehearsal}
-	p.report.Restore = &operation.Restored{Archive: p.in.Source() + "/" + p.in.Archive}
+	p.report.Restore = &operation.Restored{}
+	if p.in.FromHost {
+		p.report.Restore.Running = p.in.From
+	} else {
+		p.report.Restore.Archive = p.in.Source() + "/" + p.in.Archive
+	}
+}
+
+// what is imported, for people.
+func (p *restore) what() string {
+	if p.in.FromHost {
+		return "cluster " + p.in.From
+	}
+	return p.report.Restore.Archive
 }
 
 func (p *restore) check() []string { return p.in.Check() }
 
 func (p *restore) selection() activities.ResolveInput {
-	return activities.ResolveInput{Cluster: p.in.Cluster, InventoryDigest: p.in.InventoryDigest, Import: p.in.Source(), Scratch: p.in.Rehearsal}
+	return activities.ResolveInput{Cluster: p.in.Cluster, InventoryDigest: p.in.InventoryDigest, Import: p.in.Source(), Scratch: p.in.Rehearsal, Running: p.in.FromHost}
 }
 
 func (p *restore) needs() activities.PreflightNeeds { return activities.PreflightNeeds{} }
@@ -98,7 +115,11 @@ func (p *restore) input() activities.ExportInput {
 }
 
 func (p *restore) importInput() activities.ImportInput {
-	return activities.ImportInput{ExportInput: p.input(), ImportTry: max(p.importTry, 1), StagingSeconds: int(p.in.StagingTimeout.D() / time.Second)}
+	running := ""
+	if p.in.FromHost {
+		running = p.in.From
+	}
+	return activities.ImportInput{ExportInput: p.input(), Running: running, ImportTry: max(p.importTry, 1), StagingSeconds: int(p.in.StagingTimeout.D() / time.Second)}
 }
 
 // ready asks the bucket, all nodes and the Cloud Controller what the import needs of them.
@@ -107,7 +128,7 @@ func (p *restore) ready(ctx workflow.Context) (problems, warnings []string, err 
 	p.report.Slots = 0 // an import has one node and no batch
 	err = workflow.ExecuteActivity(following(ctx, "what an import needs", time.Hour), archives.RestoreReady, activities.RestoreReadyInput{ExportInput: p.input(), From: p.in.Source(),
 		Archive: p.in.Archive, Mode: p.in.Transfer, NoSafetyBackup: p.in.NoSafetyBackup, NoSpaceCheck: p.in.NoSpaceCheck,
-		RestageApps: p.in.RestageApps, Rehearsal: p.in.Rehearsal}).Get(ctx, &p.meant)
+		RestageApps: p.in.RestageApps, Rehearsal: p.in.Rehearsal, Running: p.in.FromHost}).Get(ctx, &p.meant)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -116,12 +137,21 @@ func (p *restore) ready(ctx workflow.Context) (problems, warnings []string, err 
 		r.Archive = p.meant.Archive.String()
 	}
 	r.Made, r.Recorded = p.meant.Made, p.meant.Recorded
-	return p.meant.Problems, p.meant.Warnings, nil
+	problems = p.meant.Problems
+	if p.in.FromHost && p.req.LockWait == 0 {
+		if h := p.lockHolder(ctx, p.in.From); h.Holder != "" && !h.Orphaned {
+			problems = append(problems, fmt.Sprintf("%s: is busy: %s is running on it; wait for it (katoflow op watch), or queue with --wait", p.in.From, h.Holder))
+		}
+	}
+	return problems, p.meant.Warnings, nil
 }
 
 // found is what the starter says when the preflight has passed.
 func (p *restore) found() string {
 	text := fmt.Sprintf("%s (%s of %s), imported on %s", p.report.Restore.Archive, operation.Size(p.meant.Size), p.meant.Made, p.plan.Nodes[0].Name)
+	if p.in.FromHost {
+		text = fmt.Sprintf("cluster %s (%s of data), imported on %s", p.in.From, operation.Size(p.meant.Size), p.plan.Nodes[0].Name)
+	}
 	if r := p.meant.Recorded; r != nil {
 		text += fmt.Sprintf("; %s of which %d were started", count(r.Apps, "app"), r.AppsStarted)
 	}
@@ -132,7 +162,7 @@ func (p *restore) dryRun(ctx workflow.Context) ([]operation.CommandPlan, error) 
 	var archives *activities.Archives
 	var out activities.PlanCommandsResult
 	err := workflow.ExecuteActivity(quick(ctx, "commands of the plan"), archives.PlanRestore, activities.PlanRestoreInput{ImportInput: p.importInput(), Archive: p.meant.Archive,
-		Mode: p.in.Transfer, Restage: p.in.Restage, Rehearsal: p.in.Rehearsal}).Get(ctx, &out)
+		Mode: p.in.Transfer, Restage: p.in.Restage, Rehearsal: p.in.Rehearsal, Maintenance: p.sourceReadOnly()}).Get(ctx, &out)
 	return out.Plans, err
 }
 
@@ -146,7 +176,10 @@ func (p *restore) steps(ctx workflow.Context) {
 			p.refresh(ctx)
 		}
 	})
-	ok := p.backedUp(ctx) && p.bringHere(ctx) && p.emptied(ctx) && p.importAndVerify(ctx)
+	ok := p.backedUp(ctx) && p.broughtHere(ctx) && p.emptied(ctx) && p.importAndVerify(ctx)
+	if !p.unknown {
+		p.letSourceGo(ctx) // otherwise kato may still read it
+	}
 	if p.unsettled {
 		p.settleCheck(ctx)
 	}
@@ -207,22 +240,9 @@ func (p *restore) backUp(ctx workflow.Context, try int) error {
 	p.remark("backed up first by operation " + in.OperationID)
 	p.refresh(ctx)
 	var report operation.Report
-	err := workflow.ExecuteChildWorkflow(workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
-		WorkflowID:            operation.WorkflowID(p.in.Cluster, operation.KindBackup, in.OperationID),
-		WorkflowTaskTimeout:   taskTimeout,
-		WaitForCancellation:   true,
-		WorkflowIDReusePolicy: enumspb.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE,
-		ParentClosePolicy:     enumspb.PARENT_CLOSE_POLICY_REQUEST_CANCEL,
-		StaticSummary:         "Export of " + p.in.Cluster + " before an import",
-		Memo:                  map[string]any{operation.MemoRequestedBy: p.in.RequestedBy},
-		TypedSearchAttributes: temporal.NewSearchAttributes(operation.AttributeCluster.ValueSet(p.in.Cluster), operation.AttributeOperation.ValueSet(operation.KindBackup),
-			operation.AttributePhase.ValueSet(operation.PhaseStarting), operation.AttributeNeedsOperator.ValueSet(false)),
-	}), operation.WorkflowBackup, in).Get(ctx, &report)
+	err := childBegun(p.childOperation(ctx, p.in.Cluster, operation.KindBackup, operation.WorkflowBackup, in.OperationID, "Export of "+p.in.Cluster+" before an import", in).Get(ctx, &report))
 	if err == nil && report.Export != nil {
 		p.report.Restore.Safety = report.Export.Location
-	}
-	if temporal.IsWorkflowExecutionAlreadyStartedError(err) {
-		err = operation.NewError(operation.Failure{Type: operation.ErrInternal, Message: "it was begun already, before the operation was reset: see what became of it; retry makes another one, leave goes on"})
 	}
 	return err
 }
@@ -231,13 +251,84 @@ func (p *restore) backUp(ctx workflow.Context, try int) error {
 const lockGiven = operation.Duration(time.Hour)
 
 // lockAgain takes the cluster's lock, and the leases, after they were given away. Nothing is changed in a cluster that somebody else changes.
-func (p *restore) lockAgain(ctx workflow.Context) *operation.Failure {
-	p.req.LockWait = max(p.req.LockWait, lockGiven)
-	if err := p.acquireLock(ctx); err != nil {
+func (r *run) lockAgain(ctx workflow.Context) *operation.Failure {
+	r.req.LockWait = max(r.req.LockWait, lockGiven)
+	if err := r.acquireLock(ctx); err != nil {
 		return operation.FailureOf(err)
 	}
-	return p.fence(ctx)
+	return r.fence(ctx)
 }
+
+// sourceReadOnly reports whether the running cluster that is imported is in maintenance mode meanwhile.
+func (p *restore) sourceReadOnly() bool {
+	return p.in.FromHost && p.in.Maintenance != operation.MaintenanceOff
+}
+
+// broughtHere makes ready what is imported: the archive on the node, or the running cluster, held. False: cancelled or aborted.
+func (p *restore) broughtHere(ctx workflow.Context) bool {
+	if !p.in.FromHost {
+		return p.bringHere(ctx)
+	}
+	for try := 1; ; try++ {
+		err := p.holdOnce(ctx, try)
+		if err == nil {
+			return true
+		}
+		if ctx.Err() != nil || p.aborting {
+			return false
+		}
+		if p.failed(ctx, try, *operation.FailureOf(err), operation.Retry, operation.Abort) != operation.Retry {
+			return false
+		}
+	}
+}
+
+// holdOnce has the running cluster held, unless it is, and writes down on the node what it has.
+func (p *restore) holdOnce(ctx workflow.Context, try int) error {
+	if f := p.goOn(ctx); f != nil {
+		return operation.NewError(*f)
+	}
+	if p.source != nil && p.source.lost() {
+		p.source = nil
+	}
+	if p.source == nil {
+		p.at(ctx, operation.StepHold, try)
+		p.holds++
+		in := operation.HoldInput{Request: p.in.Request, Maintenance: p.sourceReadOnly()}
+		in.Cluster, in.OperationID, in.InventoryDigest = p.in.From, operation.SourceID(p.op.ID, p.holds), ""
+		p.report.Restore.Held = in.OperationID
+		var f *operation.Failure
+		if p.source, f = p.holdOther(ctx, in); f != nil {
+			return operation.NewError(*f)
+		}
+	}
+	p.at(ctx, operation.StepPrepare, try)
+	var archives *activities.Archives
+	var prepared activities.PrepareExportResult
+	err := workflow.ExecuteActivity(following(ctx, p.summary("write down what "+p.in.From+" has"), time.Hour), archives.PrepareSource,
+		activities.PrepareSourceInput{ExportInput: p.input(), Running: p.in.From}).Get(ctx, &prepared)
+	if err != nil {
+		return err
+	}
+	p.place, p.report.Restore.Recorded = prepared.Place, prepared.Contents
+	return nil
+}
+
+// letSourceGo lets the running cluster go as soon as nothing is read from it any more.
+func (p *restore) letSourceGo(ctx workflow.Context) {
+	if p.source == nil {
+		return
+	}
+	disconnected, _ := workflow.NewDisconnectedContext(ctx)
+	h := p.source
+	p.source = nil
+	if f := p.letGo(disconnected, h); f != nil {
+		p.remark(fmt.Sprintf("see how cluster %s was left (operation %s): %s", p.in.From, h.id, f.Message))
+	}
+}
+
+// release is called at the end of every operation.
+func (p *restore) release(ctx workflow.Context) { p.letSourceGo(ctx) }
 
 // bringHere brings the archive to the node and reads it there. False: cancelled or aborted.
 func (p *restore) bringHere(ctx workflow.Context) bool {
@@ -381,12 +472,15 @@ func (p *restore) importAndVerify(ctx workflow.Context) bool {
 		}
 		switch p.failed(ctx, try, *f, choices...) {
 		case operation.Retry:
+			if p.source != nil && p.source.lost() && !p.broughtHere(ctx) {
+				return false
+			}
 			if at != operation.StepImport && f.Type != operation.ErrVerify || f.Type == operation.ErrPreflight {
 				continue
 			}
 			// Who knows what became of the file meanwhile: it is brought anew, and read.
 			p.importTry, p.fetchTry = max(p.importTry, 1)+1, max(p.fetchTry, 1)+1
-			if !p.bringHere(ctx) || !p.emptied(ctx) {
+			if !p.broughtHere(ctx) || !p.emptied(ctx) {
 				return false
 			}
 		case operation.Leave:
@@ -475,9 +569,12 @@ func (p *restore) stillReady(ctx workflow.Context) error {
 	var archives *activities.Archives
 	var now activities.RestoreReadyResult
 	err := workflow.ExecuteActivity(following(ctx, "what an import needs, once more", time.Hour), archives.RestoreReady, activities.RestoreReadyInput{ExportInput: p.input(), From: p.in.Source(),
-		Archive: p.meant.Archive.Operation, Mode: operation.TransferWorker, NoSafetyBackup: true, NoSpaceCheck: true, Rehearsal: p.in.Rehearsal}).Get(ctx, &now)
+		Archive: p.meant.Archive.Operation, Mode: operation.TransferWorker, NoSafetyBackup: true, NoSpaceCheck: true, Rehearsal: p.in.Rehearsal, Running: p.in.FromHost}).Get(ctx, &now)
 	if err != nil {
 		return err
+	}
+	if p.in.FromHost && p.source.lost() {
+		now.Problems = append(now.Problems, fmt.Sprintf("cluster %s is not held any more: operation %s has ended", p.in.From, p.source.id))
 	}
 	if len(now.Problems) == 0 {
 		return nil
@@ -515,11 +612,20 @@ func (p *restore) read(ctx workflow.Context, try int) error {
 	disconnected, _ := workflow.NewDisconnectedContext(ctx)
 	p.came = activities.RestoredResult{}
 	err := workflow.ExecuteActivity(following(disconnected, p.summary("read what came back"), time.Hour), archives.Restored,
-		activities.RestoredInput{Operation: p.op, Archive: p.meant.Archive, Failed: p.imported.Failed}).Get(disconnected, &p.came)
+		activities.RestoredInput{Operation: p.op, Archive: p.meant.Archive, Failed: p.imported.Failed, Staged: p.staged()}).Get(disconnected, &p.came)
 	r := p.report.Restore
 	r.Found, r.Missing, r.More = p.came.Found, p.came.Missing, p.came.More
 	p.remark(p.came.Notes...)
 	return err
+}
+
+// staged is where it is written down what the running cluster had, nil for an archive, whose manifest says it.
+func (p *restore) staged() *activities.ExportInput {
+	if !p.in.FromHost {
+		return nil
+	}
+	in := p.input()
+	return &in
 }
 
 // tidy removes the file from the node. What cannot be removed is a question.
@@ -682,7 +788,7 @@ func (p *restore) importSummary() string {
 
 // outcomeText is the message of an operation that ended well.
 func (p *restore) outcomeText() string {
-	text := p.report.Restore.Archive + " imported"
+	text := p.what() + " imported"
 	if r := p.report.Restore.Rehearsal; r != nil {
 		text = p.report.Restore.Archive + " is not proven restorable"
 		if r.OK {

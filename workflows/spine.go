@@ -317,6 +317,9 @@ func (r *run) finish(ctx workflow.Context, failure *operation.Failure) (*operati
 	if r.readOnly {
 		r.leaveMaintenance(ctx)
 	}
+	if p, ok := r.procedure.(interface{ release(ctx workflow.Context) }); ok {
+		p.release(ctx)
+	}
 	r.releaseLock(ctx)
 
 	for i := range r.report.Nodes {

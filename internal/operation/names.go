@@ -71,7 +71,7 @@ const (
 
 // OnOneNode reports whether operations of a kind are several steps on one node: exports and imports.
 func OnOneNode(kind string) bool {
-	return kind == KindBackup || kind == KindRestore || kind == KindRehearse
+	return kind == KindBackup || kind == KindRestore || kind == KindRehearse || kind == KindHold
 }
 
 // PausesBefore is what a paused operation of a kind does not begin, "the next node" in most of them.

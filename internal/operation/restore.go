@@ -20,6 +20,7 @@ const (
 	StepSafety = "safety" // a backup of the cluster that is imported into, an operation of its own
 	StepFetch  = "fetch"  // the archive from its bucket to the node
 	StepEmpty  = "empty"  // of a rehearsal: what the scratch cluster has of the archive's organizations is deleted
+	StepHold   = "hold"   // of a running cluster: it is held by an operation of its own
 	StepImport = "import" // kato data import
 	StepVerify = "verify" // what came back, read from the Cloud Controller and held against the manifest
 	StepApps   = "apps"   // apps that are not as they were recorded
@@ -44,6 +45,9 @@ type RestoreInput struct {
 	// From is the cluster whose bucket has the archive (default: the same), and Archive the operation that made it, or LatestArchive.
 	From    string `json:"from,omitempty"`
 	Archive string `json:"archive"`
+	// FromHost: kato reads From itself, a running cluster, over SSH from Core to Core, instead of an archive of it. It is held meanwhile, with Maintenance mode on unless that is off.
+	FromHost    bool              `json:"fromHost,omitempty"`
+	Maintenance MaintenanceChoice `json:"maintenance,omitempty"`
 	// Confirm is the name of the cluster once more; a rehearsal needs none.
 	Confirm string `json:"confirm,omitempty"`
 	// Rehearsal imports into a scratch cluster, whose content is not backed up before, and remembers beside the archive what came of it.
@@ -97,7 +101,21 @@ func (in RestoreInput) Check() []string {
 			problems = append(problems, err.Error())
 		}
 	}
-	if in.Archive == "" {
+	switch in.Maintenance {
+	case "", MaintenanceAuto, MaintenanceOn, MaintenanceOff:
+	default:
+		problem("maintenance %q: choose auto, on or off", Shorten(string(in.Maintenance), 40))
+	}
+	switch {
+	case in.FromHost && in.Archive != "":
+		problem("both an archive and a running cluster are named: leave one out")
+	case in.FromHost && in.Rehearsal:
+		problem("a running cluster cannot be rehearsed: make an archive of it")
+	case in.FromHost && in.Source() == in.Cluster:
+		problem("cluster %s cannot be imported into itself", in.Cluster)
+	}
+	if in.FromHost {
+	} else if in.Archive == "" {
 		problem("archive is missing: name the operation that made it, or %s", LatestArchive)
 	} else if in.Archive != LatestArchive {
 		if err := CheckArchive(in.Archive); err != nil {
@@ -138,16 +156,41 @@ func (in RestoreInput) Check() []string {
 	return problems
 }
 
+// WorkflowHold is the workflow that holds a cluster for the operation of another one, as registered.
+const (
+	WorkflowHold = "ClusterHold"
+	KindHold     = "cluster-hold"
+)
+
+// Signals between an operation and the one that holds another cluster for it.
+const (
+	SignalHeld  = "held"   // it is held now; the name of the operation that holds it
+	SignalLetGo = "let-go" // it is not needed any more
+)
+
+// HoldInput asks for a cluster to be held: its lock, its nodes' leases and, if wanted, its maintenance mode.
+type HoldInput struct {
+	Request
+	// For is the workflow id of the operation that it is held for.
+	For         string `json:"for"`
+	Maintenance bool   `json:"maintenance,omitempty"`
+}
+
 // SafetyID is the id of the operation that backs a cluster up before an import with that id, in that try.
-func SafetyID(id string, try int) string {
+func SafetyID(id string, try int) string { return childID(id, "safety", try) }
+
+// SourceID is that of the operation that holds the running cluster which is imported.
+func SourceID(id string, try int) string { return childID(id, "source", try) }
+
+func childID(id, what string, try int) string {
 	if len(id) > 50 { // an id has at most 63 characters
 		sum := sha256.Sum256([]byte(id))
 		id = fmt.Sprintf("%s-%x", strings.Trim(id[:40], "-"), sum[:4])
 	}
 	if try > 1 {
-		return fmt.Sprintf("%s-safety-%d", id, try)
+		return fmt.Sprintf("%s-%s-%d", id, what, try)
 	}
-	return id + "-safety"
+	return id + "-" + what
 }
 
 // CheckCluster says what is wrong with the name of a cluster.
@@ -168,8 +211,11 @@ func ParseArchiveName(name string) (cluster, archive string) {
 
 // Restored is what a Report says of an import.
 type Restored struct {
+	// Running is the cluster that was read instead of an archive, and Held the operation that held it meanwhile.
+	Running string `json:"running,omitempty"`
+	Held    string `json:"held,omitempty"`
 	// Archive is CLUSTER/OPERATION, and Made when its export began (UTC, RFC 3339).
-	Archive string `json:"archive"`
+	Archive string `json:"archive,omitempty"`
 	Made    string `json:"made,omitempty"`
 	// Safety is where the backup is that was made of the cluster before.
 	Safety string `json:"safety,omitempty"`

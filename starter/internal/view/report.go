@@ -165,6 +165,12 @@ func restored(r *operation.Restored, s Style) string {
 	var b strings.Builder
 	line := func(format string, args ...any) { b.WriteString(s.fit(fmt.Sprintf(format, args...)) + "\n") }
 	text := "archive " + clean(r.Archive)
+	if r.Running != "" {
+		text = "running cluster " + clean(r.Running)
+		if r.Held != "" {
+			text += ", held by " + clean(r.Held)
+		}
+	}
 	if r.Made != "" {
 		text += ", made " + stamp(r.Made)
 	}
