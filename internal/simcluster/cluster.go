@@ -51,6 +51,8 @@ type Cluster struct {
 	// out says why nodes are out of service now; worst is the most that were at once.
 	out   map[string]map[string]bool
 	worst int
+	// neighbours are the clusters whose nodes can be reached.
+	neighbours []*Cluster
 }
 
 // Start makes the nodes and begins to serve SSH on all of them. The nodes' files are made when a node is first used.
@@ -60,6 +62,9 @@ func Start(cfg Config) (*Cluster, error) {
 	}
 	if cfg.Platform != platformALS && cfg.Platform != platformPlain {
 		return nil, fmt.Errorf("simcluster: platform %q is neither als nor plain", cfg.Platform)
+	}
+	if cfg.Network < 0 || cfg.Network > 254 {
+		return nil, fmt.Errorf("simcluster: network %d is not 0 to 254", cfg.Network)
 	}
 	if cfg.Name == "" {
 		cfg.Name = "demo"
@@ -136,11 +141,11 @@ func (c *Cluster) start() error {
 }
 
 // nodeAddress gives every node its own loopback address where the host allows it, so that addresses tell nodes apart as in a real cluster.
-func nodeAddress(i int) string {
+func (c *Cluster) nodeAddress(i int) string {
 	if runtime.GOOS != "linux" {
 		return "127.0.0.1"
 	}
-	return fmt.Sprintf("127.0.%d.%d", 1+i/250, 1+i%250)
+	return fmt.Sprintf("127.%d.%d.%d", c.cfg.Network, 1+i/250, 1+i%250)
 }
 
 // Close ends everything that runs on the nodes and removes the folder if it is a temporary one.

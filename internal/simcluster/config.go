@@ -19,6 +19,8 @@ type Config struct {
 	Platform string
 	// Name of the cluster in the inventory (default "demo").
 	Name string
+	// Network is the second number of the nodes' loopback addresses, 0 to 254: clusters that are to reach each other by address have different ones (Linux only).
+	Network int
 	// Nodes in inventory order; nil = DefaultNodes.
 	Nodes []NodeConfig
 	// BootTime between the end of a shutdown and the SSH server answering again (default 100 ms; negative = 0).

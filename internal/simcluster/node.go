@@ -84,7 +84,7 @@ type commandFault struct {
 }
 
 func (c *Cluster) newNode(i int, nc NodeConfig) (*Node, error) {
-	n := &Node{cluster: c, cfg: nc, name: nc.Name, address: nodeAddress(i), locks: newLockTable(), conns: map[*wire]struct{}{}, outbound: map[*outbound]struct{}{}}
+	n := &Node{cluster: c, cfg: nc, name: nc.Name, address: c.nodeAddress(i), locks: newLockTable(), conns: map[*wire]struct{}{}, outbound: map[*outbound]struct{}{}}
 	if n.cfg.Pending == nil {
 		n.cfg.Pending = DefaultPending()
 	}

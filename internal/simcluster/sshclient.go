@@ -8,6 +8,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path"
@@ -15,13 +16,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
 )
 
 // The nodes' own SSH: the Core's key leads to all nodes and every node's key to itself, as "Passwordless SSH" of the best practices and kato.md §3.2 want
-// it. Nodes reach each other at port 22, whatever loopback port their server has on this machine.
+// it. Nodes reach each other at port 22, whatever loopback port their server has on this machine, and the nodes of clusters that are connected, too.
 
 // newUserKey makes a key pair in the files' forms.
 func newUserKey(comment string) (private []byte, public string, err error) {
@@ -91,7 +93,7 @@ func (n *Node) makeKeys() error {
 	}
 	var hosts strings.Builder
 	for _, k := range known {
-		fmt.Fprintf(&hosts, "%s,%s %s", k.name, k.address, ssh.MarshalAuthorizedKey(k.originalKey.PublicKey()))
+		hosts.WriteString(hostLine(k, k.originalKey.PublicKey()))
 	}
 	for _, f := range []struct {
 		name, text string
@@ -121,6 +123,69 @@ func (n *Node) setCoreAccess(on bool) error {
 	return n.tree.put(file, text, 0o600)
 }
 
+// CorePublicKey is the public key of the Core's login user, a line of authorized_keys; "" on a plain cluster.
+func (c *Cluster) CorePublicKey() string { return c.corePublic }
+
+// AuthorizeKey lets the holder of a key, a line of authorized_keys, log in to the node from other nodes, as `kato data import` of an old Core's host needs it
+// (kato.md §3.2).
+func (n *Node) AuthorizeKey(public string) error {
+	return n.addLine("authorized_keys", public, 0o600)
+}
+
+// KnowHost puts another node's host key, under its name and its address, into the login user's known_hosts.
+func (n *Node) KnowHost(other *Node) error {
+	return n.addLine("known_hosts", hostLine(other, other.HostKey()), 0o644)
+}
+
+// addLine adds a line to a file of the login user's ssh.
+func (n *Node) addLine(name, line string, mode os.FileMode) error {
+	if err := n.ready(); err != nil {
+		return err
+	}
+	file := n.homeOf(n.loginUser()) + "/.ssh/" + name
+	var text []byte
+	if _, err := n.tree.stat(superuser, "/", file, true); err == nil {
+		if text, err = n.ReadFile(file); err != nil {
+			return err
+		}
+	}
+	return n.tree.put(file, string(text)+strings.TrimSpace(line)+"\n", mode)
+}
+
+func hostLine(n *Node, key ssh.PublicKey) string {
+	return fmt.Sprintf("%s,%s %s", n.name, n.address, ssh.MarshalAuthorizedKey(key))
+}
+
+// Connect lets the nodes of two clusters reach each other over ssh by name and by address, as those of one network. Where both clusters have a name or an
+// address, each means its own node: Config.Network gives a cluster addresses of its own.
+func (c *Cluster) Connect(other *Cluster) {
+	for one, to := range map[*Cluster]*Cluster{c: other, other: c} {
+		one.mu.Lock()
+		one.neighbours = append(one.neighbours, to)
+		one.mu.Unlock()
+	}
+}
+
+// nodeAt is the node of a name or an address, nil when there is none: the cluster's own or one of a neighbour.
+func (c *Cluster) nodeAt(host string, port int) *Node {
+	c.mu.Lock()
+	clusters := append([]*Cluster{c}, c.neighbours...)
+	c.mu.Unlock()
+	for _, cluster := range clusters {
+		var found *Node
+		for _, n := range cluster.nodes {
+			// Where nodes share their loopback address, the port tells them apart.
+			if n.name == host || n.address == host && (found == nil || n.port == port) {
+				found = n
+			}
+		}
+		if found != nil {
+			return found
+		}
+	}
+	return nil
+}
+
 // sshError is the last line of an ssh that did not get in.
 type sshError struct{ text string }
 
@@ -138,13 +203,7 @@ type sshTarget struct {
 
 // logIn does what ssh does before it runs a command: it finds the node, connects, checks the host key and shows the keys that user may read.
 func (n *Node) logIn(ctx context.Context, user string, t sshTarget) (*Node, error) {
-	var to *Node
-	for _, k := range n.cluster.nodes {
-		// Where nodes share their loopback address, the port tells them apart.
-		if k.name == t.host || k.address == t.host && (to == nil || k.port == t.port) {
-			to = k
-		}
-	}
+	to := n.cluster.nodeAt(t.host, t.port)
 	if to == nil && (t.host == "localhost" || t.host == "127.0.0.1") {
 		to = n
 	}
@@ -382,23 +441,38 @@ options:
 
 // remoteCommand runs a command line on another node by the login shell, with this process's descriptors.
 func (c *invocation) remoteCommand(to *Node, command string, noInput bool) int {
-	to.mu.Lock()
-	boot := to.boot
-	to.mu.Unlock()
-	p, err := boot.newProcess(to, nil, to.loginUser(), []string{"-bash"})
+	var fds fdTable
+	for i := range 3 {
+		fds[i] = c.fds[i].retain()
+	}
+	if noInput {
+		fds[0].release()
+		fds[0] = discardDescription()
+	}
+	p, err := to.startCommand(command, fds)
 	if err != nil {
 		c.errorf("Connection closed by remote host")
 		return 255
 	}
-	env := to.loginEnvironment()
-	s := &shell{node: to, p: p, bash: true, arg0: "bash", dir: env["HOME"], umask: 0o022, mainPID: p.pid}
-	for i := range 3 {
-		s.fds[i] = c.fds[i].retain()
+	exit := c.waitFor(p)
+	if p.killed() {
+		return 255
 	}
-	if noInput {
-		s.fds[0].release()
-		s.fds[0] = discardDescription()
+	return exit
+}
+
+// startCommand begins a command line, or without one a login shell that reads its input, in a session of the login user. The descriptors are the session's.
+func (n *Node) startCommand(command string, fds fdTable) (*process, error) {
+	n.mu.Lock()
+	boot := n.boot
+	n.mu.Unlock()
+	p, err := boot.newProcess(n, nil, n.loginUser(), []string{"-bash"})
+	if err != nil {
+		fds.closeAll()
+		return nil, err
 	}
+	env := n.loginEnvironment()
+	s := &shell{node: n, p: p, bash: true, arg0: "bash", fds: fds, dir: env["HOME"], umask: 0o022, mainPID: p.pid}
 	s.vars = variables(env, env["HOME"])
 	go func() {
 		if command == "" {
@@ -410,12 +484,57 @@ func (c *invocation) remoteCommand(to *Node, command string, noInput bool) int {
 		s.fds.closeAll()
 		p.finish(s.exit)
 	}()
-	exit := c.waitFor(p)
+	return p, nil
+}
+
+// killed says whether a signal has ended the process, or is about to.
+func (p *process) killed() bool {
 	p.mu.Lock()
-	signal := p.signal
-	p.mu.Unlock()
-	if signal != 0 {
-		return 255
+	defer p.mu.Unlock()
+	return p.signal != 0
+}
+
+// ssh runs a command line on another host with the caller's own keys, for kato: katodouble.Invocation's SSH.
+func (c *invocation) ssh(ctx context.Context, host, command string, stdout, stderr io.Writer) (exit int, err error) {
+	home := c.env["HOME"]
+	t := sshTarget{user: c.user(), host: host, port: 22, keys: ownKeys(home), known: home + "/.ssh/known_hosts", timeout: 5 * time.Second}
+	if i := strings.LastIndexByte(host, '@'); i >= 0 {
+		t.user, t.host = host[:i], host[i+1:]
 	}
-	return exit
+	to, err := c.node.logIn(ctx, c.user(), t)
+	if err != nil {
+		text := err.Error()
+		return 0, errors.New(strings.TrimSpace(text[strings.LastIndexByte(text, '\n')+1:]))
+	}
+	var fds fdTable
+	var input, output, errs *description
+	fds[0], input = newPipe()
+	output, fds[1] = newPipe()
+	errs, fds[2] = newPipe()
+	p, err := to.startCommand(command, fds)
+	var copies sync.WaitGroup
+	failed := make([]error, 2)
+	for i, from := range []*description{output, errs} {
+		copies.Go(func() {
+			_, failed[i] = io.Copy([]io.Writer{stdout, stderr}[i], fdReader{ctx, from})
+			from.release() // a host that goes on writing learns that nobody reads
+		})
+	}
+	defer input.release()
+	if err != nil {
+		copies.Wait()
+		return 0, fmt.Errorf("Connection closed by %s port %d", t.host, t.port)
+	}
+	select {
+	case <-p.done:
+	case <-ctx.Done():
+	}
+	copies.Wait()
+	switch {
+	case ctx.Err() != nil:
+		return 0, ctx.Err()
+	case p.killed():
+		return 0, fmt.Errorf("Connection to %s closed by remote host.", t.host)
+	}
+	return p.exit, errors.Join(failed...)
 }

@@ -569,7 +569,7 @@ func katoProgram(c *invocation) int {
 	return c.node.cluster.kato.Run(c.p.ctx, katodouble.Invocation{
 		Args: c.argv[1:], Node: c.node.address, UID: uidOf(c.user()), Stdin: c.stdin(), Stdout: c,
 		Stderr: fdWriter{c.p.ctx, c.fds[2]}, Home: c.env["HOME"], Path: c.env["PATH"],
-		Dir: c.dir, Files: nodeFiles{c}, Reach: c.node.cluster.reach, Sudo: func(context.Context) error {
+		Dir: c.dir, Files: nodeFiles{c}, Reach: c.node.cluster.reach, SSH: c.ssh, Sudo: func(context.Context) error {
 			c.node.mu.Lock()
 			defer c.node.mu.Unlock()
 			if c.node.faults.sudoPassword {

@@ -182,7 +182,9 @@ func exportParts() []part {
 type exportOptions struct {
 	cluster, local, manual, force, usersOnly bool
 	baseDir, file                            string
-	with, without                            map[string]bool
+	// selection is the options that say what is exported, as they were given.
+	selection     []string
+	with, without map[string]bool
 }
 
 // parseExport reads the options of kato.md §3.2; ok is false for what docopt does not match: no mode or two, an unknown option, two names of files,
@@ -217,6 +219,7 @@ func parseExport(args []string) (o exportOptions, ok bool) {
 		case a == "--remote":
 		case a == "--only-users-orgs":
 			o.usersOnly = true
+			o.selection = append(o.selection, a)
 		case a == "--base-dir" && i+1 < len(args):
 			i++
 			o.baseDir = args[i]
@@ -224,6 +227,7 @@ func parseExport(args []string) (o exportOptions, ok bool) {
 			o.baseDir = strings.TrimPrefix(a, "--base-dir=")
 		case selectors[a] != nil:
 			selectors[a]()
+			o.selection = append(o.selection, a)
 		case strings.HasPrefix(a, "-"):
 			return o, false
 		default:

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"path"
 	"slices"
 	"strconv"
@@ -242,8 +243,8 @@ func parseImport(args []string) (o exportOptions, timeout time.Duration, ok bool
 	return o, timeout, ok && o.file != ""
 }
 
-// dataImport reads a .tgz that dataExport wrote. A cluster's import needs all nodes reachable, the Core's key on each of them, and all roles started (kato.md
-// §3.2). A source that is a host name is refused: nothing here can log in to an old Core.
+// dataImport reads a .tgz that dataExport wrote, or has written on the old host that is its source. A cluster's import needs all nodes reachable, the Core's key
+// on each of them, and all roles started; an old host has to let the caller in (kato.md §3.2).
 func (k *call) dataImport(args []string) int {
 	o, timeout, ok := parseImport(args)
 	if !ok {
@@ -263,14 +264,20 @@ func (k *call) dataImport(args []string) int {
 		return k.fail("Could not read %s: No such file or directory", o.file)
 	}
 	file := k.absolute(o.file)
+	i := &importer{options: o, timeout: timeout, origin: file, file: file, temporary: k.temporary(o.baseDir, "kato-import-"), found: map[string]bool{}}
 	source, size, err := k.Files.Open(file)
 	switch {
-	case err != nil && !strings.ContainsAny(o.file, "/") && !strings.HasSuffix(o.file, ".tgz"):
-		return k.fail("Could not log in to %s: there is no such file, and an import from a running system is not possible from here", o.file)
+	case errors.Is(err, fs.ErrNotExist) && namesHost(o.file):
+		if exit := k.loggedIn(o.file); exit != 0 {
+			return exit
+		}
+		i.host, i.origin, i.file = o.file, o.file, path.Join(i.temporary, "export.tgz")
 	case err != nil:
 		return k.fail("Could not read %s: %v", file, err)
+	default:
+		i.source = source
+		defer source.Close()
 	}
-	defer source.Close()
 	begin := k.c.beginImport
 	if k.c.importBegin != nil {
 		begin = k.c.importBegin
@@ -280,7 +287,7 @@ func (k *call) dataImport(args []string) int {
 		return k.notBegun(err)
 	}
 	defer release()
-	i := &importer{options: o, now: now, timeout: timeout, file: file, source: source, temporary: k.temporary(o.baseDir, "kato-import-"), found: map[string]bool{}}
+	i.now = now
 	i.hasRole = func(role string) bool {
 		return slices.ContainsFunc(peers, func(p peer) bool { return (o.cluster || p.id == k.local.id) && slices.Contains(p.roles, role) })
 	}
@@ -312,6 +319,8 @@ type importer struct {
 	now             Import
 	timeout         time.Duration
 	hasRole         func(string) bool
+	origin          string // the file or the host, as it is told
+	host            string // whose export is imported; "" for a file's
 	file, temporary string
 	source          io.Reader
 	found           map[string]bool // parts that the archive has
@@ -348,9 +357,19 @@ func (i *importer) productName() string {
 
 func (i *importer) run() int {
 	k := i.k
-	k.printf("Importing %s data from %s\n", i.productName(), i.file)
+	k.printf("Importing %s data from %s\n", i.productName(), i.origin)
 	if err := k.Files.Mkdir(i.temporary); err != nil {
 		return k.fail("Could not make the folder %s: %v", i.temporary, err)
+	}
+	if i.host != "" {
+		copied, err := i.fetch()
+		if k.ctx.Err() != nil {
+			return killedByTerm
+		}
+		if err != nil {
+			return k.fail("Could not export from %s: %v", i.host, errors.Join(err, k.Files.RemoveAll(i.temporary)))
+		}
+		defer copied.Close()
 	}
 	err := i.unpack()
 	if k.ctx.Err() != nil {
@@ -370,7 +389,7 @@ func (i *importer) run() int {
 	if exit != nil {
 		return *exit
 	}
-	k.printf("Import finished: %s\n", i.file)
+	k.printf("Import finished: %s\n", i.origin)
 	return 0
 }
 
