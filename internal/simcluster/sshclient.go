@@ -523,7 +523,7 @@ func (c *invocation) ssh(ctx context.Context, host, command string, stdout, stde
 	defer input.release()
 	if err != nil {
 		copies.Wait()
-		return 0, fmt.Errorf("Connection closed by %s port %d", t.host, t.port)
+		return 0, sshError{fmt.Sprintf("Connection closed by %s port %d", t.host, t.port)}
 	}
 	select {
 	case <-p.done:
@@ -534,7 +534,7 @@ func (c *invocation) ssh(ctx context.Context, host, command string, stdout, stde
 	case ctx.Err() != nil:
 		return 0, ctx.Err()
 	case p.killed():
-		return 0, fmt.Errorf("Connection to %s closed by remote host.", t.host)
+		return 0, sshError{fmt.Sprintf("Connection to %s closed by remote host.", t.host)}
 	}
 	return p.exit, errors.Join(failed...)
 }
