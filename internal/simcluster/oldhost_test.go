@@ -23,7 +23,8 @@ func twoClusters(t *testing.T) *moving {
 	t.Helper()
 	c, core, _ := alsCluster(t, Config{})
 	old := startCluster(t, Config{Name: "old", Network: 77, Nodes: []NodeConfig{
-		{Name: "old-core", Roles: []string{"base", "primary", "controller", "router", "filesystem"}}, {Name: "old-dea", Roles: []string{"base", "dea"}}, {Name: "mysql-1", Roles: []string{"base", "mysql"}},
+		{Name: "old-core", Roles: []string{"base", "primary", "controller", "router", "filesystem"}},
+		{Name: "old-dea", Roles: []string{"base", "dea"}}, {Name: "mysql-1", Roles: []string{"base", "mysql"}},
 	}})
 	m := &moving{t: t, core: core, old: old.Node("old-core"), cc: c.Controller(), oldCC: old.Controller()}
 	m.cc.Empty()

@@ -513,10 +513,9 @@ func (c *invocation) ssh(ctx context.Context, host, command string, stdout, stde
 	errs, fds[2] = newPipe()
 	p, err := to.startCommand(command, fds)
 	var copies sync.WaitGroup
-	failed := make([]error, 2)
-	for i, from := range []*description{output, errs} {
+	for from, to := range map[*description]io.Writer{output: stdout, errs: stderr} {
 		copies.Go(func() {
-			_, failed[i] = io.Copy([]io.Writer{stdout, stderr}[i], fdReader{ctx, from})
+			_, _ = io.Copy(to, fdReader{ctx, from})
 			from.release() // a host that goes on writing learns that nobody reads
 		})
 	}
@@ -536,5 +535,5 @@ func (c *invocation) ssh(ctx context.Context, host, command string, stdout, stde
 	case p.killed():
 		return 0, sshError{fmt.Sprintf("Connection to %s closed by remote host.", t.host)}
 	}
-	return p.exit, errors.Join(failed...)
+	return p.exit, nil
 }

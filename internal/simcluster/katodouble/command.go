@@ -34,7 +34,7 @@ type Invocation struct {
 	// Reach returns an error when one node cannot log in to another one by key, both named by their ids; nil = it can.
 	Reach func(ctx context.Context, from, to string) error
 	// SSH runs a command line on another host, [USER@]NAME, as the caller and with the caller's own key. Its error is that it could not log in, or that the
-	// connection broke. The command reads nothing, and sees the end of its standard input when ctx or the caller ends. nil = no host can be reached.
+	// connection broke; what a writer refuses is not told. The command reads nothing, and sees the end of its standard input when ctx or the caller ends. nil = no host can be reached.
 	SSH func(ctx context.Context, host, command string, stdout, stderr io.Writer) (exit int, err error)
 }
 
