@@ -155,6 +155,10 @@ func sourceProblems(file *inventory.File, c, source *inventory.Cluster, env func
 	if err := file.CheckFiles(env, source.Name); err != nil {
 		problems = problemsOf(err)
 	}
+	if node, err := source.ExportNode(); err == nil && node != source.CoreNode() {
+		problems = append(problems, fmt.Sprintf("cluster %s has the role filesystem on %s, where its export has to run, and kato reads the Core: make an archive (katoflow backup create %s) and restore that",
+			source.Name, node.Name, source.Name))
+	}
 	if source.Controller == nil {
 		problems = append(problems, fmt.Sprintf("cluster %s has no controller in the inventory, which says what is to come back: write url, user and password of its Cloud Controller", source.Name))
 	}

@@ -22,10 +22,15 @@ import (
 
 // scratch adds a second cluster to the site's inventory, with more lines for it, and returns the site with that one as its cluster: bucket, worker and archives stay
 // those of the first.
-func (s *site) scratch(lines string) *site {
+func (s *site) scratch(lines string) *site { return s.second(lines, exporting) }
+
+// second is a second cluster, as of scratch.
+func (s *site) second(lines string, options ...siteOption) *site {
 	s.t.Helper()
 	cfg := config{name: s.cluster.Name() + "-scratch", platform: "als"}
-	exporting(&cfg)
+	for _, o := range options {
+		o(&cfg)
+	}
 	second := startSimulated(s.t, filepath.Join(s.Dir, "scratch"), cfg)
 	s.t.Cleanup(func() { require.NoError(s.t, second.Close()) })
 	of := *s

@@ -323,7 +323,7 @@ func TestRestore_AppsNamedInAFile_AreStagedAnewAlthoughTheyRun(t *testing.T) {
 
 	write("# of the old database\n  shop/moved/baked-*\r\n")
 	require.Contains(t, s.cli(0, args...).Stdout, "2 restaged")
-	for app, want := range map[string][]string{"baked-1": {"import", "redeploy", "restage"}, "baked-2": {"import", "redeploy", "restage"}, "plain": {"import", "redeploy"}} {
+	for app, want := range map[string][]string{"baked-1": {"import", "redeploy", "restage", "STARTED"}, "baked-2": {"import", "redeploy", "restage", "STARTED"}, "plain": {"import", "redeploy"}} {
 		require.Equal(t, want, writes(c, s.guid("shop", "moved", app)), app)
 	}
 }

@@ -92,6 +92,8 @@ type site struct {
 	bucket *archivetest.Bucket
 	// archive that was made of the cluster before.
 	archive string
+	// source is the running cluster that is imported into this one.
+	source *site
 	// s3 are the lines of the inventory that name it.
 	s3 string
 	// byHands are the commands that the test ran on a node itself, as somebody might who is logged in.

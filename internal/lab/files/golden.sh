@@ -29,7 +29,11 @@ mkdir -p "$tree/var/log/journal" "$tree/srv"
 
 # What has no sense in a container, and the timers that would start apt by themselves.
 for unit in apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer fstrim.timer console-getty.service getty.target \
-	systemd-networkd.service systemd-resolved.service systemd-firstboot.service systemd-update-utmp.service; do
+	systemd-networkd.service systemd-resolved.service systemd-firstboot.service systemd-update-utmp.service systemd-update-utmp-runlevel.service \
+	e2scrub_reap.service systemd-modules-load.service systemd-journal-catalog-update.service systemd-pstore.service systemd-sysctl.service systemd-udev-trigger.service \
+	modprobe@configfs.service modprobe@dm_mod.service modprobe@drm.service modprobe@efi_pstore.service modprobe@fuse.service modprobe@loop.service \
+	sys-kernel-debug.mount sys-kernel-tracing.mount sys-kernel-config.mount sys-fs-fuse-connections.mount dev-hugepages.mount dev-mqueue.mount \
+	dpkg-db-backup.timer; do
 	ln -sf /dev/null "$tree/etc/systemd/system/$unit"
 done
 printf '[Manager]\nDefaultTimeoutStopSec=20s\n' >"$tree/etc/systemd/system.conf.d-lab"

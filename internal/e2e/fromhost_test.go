@@ -1,0 +1,237 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	enumspb "go.temporal.io/api/enums/v1"
+
+	"github.com/katoflow/katoflow/internal/operation"
+	"github.com/katoflow/katoflow/internal/simcluster"
+	"github.com/katoflow/katoflow/internal/simcluster/cloudcontroller"
+	"github.com/katoflow/katoflow/internal/simcluster/katodouble"
+)
+
+// onTheCore is a cluster whose Core has the role filesystem: kato exports there.
+func onTheCore(c *config) {
+	exporting(c)
+	c.nodes = []nodeConfig{{name: core, roles: []string{"base", "primary", "controller", "router", "filesystem"}}, {name: files, roles: []string{"base", "dea"}}}
+}
+
+// twoRunning makes an old cluster and a new one that reach each other, the Core of the new one with the key of the old one. reversed: the old one's name comes after the new one's.
+func twoRunning(t *testing.T, reversed bool, access bool) (old, target *site) {
+	t.Helper()
+	onlySimulated(t, "an import is the same there, and two clusters take many hosts")
+	old = newSite(t, nil, nil, onTheCore)
+	target = old.second("", onTheCore, func(c *config) { c.simulated = append(c.simulated, func(c *simcluster.Config) { c.Network = 7 }) })
+	if reversed {
+		old, target = target, old
+	}
+	target.source = old
+	one, other := old.cluster.(simulatedCluster), target.cluster.(simulatedCluster)
+	one.Connect(other.Cluster)
+	if access {
+		require.NoError(t, one.Cluster.Node(core).AuthorizeKey(other.CorePublicKey()))
+		require.NoError(t, other.Cluster.Node(core).KnowHost(one.Cluster.Node(core)))
+	}
+	return old, target
+}
+
+// fromHost begins the import of the running cluster old.
+func (s *site) fromHost(old *site, args ...string) *op {
+	s.t.Helper()
+	id := fmt.Sprintf("op-%d", shared.number.Add(1))
+	s.cli(0, append([]string{"backup", "restore", "--from-host", old.cluster.Name(), "--cluster", s.cluster.Name(), "--confirm", s.cluster.Name(), "--id", id, "--detach"}, args...)...)
+	return s.attachTo(operation.KindRestore, id)
+}
+
+// letGo requires that the old cluster is as it was: nothing runs there, nothing is left, and nobody holds it.
+func (o *op) letGo(old *site) {
+	o.t.Helper()
+	old.read(o.site)
+	source := old.attachTo(operation.KindHold, o.id+"-source")
+	r, err := source.end(30 * time.Second)
+	require.NoError(o.t, err)
+	require.Equal(o.t, operation.PhaseDone, r.Phase)
+	source.settled()
+	o.settled()
+}
+
+// read takes the exports on an old Core for what kato of the new one has started there, over SSH and so outside of a job: one for each import.
+func (s *site) read(by *site) {
+	s.t.Helper()
+	n := 0
+	for _, e := range s.cluster.Node(core).Commands() {
+		if strings.HasPrefix(e.Command(), "kato data export --cluster --base-dir /tmp/kato-export-") {
+			n++
+			s.byHands = append(s.byHands, e.Command())
+		}
+	}
+	require.Equal(s.t, by.imports(core), n, "exports for imports")
+}
+
+func TestFromHost_ARunningCluster_IsHeldWhileItIsReadAndComesOver(t *testing.T) {
+	t.Parallel()
+	for name, reversed := range map[string]bool{"old before new": false, "new before old": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			old, target := twoRunning(t, reversed, true)
+			target.worker("")
+			old.controller().AddApp("moved", "live", cloudcontroller.App{Name: "web", Instances: 2})
+			old.controller().AddApp("moved", "live", cloudcontroller.App{Name: "idle", State: "STOPPED"})
+			target.controller().Empty()
+			target.cluster.Node(core).SlowCommand("kato data import", -1, 3*time.Second)
+			require.Contains(t, target.cli(0, "backup", "restore", "--from-host", old.cluster.Node(core).Address(), "--cluster", target.cluster.Name(), "--dry-run").Stdout,
+				"cluster "+old.cluster.Name()+" is held")
+			require.Zero(t, target.imports(core))
+
+			o := target.fromHost(old)
+			target.eventually(60*time.Second, "kato to import", func() bool { return target.running(core, "kato data import") })
+			require.True(t, old.cluster.Maintenance(), "the old cluster is read-only meanwhile")
+			require.False(t, target.cluster.Maintenance())
+			busy := old.cli(6, "apps", "restart", old.cluster.Name(), "--all").Stderr
+			require.Contains(t, busy, operation.WorkflowID(old.cluster.Name(), operation.KindHold, o.id+"-source"))
+			r := o.done(90 * time.Second)
+			require.Equal(t, old.cluster.Name(), r.Restore.Running)
+			require.Empty(t, r.Restore.Archive)
+			require.NotNil(t, r.Restore.Recorded)
+			require.Equal(t, r.Restore.Recorded, r.Restore.Found)
+			require.Empty(t, r.Restore.Missing)
+			require.Equal(t, r.Restore.Recorded.AppsStarted, outcomesOf(r)[operation.AppRunning])
+			require.NotEmpty(t, target.guid("moved", "live", "web"))
+			require.Equal(t, "STOPPED", target.controller().AppState(target.guid("moved", "live", "idle")))
+			require.NotEmpty(t, old.guid("moved", "live", "web"), "nothing is taken from the old one")
+			require.Equal(t, []int{1, 0}, []int{target.imports(core), old.imports(core)})
+			require.Contains(t, target.cli(0, "op", "show", o.id).Stdout, "running cluster "+old.cluster.Name()+", held by "+o.id+"-source")
+			o.letGo(old)
+		})
+	}
+}
+
+func TestFromHost_Preflight_NamesAllProblemsAtOnceAndTouchesNothing(t *testing.T) {
+	t.Parallel()
+	old, target := twoRunning(t, false, false)
+	target.worker("")
+	name := target.cluster.Name()
+	args := []string{"backup", "restore", "--cluster", name, "--confirm", name, "--no-safety-backup", "--from-host"}
+	for want, host := range map[string]string{"cannot be imported into itself": name, `called "elsewhere"`: "elsewhere", `called "192.0.2.1"`: "192.0.2.1"} {
+		require.Contains(t, target.cli(2, append(args, host)...).Stderr, want)
+	}
+	require.Contains(t, target.cli(2, append(args, old.cluster.Name(), "latest")...).Stderr, "leave one out")
+	require.Contains(t, target.cli(2, "backup", "restore", "latest", "--cluster", name, "--confirm", name, "--maintenance", "off").Stderr, "is for --from-host")
+	require.Contains(t, target.cli(2, "backup", "restore", "--cluster", name, "--confirm", name).Stderr, "nothing is named to be imported")
+
+	old.cluster.Node(files).SudoPassword(true)
+	target.controller().SetMaintenance(true)
+	stderr := target.cli(7, append(args, old.cluster.Name())...).Stderr
+	for _, want := range []string{"the Core cannot log in to the Core of " + old.cluster.Name(), old.cluster.Name() + ": files: sudo asks", "maintenance mode is on"} {
+		require.Contains(t, stderr, want)
+	}
+	target.controller().SetMaintenance(false)
+	old.cluster.Node(files).SudoPassword(false)
+	require.Zero(t, target.imports(core))
+	require.False(t, old.cluster.Maintenance())
+	require.False(t, target.locked())
+}
+
+func TestFromHost_OldClusterBusy_IsToldOrWaitedFor(t *testing.T) {
+	t.Parallel()
+	old, target := twoRunning(t, false, true)
+	target.worker("")
+	target.controller().Empty()
+	require.NoError(t, old.exporter(core).ExportTime(4*time.Second))
+	other := old.backup("--maintenance", "off")
+	old.eventually(60*time.Second, "the export", func() bool { return old.running(core, "kato data export") })
+	name := target.cluster.Name()
+	stderr := target.cli(7, "backup", "restore", "--from-host", old.cluster.Name(), "--cluster", name, "--confirm", name).Stderr
+	require.Contains(t, stderr, "kato data export or import runs there already")
+	require.Contains(t, stderr, old.cluster.Name()+": is busy: "+other.workflow)
+	require.Zero(t, target.imports(core))
+	other.done(90 * time.Second)
+}
+
+func TestFromHost_CancelledInTheImport_SeesItThroughAndLetsBothGo(t *testing.T) {
+	t.Parallel()
+	old, target := twoRunning(t, false, true)
+	target.worker("")
+	target.controller().Empty()
+	target.cluster.Node(core).SlowCommand("kato data import", -1, 3*time.Second)
+	f := target.fault("an import of a running cluster cancelled while kato imports")
+	o := target.fromHost(old)
+	target.eventually(60*time.Second, "kato to import", func() bool { return target.running(core, "kato data import") })
+	target.cli(0, "op", "cancel", o.id, "--detach")
+	r, err := o.end(90 * time.Second)
+	require.Error(t, err)
+	require.Equal(t, operation.PhaseCancelled, r.Phase)
+	require.Equal(t, 1, target.imports(core))
+	o.letGo(old)
+	f.end("the import seen through, the old cluster let go, then ended as cancelled")
+}
+
+func TestFromHost_HoldEndedByHand_IsTakenAgainBeforeTheNextTry(t *testing.T) {
+	t.Parallel()
+	old, target := twoRunning(t, true, true)
+	target.worker("")
+	target.controller().Empty()
+	fails, once := katodouble.ImportFails, 1
+	require.NoError(t, target.importer().ImportWith(katodouble.ImportPatch{Fault: &fails, Times: &once}))
+	f := target.fault("the operation that holds a running cluster is cancelled while the import is asked about")
+	o := target.fromHost(old)
+	q := o.question(60 * time.Second)
+	require.Equal(t, operation.StepImport, q.Step)
+	target.cli(0, "op", "cancel", o.id+"-source")
+	require.False(t, old.cluster.Maintenance())
+	o.decide(q, operation.Retry)
+	r := o.done(90 * time.Second)
+	require.Equal(t, o.id+"-source-2", r.Restore.Held)
+	require.Equal(t, 2, target.imports(core))
+	old.read(target)
+	again := old.attachTo(operation.KindHold, o.id+"-source-2")
+	_, err := again.end(30 * time.Second)
+	require.NoError(t, err)
+	again.settled()
+	o.settled()
+	f.end("held anew, read again, let go")
+}
+
+// holds is the moment an event of an activity stands in the history of the operation that holds the old cluster.
+func holds(activity string, event enumspb.EventType) func(ctx context.Context, o *op) (func(), error) {
+	return func(ctx context.Context, o *op) (func(), error) {
+		return nil, o.reached(ctx, operation.WorkflowID(o.source.cluster.Name(), operation.KindHold, o.id+"-source"), killPoint{name: activity + " of the hold", activity: activity, event: event})
+	}
+}
+
+// TestKillMatrix_FromHost kills the worker around what an import of a running cluster has of its own, and requires that kato imported once, that everything came over, and that both
+// clusters were let go.
+func TestKillMatrix_FromHost(t *testing.T) {
+	t.Parallel()
+	onlySimulated(t, "an import is the same there, and two clusters take many hosts")
+	t.Run("points", func(t *testing.T) {
+		m := matrix{
+			site: func(t *testing.T) *site {
+				_, target := twoRunning(t, false, true)
+				target.controller().Empty()
+				target.cluster.Node(core).SlowCommand("kato data import", -1, 800*time.Millisecond)
+				return target
+			},
+			start: func(s *site) *op {
+				return s.restoreDirectly(operation.RestoreInput{FromHost: true, From: s.source.cluster.Name()})
+			},
+			intact: func(o *op) {
+				r := o.done(2 * time.Minute)
+				require.Equal(o.t, 1, o.imports(core), "runs of kato data import")
+				require.Empty(o.t, r.Restore.Missing)
+				require.Equal(o.t, r.Restore.Recorded, r.Restore.Found)
+				o.letGo(o.source)
+			},
+		}
+		m.lanes(t, "running", 3, append(boundaries("PrepareSource", "Import"), killPoint{name: "in import", moment: inCommand(core, "kato data import")},
+			killPoint{name: "in the hold", moment: holds("EnterMaintenance", scheduled)}, killPoint{name: "held", moment: holds("EnterMaintenance", completed)},
+			killPoint{name: "in letting go", moment: holds("LeaveMaintenance", scheduled)}))
+	})
+	tellKills(t, "import of a running cluster")
+}
