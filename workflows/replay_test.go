@@ -66,7 +66,7 @@ func TestReplay_EveryRecordedHistory_IsDeterministic(t *testing.T) {
 	}
 	for _, name := range []string{operation.WorkflowSecurityUpgrade, operation.WorkflowSecurityUpgradeNode, operation.WorkflowClusterLock, operation.WorkflowClusterCheck, operation.WorkflowClusterTrust,
 		operation.WorkflowBackup, operation.WorkflowBackupList, operation.WorkflowBackupShow, operation.WorkflowBackupVerify, operation.WorkflowBackupPrune, operation.WorkflowBackupDelete,
-		operation.WorkflowApps, operation.WorkflowAppsBatch, operation.WorkflowAppsList} {
+		operation.WorkflowRestore, operation.WorkflowHold, operation.WorkflowApps, operation.WorkflowAppsBatch, operation.WorkflowAppsList} {
 		require.NotZero(t, types[name], "no history of %s", name)
 	}
 }

@@ -355,3 +355,40 @@ func TestRehearse_Proven_IsAMetricOfTheWorker(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, started.Unix(), int64(value))
 }
+
+// TestKillMatrix_OfARehearsal kills the worker around what a rehearsal has of its own, and requires that kato imported once and that the archive is remembered as proven.
+func TestKillMatrix_OfARehearsal(t *testing.T) {
+	t.Parallel()
+	onlySimulated(t, "an import is the same there, and two clusters take many hosts")
+	t.Run("points", func(t *testing.T) {
+		m := matrix{
+			site: func(t *testing.T) *site {
+				s := newSite(t, nil, nil, exporting)
+				scratch := s.scratch(throwaway)
+				w := s.worker("")
+				s.controller().AddApp("shop", "production", cloudcontroller.App{Name: "rehearsed"})
+				scratch.controller().AddApp("shop", "production", cloudcontroller.App{Name: "of-an-earlier-one"})
+				scratch.archive, scratch.source = s.archived().id, s
+				require.NoError(t, w.Stop())
+				return scratch
+			},
+			start: func(s *site) *op {
+				in := operation.RestoreInput{Rehearsal: true, From: s.source.cluster.Name(), Archive: s.archive}
+				in.OperationID, in.Cluster = fmt.Sprintf("op-%d", shared.number.Add(1)), s.cluster.Name()
+				return s.execute(operation.KindRehearse, operation.WorkflowRestore, in.OperationID, in)
+			},
+			intact: func(o *op) {
+				r := o.done(2 * time.Minute)
+				require.Equal(o.t, 1, o.imports(core), "runs of kato data import")
+				require.True(o.t, r.Restore.Rehearsal.OK)
+				require.Empty(o.t, o.guid("shop", "production", "of-an-earlier-one"))
+				found := o.source.listedOf(o.source.cluster.Name(), o.archive).Rehearsed
+				require.NotNil(o.t, found)
+				require.Equal(o.t, []any{true, o.id}, []any{found.OK, found.Operation})
+				o.settled()
+			},
+		}
+		m.lanes(t, "rehearsal", 2, boundaries("EmptyScratch", "KeepRehearsal"))
+	})
+	tellKills(t, "rehearsal")
+}

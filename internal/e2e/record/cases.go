@@ -35,6 +35,8 @@ type scenario struct {
 	backup bool
 	// restore is an import by `katoflow backup restore` of an archive that is made before; backup is set, too.
 	restore bool
+	// rehearse is a rehearsal of such an archive in a second cluster, which has the bucket's cluster's name and "-2"; fromHost an import of that running cluster. backup is set, too.
+	rehearse, fromHost bool
 	// apps is restart or redeploy: an operation on the apps of an ALS cluster.
 	apps string
 	// input starts it without the CLI, which would refuse it.
@@ -254,6 +256,14 @@ func cases() []scenario {
 			script: func(r *recording) { r.answer(importer, operation.Retry) }},
 		{name: "restore-not-verified-left", als: true, backup: true, restore: true, args: []string{"--no-safety-backup", "--restage", "none"}, phase: operation.PhaseFailed, faults: imports(katodouble.ImportErrorText),
 			script: func(r *recording) { r.answer(importer, operation.Leave) }},
+		{name: "rehearse", als: true, backup: true, rehearse: true, phase: operation.PhaseDone},
+		{name: "restore-from-host", als: true, backup: true, fromHost: true, phase: operation.PhaseDone},
+		{name: "restore-from-host-hold-lost", als: true, backup: true, fromHost: true, args: []string{"--maintenance", "off", "--no-safety-backup"}, phase: operation.PhaseDone, faults: imports(katodouble.ImportFails),
+			script: func(r *recording) {
+				r.question(importer)
+				r.katoflow("op", "cancel", "op-1-source")
+				r.answer(importer, operation.Retry)
+			}},
 		{name: "restore-cancelled-in-the-import", als: true, backup: true, restore: true, args: []string{"--no-safety-backup"}, phase: operation.PhaseCancelled,
 			faults: func(c *simcluster.Cluster) {
 				seconds := 3.0
@@ -332,6 +342,9 @@ type recording struct {
 
 const patience = 60 * time.Second
 
+// secondName is what the name of a scenario's second cluster ends with.
+const secondName = "-2"
+
 // numbers make request ids differ.
 var numbers atomic.Int64
 
@@ -350,6 +363,15 @@ func (r *recording) run() error {
 		r.katoflow("backup", "create", r.name, "--id", "before", "--maintenance", "off")
 		r.workflow = operation.WorkflowID(r.name, operation.KindRestore, "op-1")
 		args = append([]string{"backup", "restore", "before", "--cluster", r.name, "--confirm", r.name, "--id", "op-1", "--detach"}, r.args...)
+	}
+	if r.rehearse {
+		r.katoflow("backup", "create", r.name, "--id", "before", "--maintenance", "off")
+		r.workflow = operation.WorkflowID(r.name+secondName, operation.KindRehearse, "op-1")
+		args = append([]string{"backup", "rehearse", r.name, "--cluster", r.name + secondName, "--id", "op-1", "--detach"}, r.args...)
+	}
+	if r.fromHost {
+		r.workflow = operation.WorkflowID(r.name, operation.KindRestore, "op-1")
+		args = append([]string{"backup", "restore", "--from-host", r.name + secondName, "--cluster", r.name, "--confirm", r.name, "--id", "op-1", "--detach"}, r.args...)
 	}
 	if r.apps != "" {
 		r.workflow = operation.WorkflowID(r.name, "apps-"+r.apps, "op-1")
@@ -594,6 +616,8 @@ func (r *recording) keepAll() {
 		what := "lock"
 		if i := strings.LastIndex(id, "/node/"); i >= 0 {
 			what = "node-" + id[i+len("/node/"):]
+		} else if strings.Contains(id, "/"+operation.KindHold+"/") {
+			what = "hold"
 		}
 		if runs[what]++; runs[what] > 1 {
 			what += fmt.Sprintf("-%d", runs[what])

@@ -8,6 +8,7 @@ package main
 import (
 	"compress/gzip"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -109,6 +110,14 @@ func record(release, only string, atOnce int) (int, error) {
 			limits += section
 		}
 		inventory += strings.Replace(body, key, key+limits+s.inventory, 1)
+		if s.rehearse || s.fromHost {
+			second, section, err := secondCluster(cluster, s)
+			if err != nil {
+				return 0, err
+			}
+			defer func() { _ = second.Close() }()
+			inventory += section
+		}
 		runs[i] = &recording{Site: site, scenario: s, client: c, cluster: cluster}
 	}
 	if err := os.WriteFile(site.Inventory, []byte(inventory), 0o600); err != nil {
@@ -132,6 +141,25 @@ func record(release, only string, atOnce int) (int, error) {
 		return 0, err
 	}
 	return write(filepath.Join(harness.Root(), "workflows", "testdata", "history", release), runs, only == "", dir, harness.Root())
+}
+
+// secondCluster makes the second cluster of a scenario, and its section of the inventory: a scratch cluster, or the running one that is imported.
+func secondCluster(first *simcluster.Cluster, s scenario) (*simcluster.Cluster, string, error) {
+	name := s.name + secondName
+	const core = "core"
+	cfg := simcluster.Config{Dir: filepath.Join(first.Dir(), "second"), Name: name, BootTime: 100 * time.Millisecond, Network: 2,
+		Nodes: []simcluster.NodeConfig{{Name: core, Roles: []string{"base", "primary", "controller", "router", "filesystem", "mysql", "postgresql", "redis", "rabbit", "mongodb"}}}}
+	second, err := simcluster.Start(cfg)
+	if err != nil {
+		return nil, "", err
+	}
+	first.Connect(second)
+	if err := errors.Join(second.Node(core).AuthorizeKey(first.CorePublicKey()), first.Node(importer).KnowHost(second.Node(core))); err != nil {
+		return nil, "", err
+	}
+	_, body, _ := strings.Cut(string(second.InventoryYAML()), "clusters:\n")
+	key := "  " + name + ":\n"
+	return second, strings.Replace(body, key, key+"    scratch: true\n    gates: {times: 2, interval: 100ms, timeout: 30s}\n    timeouts: {unreachable_after: 30s, boot: 30s, upgrade: 2m, apt_lock: 10s}\n", 1), nil
 }
 
 // write replaces the folder's content.
