@@ -155,6 +155,7 @@ func TestCatalog(t *testing.T) {
 		"Rehearsal_OfAnArchive_IsShownKeptAndSaidToBeTheLast":        rehearsalIsShown,
 		"EmptyScratch_OfAnArchive_DeletesItsOrganizationsOnly":       scratchIsEmptied,
 		"EmptyScratch_OfWhatIsNoScratchCluster_DeletesNothing":       scratchIsRefused,
+		"Droplets_OfAnOldArchiveInItsBucket_AreLookedInto":           archivesDroplets,
 		"LocateArchives_OfClustersWithoutABucket_NamesWhatIsAmiss":   locateNames,
 		"List_OfManifestsThatSomebodyElseWrote_ShowsThemInOneLine":   hostileTexts,
 		"Bounded_RowsThatAreTooManyOrTooLong_CountsThoseLeftOut":     func(t *testing.T, _ *services) { boundedCounts(t) },

@@ -32,6 +32,8 @@ type RestoreReadyInput struct {
 	NoSpaceCheck   bool                   `json:"noSpaceCheck,omitempty"`
 	// Running: From is a running cluster, which is imported itself; there is no Archive.
 	Running bool `json:"running,omitempty"`
+	// NoDroplets: those of an archive of version 2 are not looked into.
+	NoDroplets bool `json:"noDroplets,omitempty"`
 	// RestageApps are patterns of apps that the archive is to have.
 	RestageApps []string `json:"restageApps,omitempty"`
 	// Rehearsal: what comes back is to prove the archive.
@@ -265,6 +267,9 @@ func (x *Archives) RestoreReady(ctx context.Context, in RestoreReadyInput) (Rest
 			of = in.From
 		}
 		all.judgeArchive(of, *m, target)
+		if ofVersion2(m.KatoVersion) && !in.NoDroplets {
+			all.judgeDroplets(x.examineArchive(a.ctx, in, m.Ref), m.Content)
+		}
 		all.judgeRestage(in.RestageApps, m.Content)
 		if all.space != nil {
 			all.judgeImportSpace(t.node.Name, *all.space, m.Size, in.NoSpaceCheck)
@@ -332,6 +337,30 @@ func (x *Archives) readyArchive(ctx context.Context, in RestoreReadyInput) (arch
 		out.problem("archive", "%s: its manifest does not say what it holds, so that nothing could be proven: rehearse one that was made with a controller in the inventory", entry.Ref)
 	}
 	return entry, out
+}
+
+// examineArchive looks into the droplets of an archive in its bucket. A running cluster is not looked into.
+func (x *Archives) examineArchive(ctx context.Context, in RestoreReadyInput, ref archive.Ref) examined {
+	if in.Running {
+		return examined{stopped: "a running cluster is not looked into"}
+	}
+	s, err := x.Source.site(in.From)
+	if err != nil {
+		return examined{stopped: oneLine(err.Error(), 200)}
+	}
+	store, err := s.store(x.Logger)
+	if err != nil {
+		return examined{stopped: oneLine(err.Error(), 200)}
+	}
+	defer store.Close()
+	ctx, cancel := context.WithTimeout(ctx, examineWithin)
+	defer cancel()
+	r, err := store.Open(ctx, ref, archive.OpenOptions{})
+	if err != nil {
+		return examined{stopped: oneLine(err.Error(), 200)}
+	}
+	defer func() { _ = r.Close() }()
+	return examine(ctx, r)
 }
 
 // readySource finds the running cluster ready to be read, as if it were an archive of what it has now. The size is that of its data, as far as it could be measured.
@@ -524,17 +553,18 @@ var changesSince2 = []string{
 	"admin users become global admins; the AOK (LDAP) configuration is imported",
 }
 
+// ofVersion2 says whether data of a version of kato has to be changed by an import into 3.x.
+func ofVersion2(version string) bool {
+	number := versionNumber.FindStringSubmatch(version)
+	return number != nil && number[1] == "2"
+}
+
 // judgeArchive holds the archive against the cluster.
 func (f *findings) judgeArchive(of string, m archive.Manifest, t targetState) {
-	if version := versionNumber.FindStringSubmatch(m.KatoVersion); version != nil && version[1] == "2" {
+	if version := versionNumber.FindStringSubmatch(m.KatoVersion); ofVersion2(m.KatoVersion) {
 		for _, change := range changesSince2 {
 			f.warning(of, "it is of version %s: %s", m.KatoVersion, change)
 		}
-		apps := "its apps"
-		if m.Content != nil {
-			apps = fmt.Sprintf("its %d apps", m.Content.Apps)
-		}
-		f.warning(of, "%s were not examined for port 3000, VMC_ variables and paths in /app: those that use them will not run", apps)
 	} else if now := versionNumber.FindStringSubmatch(t.version); version != nil && now != nil && (version[1] != now[1] || version[2] != now[2]) {
 		f.warning(of, "it is of version %s, and this cluster has %s", m.KatoVersion, t.version)
 	}

@@ -30,7 +30,7 @@ func TestRestore_WhatAnArchiveDoesNotHave_IsToldBefore(t *testing.T) {
 	m.Content.Endpoint = "" // of an older katoflow
 	require.Empty(t, judged(m, here))
 	m.KatoVersion = "2.10.6"
-	require.Contains(t, strings.Join(judged(m, here), "\n"), "its 1 apps were not examined for port 3000")
+	require.Contains(t, strings.Join(judged(m, here), "\n"), "each user gets an organization of their own")
 }
 
 func TestRestore_UsersOfTheManifest_AreMissedByName(t *testing.T) {

@@ -569,7 +569,7 @@ func (p *restore) stillReady(ctx workflow.Context) error {
 	var archives *activities.Archives
 	var now activities.RestoreReadyResult
 	err := workflow.ExecuteActivity(following(ctx, "what an import needs, once more", time.Hour), archives.RestoreReady, activities.RestoreReadyInput{ExportInput: p.input(), From: p.in.Source(),
-		Archive: p.meant.Archive.Operation, Mode: operation.TransferWorker, NoSafetyBackup: true, NoSpaceCheck: true, Rehearsal: p.in.Rehearsal, Running: p.in.FromHost}).Get(ctx, &now)
+		Archive: p.meant.Archive.Operation, Mode: operation.TransferWorker, NoSafetyBackup: true, NoSpaceCheck: true, NoDroplets: true, Rehearsal: p.in.Rehearsal, Running: p.in.FromHost}).Get(ctx, &now)
 	if err != nil {
 		return err
 	}
