@@ -88,7 +88,8 @@ func (h *Host) make(ctx context.Context) error {
 		if err := run(ctx, "mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=1,lazy_journal_init=1", image); err != nil {
 			return err
 		}
-		if err := run(ctx, "mount", "-o", "loop,noatime", image, filepath.Join(h.dir, fs.name)); err != nil {
+		// What is written outlives a host's power cut as long as this machine runs: no flush of the disk below it is needed.
+		if err := run(ctx, "mount", "-o", "loop,noatime,noinit_itable,nobarrier", image, filepath.Join(h.dir, fs.name)); err != nil {
 			return err
 		}
 	}

@@ -39,6 +39,9 @@ type remote struct {
 	refreshed time.Time
 }
 
+// databaseClient waits as long for a connection as a busy machine may need: a database that does not answer is no node that is offline.
+var databaseClient = &http.Client{Transport: &http.Transport{DialContext: (&net.Dialer{Timeout: 30 * time.Second}).DialContext}}
+
 // Run executes one call of kato on the site's node, as Cluster.Run does in process, and returns its exit code. in.Node is ignored. job is the
 // name of the durable job it runs in; the call is recorded with it.
 func (s *Site) Run(ctx context.Context, in Invocation, job string) int {
@@ -205,7 +208,7 @@ func (r *remote) run(ctx context.Context, in Invocation) int {
 	}
 	in.Sudo, in.Reach, r.c.exportBegin, r.c.importBegin = r.site.sudo, r.reach, r.beginExport, r.beginImport
 	if r.site.Database != "" {
-		r.c.SetDatabase(databaseAt{r.site.Database, r.client})
+		r.c.SetDatabase(databaseAt{r.site.Database, databaseClient})
 	}
 	out := in.Stdout
 	var kept bytes.Buffer
