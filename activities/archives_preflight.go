@@ -122,6 +122,9 @@ type findings struct {
 	problems, warnings []string
 	data               int64 // KiB
 	space              *fileSystem
+	// boot is the boot id of a node, and reached those that the Core sees by address.
+	boot    string
+	reached map[string]string
 }
 
 func (f *findings) problem(place, format string, args ...any) {
@@ -186,6 +189,11 @@ func (x *Archives) readyNode(ctx context.Context, r ready, node *inventory.Node)
 		for _, f := range read.values["unmeasured"] {
 			out.warning(name, "the size of %s could not be measured, or not whole: see for yourself whether the archive will fit", f)
 		}
+	}
+	out.boot, out.reached = read.value("boot"), map[string]string{}
+	for _, seen := range read.values["reached"] {
+		address, boot, _ := strings.Cut(seen, " ")
+		out.reached[address] = boot
 	}
 	for _, denied := range read.values["no-access"] {
 		words := strings.SplitN(denied, " ", 3)

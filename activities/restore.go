@@ -42,9 +42,11 @@ type RestoreReadyInput struct {
 
 // RestoreReadyResult is what was found, one line each, with the place it is about before a colon, and the archive that is meant.
 type RestoreReadyResult struct {
-	Problems []string    `json:"problems,omitempty"`
-	Warnings []string    `json:"warnings,omitempty"`
-	Archive  archive.Ref `json:"archive"`
+	Problems []string `json:"problems,omitempty"`
+	Warnings []string `json:"warnings,omitempty"`
+	// Source are the problems of a running cluster that is to be imported.
+	Source  []string    `json:"source,omitempty"`
+	Archive archive.Ref `json:"archive"`
 	// Made is when its export began (UTC, RFC 3339), Size and SHA256 are those of the export. Of a running cluster, Size is that of its data, as far as it could be measured.
 	Made   string `json:"made,omitempty"`
 	Size   int64  `json:"size,omitempty"`
@@ -120,7 +122,8 @@ func (s site) importSource(in ImportInput) (string, error) {
 		err = fmt.Errorf("cluster %s has no Core node", c.Name)
 	}
 	if err != nil {
-		return "", badInput(err.Error())
+		// Not BadInput: an import that was begun may still run.
+		return "", operation.NewError(operation.Failure{Type: operation.ErrInternal, Message: oneLine("the worker's inventory has changed: "+err.Error(), 1024)})
 	}
 	return c.CoreNode().Address, nil
 }
@@ -219,7 +222,7 @@ func (x *Archives) RestoreReady(ctx context.Context, in RestoreReadyInput) (Rest
 	nodes := s.cluster.Nodes
 	source := x.readyArchive
 	if in.Running {
-		source = x.readySource
+		source, r.in.Mode = x.readySource, operation.TransferWorker // nothing is transferred
 		if r.other, err = s.file.Cluster(in.From); err != nil {
 			return RestoreReadyResult{}, badInput(err.Error())
 		}
@@ -241,7 +244,14 @@ func (x *Archives) RestoreReady(ctx context.Context, in RestoreReadyInput) (Rest
 		return RestoreReadyResult{}, ended(a.ctx)
 	}
 	var all findings
-	for _, f := range found {
+	var sources []string
+	if in.Running {
+		found[len(nodes)].sameMachine(in.From, r.other.CoreNode().Address, found[slices.Index(nodes, t.node)].reached)
+	}
+	for i, f := range found {
+		if in.Running && i == len(nodes) {
+			sources, f.problems = f.problems, nil
+		}
 		all.problems, all.warnings = append(all.problems, f.problems...), append(all.warnings, f.warnings...)
 		if f.space != nil {
 			all.space = f.space
@@ -275,7 +285,7 @@ func (x *Archives) RestoreReady(ctx context.Context, in RestoreReadyInput) (Rest
 			all.judgeImportSpace(t.node.Name, *all.space, m.Size, in.NoSpaceCheck)
 		}
 	}
-	out.Problems, out.Warnings = all.problems, all.warnings
+	out.Problems, out.Warnings, out.Source = all.problems, all.warnings, sources
 	return out, nil
 }
 
@@ -339,6 +349,13 @@ func (x *Archives) readyArchive(ctx context.Context, in RestoreReadyInput) (arch
 	return entry, out
 }
 
+// sameMachine holds the Core that the worker reaches against the one that the Core of the import reaches by that address, as kato will.
+func (f *findings) sameMachine(cluster, address string, reached map[string]string) {
+	if seen := reached[address]; seen != "" && f.boot != "" && seen != f.boot {
+		f.problem(cluster, "its Core has the address %s in the inventory, and for the Core of the target that is another machine, which kato would read: give it a name or an address that means the same from there", remote.Escape(address))
+	}
+}
+
 // examineArchive looks into the droplets of an archive in its bucket. A running cluster is not looked into.
 func (x *Archives) examineArchive(ctx context.Context, in RestoreReadyInput, ref archive.Ref) examined {
 	if in.Running {
@@ -397,6 +414,7 @@ func (x *Archives) readySource(ctx context.Context, in RestoreReadyInput) (archi
 		}
 		m.Size += f.data << 10
 	}
+	out.boot = found[slices.Index(nodes, r.core)].boot
 	if m.Content == nil {
 		return archive.Entry{}, out
 	}
@@ -620,6 +638,9 @@ func (f *findings) judgeArchive(of string, m archive.Manifest, t targetState) {
 
 // judgeRestage tells which of the apps that are to be staged anew the archive does not have.
 func (f *findings) judgeRestage(patterns []string, c *archive.Content) {
+	if len(patterns) > 0 && (c == nil || len(c.List) == 0 && c.Apps > 0) {
+		f.problem("restage", "the archive does not say which apps it has, so that those of the file would not be found: restore it, and then katoflow apps redeploy")
+	}
 	if c == nil || len(c.List) == 0 {
 		return
 	}

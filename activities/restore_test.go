@@ -49,7 +49,8 @@ func TestRestore_AppsToBeStagedAnew_MustBeOfTheArchive(t *testing.T) {
 		return f.problems
 	}
 	require.Empty(t, judged(content, "shop/*/orders", "*/*/*"))
-	require.Empty(t, judged(nil, "shop/live/nothing"), "it is not known")
+	require.Contains(t, judged(nil, "shop/live/nothing")[0], "does not say which apps it has")
+	require.Empty(t, judged(nil))
 	problems := judged(content, "shop/live/order", "shop/live/orders", "a/b/1", "a/b/2", "a/b/3", "a/b/4", "a/b/5")
 	require.Len(t, problems, 1)
 	require.Contains(t, problems[0], "the archive has no app shop/live/order, a/b/1, a/b/2, a/b/3, a/b/4, and 1 more")

@@ -206,7 +206,7 @@ func (w *watcher) addBeat(ctx context.Context, r *operation.Report) {
 func beatOf(pending []*workflowpb.PendingActivityInfo) string {
 	for _, p := range pending {
 		switch p.GetActivityType().GetName() {
-		case "PrepareExport", "Export", "CheckArchive", "Transfer", "Place", "TidyExport", "PrepareImport", "Fetch", "Import", "Restored":
+		case "PrepareExport", "Export", "CheckArchive", "Transfer", "Place", "TidyExport", "PrepareImport", "PrepareSource", "EmptyScratch", "Fetch", "Import", "Restored", "KeepRehearsal":
 			var beat activities.Beat
 			if converter.GetDefaultDataConverter().FromPayloads(p.GetHeartbeatDetails(), &beat) == nil {
 				return oneLine(beat.Phase)

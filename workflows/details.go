@@ -125,13 +125,19 @@ func howFar(report *operation.Report) string {
 	switch {
 	case n.Status == operation.NodeDone && report.Restore != nil:
 		what = "imported"
+	case n.Status == operation.NodeDone && report.Kind == operation.KindHold:
+		what = "let go"
 	case n.Status == operation.NodeDone:
 		what = "archived"
 	case n.Step != "":
 		what = "step " + cell(n.Step, 40)
 	}
 	if r := report.Restore; r != nil {
-		what += ", " + cell(r.Archive, 200)
+		from := r.Archive
+		if r.Running != "" {
+			from = "cluster " + r.Running
+		}
+		what += ", " + cell(from, 200)
 	}
 	if e := report.Export; e != nil {
 		if e.Size > 0 {

@@ -2,6 +2,8 @@ package workflows
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/sdk/temporal"
@@ -47,7 +49,8 @@ func (h *hold) ready(workflow.Context) (problems, warnings []string, err error) 
 	return nil, nil, nil
 }
 
-func (h *hold) wantsMaintenance() bool { return h.in.Maintenance }
+// wantsMaintenance is false because the mode is on only when the other operation has all its locks.
+func (h *hold) wantsMaintenance() bool { return false }
 
 func (h *hold) dryRun(workflow.Context) ([]operation.CommandPlan, error) { return nil, nil }
 
@@ -55,22 +58,36 @@ func (h *hold) steps(ctx workflow.Context) {
 	h.takeUp(ctx)
 	h.at(ctx, operation.StepHold, 1)
 	h.remark("held for " + h.in.For)
-	// One that is gone cannot be told, and has cancelled this one.
-	told := workflow.SignalExternalWorkflow(ctx, h.in.For, "", operation.SignalHeld, h.op.ID)
-	letGo := false
-	workflow.GoNamed(ctx, "let go", func(ctx workflow.Context) {
-		workflow.GetSignalChannel(ctx, operation.SignalLetGo).Receive(ctx, nil)
-		letGo = ctx.Err() == nil
-	})
-	if err := told.Get(ctx, nil); err != nil && ctx.Err() == nil {
-		f := operation.FailureOf(err)
-		h.node.Failure, h.aborting = f, true
+	letGo, readOnly := false, false
+	receive := func(signal string, is *bool) {
+		workflow.GoNamed(ctx, signal, func(ctx workflow.Context) {
+			workflow.GetSignalChannel(ctx, signal).Receive(ctx, nil)
+			*is = ctx.Err() == nil
+		})
+	}
+	receive(operation.SignalLetGo, &letGo)
+	receive(operation.SignalReadOnly, &readOnly)
+	h.tell(ctx, false)
+	_ = workflow.Await(ctx, func() bool { return letGo || readOnly || h.aborting })
+	if readOnly && !letGo && !h.aborting && ctx.Err() == nil && (!h.in.Maintenance || h.enterMaintenance(ctx)) {
+		h.tell(ctx, true)
 	}
 	_ = workflow.Await(ctx, func() bool { return letGo || h.aborting })
 	h.leave(ctx, letGo)
 }
 
+// tell the other operation. One that is gone has cancelled this one.
+func (h *hold) tell(ctx workflow.Context, ready bool) {
+	err := workflow.SignalExternalWorkflow(ctx, h.in.For, "", operation.SignalHeld, operation.Held{Operation: h.op.ID, Ready: ready}).Get(ctx, nil)
+	if err != nil && ctx.Err() == nil {
+		h.node.Failure, h.aborting = operation.FailureOf(err), true
+	}
+}
+
 func (h *hold) outcomeText() string { return "let go" }
+
+// errBegunBefore says that an operation of that name was begun by a former run.
+const errBegunBefore = "BegunBefore"
 
 // held is a cluster that another operation holds for this one.
 type held struct {
@@ -78,8 +95,8 @@ type held struct {
 	// id of the operation.
 	id   string
 	done workflow.ChildWorkflowFuture
-	// is: it has said that it holds it.
-	is bool
+	// is: it has said that it holds it; ready that maintenance mode is on too, if that was wanted.
+	is, ready bool
 }
 
 // lost reports that it does not hold it any more, or never will.
@@ -99,8 +116,14 @@ func (r *run) holdOther(ctx workflow.Context, in operation.HoldInput) (*held, *o
 			r.lockFailure, r.aborting = lost, true
 			return h, lost
 		}
+		r.refresh(ctx)
 	}
-	return h, f
+	if f != nil {
+		return h, f
+	}
+	// Nobody is kept waiting by a cluster that is read-only for nothing.
+	_ = workflow.SignalExternalWorkflow(disconnected, h.run.ID, h.run.RunID, operation.SignalReadOnly, nil).Get(disconnected, nil)
+	return r.awaitHeld(ctx, in.Cluster, h, func() bool { return h.ready })
 }
 
 func (r *run) hold(ctx workflow.Context, in operation.HoldInput) (*held, *operation.Failure) {
@@ -108,19 +131,30 @@ func (r *run) hold(ctx workflow.Context, in operation.HoldInput) (*held, *operat
 	in.For, in.DryRun = r.workflowID, false
 	h := &held{id: in.OperationID, done: r.childOperation(base, in.Cluster, operation.KindHold, operation.WorkflowHold, in.OperationID, "Hold of "+in.Cluster+" for "+r.req.OperationID, in)}
 	if err := h.done.GetChildWorkflowExecution().Get(base, &h.run); err != nil {
-		return nil, operation.FailureOf(childBegun(err))
+		if temporal.IsWorkflowExecutionAlreadyStartedError(err) {
+			return nil, &operation.Failure{Type: errBegunBefore, Message: "operation " + h.id + " was begun already, before a reset"}
+		}
+		return nil, operation.FailureOf(err)
 	}
+	return r.awaitHeld(ctx, in.Cluster, h, func() bool { return h.is })
+}
+
+// awaitHeld waits until a hold is as far as is wanted.
+func (r *run) awaitHeld(ctx workflow.Context, cluster string, h *held, far func() bool) (*held, *operation.Failure) {
+	base, _ := workflow.NewDisconnectedContext(ctx)
 	told := workflow.GetSignalChannel(base, operation.SignalHeld)
-	for !h.is {
-		var who string
+	for !far() {
+		var who operation.Held
 		chosen := workflow.NewNamedSelector(ctx, "held").
 			AddReceive(ctx.Done(), func(workflow.ReceiveChannel, bool) {}).
 			AddFuture(h.done, func(workflow.Future) {}).
 			AddReceive(told, func(c workflow.ReceiveChannel, _ bool) { c.Receive(base, &who) })
 		chosen.Select(ctx)
-		h.is = who == h.id
+		if who.Operation == h.id {
+			h.is, h.ready = true, h.ready || who.Ready
+		}
 		switch {
-		case h.is:
+		case far():
 		case ctx.Err() != nil:
 			return h, &operation.Failure{Type: operation.ErrCancelled, Message: "not begun"}
 		case h.lost():
@@ -128,7 +162,7 @@ func (r *run) hold(ctx workflow.Context, in operation.HoldInput) (*held, *operat
 			if f == nil || f.Type == operation.ErrCancelled {
 				f = &operation.Failure{Type: operation.ErrPreflight, Message: "it was ended before it held the cluster"}
 			}
-			f.Message = oneLine(fmt.Sprintf("cluster %s is not held (operation %s): %s", in.Cluster, h.id, f.Message), 1000)
+			f.Message = oneLine(fmt.Sprintf("cluster %s is not held (operation %s): %s", cluster, h.id, f.Message), 1000)
 			return nil, f
 		}
 	}
@@ -138,17 +172,31 @@ func (r *run) hold(ctx workflow.Context, in operation.HoldInput) (*held, *operat
 // letGo ends the hold and waits until it has put back what it changed. The failure says what it could not. ctx is not cancelled.
 func (r *run) letGo(ctx workflow.Context, h *held) *operation.Failure {
 	if !h.lost() {
-		if h.is {
+		if h.ready {
 			_ = workflow.SignalExternalWorkflow(ctx, h.run.ID, h.run.RunID, operation.SignalLetGo, nil).Get(ctx, nil) // one that has ended needs none
 		} else {
 			_ = workflow.RequestCancelExternalWorkflow(ctx, h.run.ID, h.run.RunID).Get(ctx, nil)
 		}
 	}
-	err := h.done.Get(ctx, nil)
-	if err == nil || isCancel(err) && !h.is {
+	var report operation.Report
+	err := h.done.Get(ctx, &report)
+	switch {
+	case err == nil && strings.HasPrefix(report.Maintenance, leftOn):
+		return &operation.Failure{Type: operation.ErrMaintenance, Message: "maintenance mode was " + report.Maintenance}
+	case err == nil || isCancel(err) && !h.ready:
 		return nil
 	}
 	return operation.FailureOf(err)
+}
+
+// freeFormerHold ends a hold that a former run of this operation has begun, before a Reset: nobody else will. ids are those that it can have.
+func (r *run) freeFormerHold(ctx workflow.Context, cluster string, ids []string) error {
+	holder := r.lockHolder(ctx, cluster)
+	if !slices.Contains(ids, holder.Holder) {
+		return nil
+	}
+	cancelByID(ctx, holder.Holder, "")
+	return awaitClosed(ctx, "wait for the former hold of "+cluster+" to end", holder.Holder)
 }
 
 // childOperation starts an operation of its own. It is cancelled when this one ends.

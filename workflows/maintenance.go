@@ -17,6 +17,9 @@ const (
 	signCeiling = 90 * 24 * time.Hour
 )
 
+// leftOn is how a report begins its word of a mode that could not be put back.
+const leftOn = "left on: "
+
 // readOnlyMode is what an operation knows of the cluster's maintenance mode.
 type readOnlyMode struct {
 	found         string        // as it was found
@@ -112,7 +115,7 @@ func (r *run) leaveMaintenance(ctx workflow.Context) {
 		}
 		f := operation.FailureOf(err)
 		if r.ask(ctx, operation.ClusterNode, operation.StepMaintenanceOff, try, *f, operation.Retry, operation.Leave) != operation.Retry {
-			r.report.Maintenance = "left on: " + f.Message
+			r.report.Maintenance = leftOn + f.Message
 			r.report.Warnings = append(r.report.Warnings, "maintenance mode was not put back: "+f.Message)
 			return
 		}

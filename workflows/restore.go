@@ -22,6 +22,7 @@ package workflows
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -138,12 +139,19 @@ func (p *restore) ready(ctx workflow.Context) (problems, warnings []string, err 
 	}
 	r.Made, r.Recorded = p.meant.Made, p.meant.Recorded
 	problems = p.meant.Problems
-	if p.in.FromHost && p.req.LockWait == 0 {
-		if h := p.lockHolder(ctx, p.in.From); h.Holder != "" && !h.Orphaned {
+	warnings = p.meant.Warnings
+	if p.in.FromHost {
+		h := p.lockHolder(ctx, p.in.From)
+		busy := h.Holder != "" && !h.Orphaned && !slices.Contains(p.holdIDs(), h.Holder)
+		switch {
+		case busy && p.req.LockWait > 0: // all of it is asked again when it is held
+			warnings = append(warnings, p.meant.Source...)
+			p.meant.Source = nil
+		case busy:
 			problems = append(problems, fmt.Sprintf("%s: is busy: %s is running on it; wait for it (katoflow op watch), or queue with --wait", p.in.From, h.Holder))
 		}
 	}
-	return problems, p.meant.Warnings, nil
+	return append(problems, p.meant.Source...), warnings, nil
 }
 
 // found is what the starter says when the preflight has passed.
@@ -256,6 +264,7 @@ func (r *run) lockAgain(ctx workflow.Context) *operation.Failure {
 	if err := r.acquireLock(ctx); err != nil {
 		return operation.FailureOf(err)
 	}
+	r.report.Message = ""
 	return r.fence(ctx)
 }
 
@@ -293,12 +302,10 @@ func (p *restore) holdOnce(ctx workflow.Context, try int) error {
 	}
 	if p.source == nil {
 		p.at(ctx, operation.StepHold, try)
-		p.holds++
-		in := operation.HoldInput{Request: p.in.Request, Maintenance: p.sourceReadOnly()}
-		in.Cluster, in.OperationID, in.InventoryDigest = p.in.From, operation.SourceID(p.op.ID, p.holds), ""
-		p.report.Restore.Held = in.OperationID
-		var f *operation.Failure
-		if p.source, f = p.holdOther(ctx, in); f != nil {
+		if err := p.freeFormerHold(ctx, p.in.From, p.holdIDs()); err != nil {
+			return err
+		}
+		if f := p.holdSource(ctx); f != nil {
 			return operation.NewError(*f)
 		}
 	}
@@ -314,6 +321,34 @@ func (p *restore) holdOnce(ctx workflow.Context, try int) error {
 	return nil
 }
 
+// maxHolds is how many holds of an operation have names that a reset run of it knows.
+const maxHolds = 50
+
+// holdIDs are the workflows that can hold the running cluster for this operation.
+func (p *restore) holdIDs() []string {
+	var ids []string
+	for n := range maxHolds {
+		ids = append(ids, operation.WorkflowID(p.in.From, operation.KindHold, operation.SourceID(p.op.ID, n+1)))
+	}
+	return ids
+}
+
+// holdSource has the running cluster held by a new operation: those of a former run, before a Reset, have the first names.
+func (p *restore) holdSource(ctx workflow.Context) (f *operation.Failure) {
+	for p.holds < maxHolds {
+		p.holds++
+		in := operation.HoldInput{Request: p.in.Request, Maintenance: p.sourceReadOnly()}
+		in.Cluster, in.OperationID, in.InventoryDigest = p.in.From, operation.SourceID(p.op.ID, p.holds), ""
+		p.report.Restore.Held = in.OperationID
+		p.remark(fmt.Sprintf("cluster %s is held by operation %s, which may have to be waited for: katoflow op watch %s", p.in.From, in.OperationID, in.OperationID))
+		p.refresh(ctx)
+		if p.source, f = p.holdOther(ctx, in); f == nil || f.Type != errBegunBefore {
+			return f
+		}
+	}
+	return f
+}
+
 // letSourceGo lets the running cluster go as soon as nothing is read from it any more.
 func (p *restore) letSourceGo(ctx workflow.Context) {
 	if p.source == nil {
@@ -323,12 +358,19 @@ func (p *restore) letSourceGo(ctx workflow.Context) {
 	h := p.source
 	p.source = nil
 	if f := p.letGo(disconnected, h); f != nil {
-		p.remark(fmt.Sprintf("see how cluster %s was left (operation %s): %s", p.in.From, h.id, f.Message))
+		p.warn(fmt.Sprintf("see how cluster %s was left (operation %s): %s", p.in.From, h.id, f.Message))
 	}
 }
 
 // release is called at the end of every operation.
-func (p *restore) release(ctx workflow.Context) { p.letSourceGo(ctx) }
+func (p *restore) release(ctx workflow.Context) {
+	p.letSourceGo(ctx)
+	if p.in.FromHost && !p.in.DryRun && p.lock != nil {
+		if err := p.freeFormerHold(ctx, p.in.From, p.holdIDs()); err != nil {
+			p.warn("cluster " + p.in.From + " may still be held: " + operation.FailureOf(err).Message)
+		}
+	}
+}
 
 // bringHere brings the archive to the node and reads it there. False: cancelled or aborted.
 func (p *restore) bringHere(ctx workflow.Context) bool {
@@ -472,7 +514,7 @@ func (p *restore) importAndVerify(ctx workflow.Context) bool {
 		}
 		switch p.failed(ctx, try, *f, choices...) {
 		case operation.Retry:
-			if p.source != nil && p.source.lost() && !p.broughtHere(ctx) {
+			if f.Type == operation.ErrPreflight && p.source != nil && p.source.lost() && !p.broughtHere(ctx) {
 				return false
 			}
 			if at != operation.StepImport && f.Type != operation.ErrVerify || f.Type == operation.ErrPreflight {
@@ -555,6 +597,15 @@ func (p *restore) importOnce(ctx workflow.Context, try int) error {
 	p.importing = false
 	p.report.Restore.ImportTime += operation.Duration(workflow.Now(ctx).Sub(began))
 	p.unknown = err != nil && operation.OutcomeUnknown(operation.FailureOf(err).Type)
+	if p.in.FromHost && !p.unknown {
+		// Nothing is read from it any more: what is asked now must not keep it.
+		lost, id := p.source.lost(), p.source.id
+		p.letSourceGo(ctx)
+		if lost && err == nil {
+			return operation.NewError(operation.Failure{Type: operation.ErrVerify, Message: oneLine(fmt.Sprintf(
+				"%s: cluster %s was not held while kato read it: operation %s had ended; what was written there meanwhile may be missing, or be there in part: retry imports again", p.node.Name, p.in.From, id), 1000)})
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -572,6 +623,10 @@ func (p *restore) stillReady(ctx workflow.Context) error {
 		Archive: p.meant.Archive.Operation, Mode: operation.TransferWorker, NoSafetyBackup: true, NoSpaceCheck: true, NoDroplets: true, Rehearsal: p.in.Rehearsal, Running: p.in.FromHost}).Get(ctx, &now)
 	if err != nil {
 		return err
+	}
+	now.Problems = append(now.Problems, now.Source...)
+	if now.Apps > 0 && p.meant.Apps == 0 && p.begun == 0 && !p.in.NoSafetyBackup && !p.in.Rehearsal {
+		now.Problems = append(now.Problems, fmt.Sprintf("controller: cluster %s has %s by now, of which there is no backup: abort, and start the import again", p.op.Cluster, count(now.Apps, "app")))
 	}
 	if p.in.FromHost && p.source.lost() {
 		now.Problems = append(now.Problems, fmt.Sprintf("cluster %s is not held any more: operation %s has ended", p.in.From, p.source.id))

@@ -5,6 +5,7 @@
 here=$1 core=$2 reach=$3 folder=$4 name=$5 direct=$6 limit=$7 kato=$8 n=$9
 shift 9
 say user "$(id -un)"
+say boot "$(cat /proc/sys/kernel/random/boot_id 2>/dev/null)"
 sudo -n true >/dev/null 2>&1 </dev/null || say no-sudo 1
 size=0
 while [ "$n" -gt 0 ]; do
@@ -82,10 +83,12 @@ if [ "$core" = 1 ]; then
 fi
 if [ "$core$reach" = 11 ]; then
 	for address; do
-		why=$(timeout 15 ssh -n -o BatchMode=yes -o ConnectTimeout=10 "$address" true 2>&1)
+		why=$(timeout 15 ssh -n -o BatchMode=yes -o ConnectTimeout=10 "$address" 'cat /proc/sys/kernel/random/boot_id 2>/dev/null || true' 2>&1)
 		code=$?
 		if [ "$code" != 0 ]; then
 			say no-access "$address" "$code" "$(printf '%s\n' "$why" | tail -n 1)"
+		else
+			say reached "$address" "$(printf '%s\n' "$why" | tail -n 1)"
 		fi
 	done
 fi

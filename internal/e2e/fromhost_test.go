@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	enumspb "go.temporal.io/api/enums/v1"
+	historypb "go.temporal.io/api/history/v1"
 
 	"github.com/katoflow/katoflow/internal/operation"
 	"github.com/katoflow/katoflow/internal/simcluster"
@@ -172,19 +173,107 @@ func TestFromHost_CancelledInTheImport_SeesItThroughAndLetsBothGo(t *testing.T) 
 	f.end("the import seen through, the old cluster let go, then ended as cancelled")
 }
 
-func TestFromHost_HoldEndedByHand_IsTakenAgainBeforeTheNextTry(t *testing.T) {
+func TestFromHost_AnotherMachineAtThatAddress_IsNotRead(t *testing.T) {
+	t.Parallel()
+	onlySimulated(t, "an import is the same there, and two clusters take many hosts")
+	old := newSite(t, nil, nil, onTheCore)
+	target := old.second("", onTheCore) // with the same addresses, at other ports: for the Core, that of the old one is its own
+	target.worker("")
+	stderr := target.cli(7, "backup", "restore", "--from-host", old.cluster.Name(), "--cluster", target.cluster.Name(), "--confirm", target.cluster.Name(), "--no-safety-backup").Stderr
+	require.Contains(t, stderr, "for the Core of the target that is another machine")
+	require.Zero(t, target.imports(core))
+}
+
+func TestFromHost_Reset_LeavesNoHoldBehind(t *testing.T) {
+	t.Parallel()
+	for name, to := range map[string]resetPoint{"to the beginning": toTheBeginning, "to before the hold": toBeforeTheHold, "to the last task": toTheLastTask} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			old, target := twoRunning(t, false, true)
+			target.worker("")
+			target.controller().Empty()
+			target.cluster.Node(core).SlowCommand("kato data import", -1, 3*time.Second)
+			f := target.fault("an import of a running cluster is reset %s while kato reads", name)
+			o := target.fromHost(old)
+			target.eventually(60*time.Second, "kato to import", func() bool { return target.running(core, "kato data import") })
+			target.eventually(60*time.Second, "kato to read the old cluster", func() bool { return !old.running(core, "kato data export") && target.running(core, "kato data import") })
+			o.reset(to)
+			// What of the former run still imports is asked about.
+			r := o.until(90*time.Second, "the end or a question", func(r operation.Report) bool { return r.Finished() || len(r.Questions) > 0 })
+			if len(r.Questions) > 0 {
+				o.decide(r.Questions[0], operation.Abort)
+			}
+			r, err := o.end(90 * time.Second)
+			t.Logf("%s %s %v", r.Phase, r.Message, err)
+			require.LessOrEqual(t, target.imports(core), 1)
+			target.eventually(60*time.Second, "kato to end", func() bool { return !target.running(core, "kato data import") })
+			require.False(t, old.cluster.Maintenance())
+			require.False(t, old.locked(), "the lock of the old cluster")
+			require.False(t, target.locked(), "the lock of the new one")
+			f.end("nothing imported twice, both clusters let go")
+		})
+	}
+}
+
+// toBeforeTheHold is the task in which the old cluster's hold was asked for.
+func toBeforeTheHold(history []*historypb.HistoryEvent) int64 {
+	for _, e := range history {
+		if a := e.GetStartChildWorkflowExecutionInitiatedEventAttributes(); a != nil && strings.Contains(a.WorkflowId, "/"+operation.KindHold+"/") {
+			return a.WorkflowTaskCompletedEventId
+		}
+	}
+	return 0
+}
+
+func TestFromHost_HoldEndedWhileKatoReads_IsNotCalledAGoodImport(t *testing.T) {
+	t.Parallel()
+	old, target := twoRunning(t, true, true)
+	target.worker("")
+	target.controller().Empty()
+	target.cluster.Node(core).SlowCommand("kato data import", -1, 3*time.Second)
+	f := target.fault("the operation that holds a running cluster is cancelled while kato reads it")
+	o := target.fromHost(old)
+	target.eventually(60*time.Second, "kato to import", func() bool { return target.running(core, "kato data import") })
+	target.cli(0, "op", "cancel", o.id+"-source")
+	require.False(t, old.cluster.Maintenance())
+	q := o.question(60 * time.Second)
+	require.Contains(t, q.Cause.Message, "was not held while kato read it")
+	o.decide(q, operation.Retry)
+	r := o.done(90 * time.Second)
+	require.Equal(t, o.id+"-source-2", r.Restore.Held)
+	require.Equal(t, 2, target.imports(core))
+	old.read(target)
+	o.settled()
+	f.end("asked, held anew and imported again")
+}
+
+func TestFromHost_OldClusterBusy_IsWaitedFor(t *testing.T) {
+	t.Parallel()
+	old, target := twoRunning(t, false, true)
+	target.worker("")
+	target.controller().Empty()
+	require.NoError(t, old.exporter(core).ExportTime(4*time.Second))
+	other := old.backup("--maintenance", "off")
+	old.eventually(60*time.Second, "the export", func() bool { return old.running(core, "kato data export") })
+	o := target.fromHost(old, "--wait=2m")
+	other.done(90 * time.Second)
+	o.done(90 * time.Second)
+	o.letGo(old)
+}
+
+func TestFromHost_ImportFails_LetsTheOldClusterGoUntilTheNextTry(t *testing.T) {
 	t.Parallel()
 	old, target := twoRunning(t, true, true)
 	target.worker("")
 	target.controller().Empty()
 	fails, once := katodouble.ImportFails, 1
 	require.NoError(t, target.importer().ImportWith(katodouble.ImportPatch{Fault: &fails, Times: &once}))
-	f := target.fault("the operation that holds a running cluster is cancelled while the import is asked about")
+	f := target.fault("the import of a running cluster fails and is tried again")
 	o := target.fromHost(old)
 	q := o.question(60 * time.Second)
 	require.Equal(t, operation.StepImport, q.Step)
-	target.cli(0, "op", "cancel", o.id+"-source")
 	require.False(t, old.cluster.Maintenance())
+	require.False(t, old.locked())
 	o.decide(q, operation.Retry)
 	r := o.done(90 * time.Second)
 	require.Equal(t, o.id+"-source-2", r.Restore.Held)
@@ -195,7 +284,7 @@ func TestFromHost_HoldEndedByHand_IsTakenAgainBeforeTheNextTry(t *testing.T) {
 	require.NoError(t, err)
 	again.settled()
 	o.settled()
-	f.end("held anew, read again, let go")
+	f.end("parked at import, the old cluster let go; retry: held anew, read again")
 }
 
 // holds is the moment an event of an activity stands in the history of the operation that holds the old cluster.

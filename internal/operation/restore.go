@@ -164,9 +164,18 @@ const (
 
 // Signals between an operation and the one that holds another cluster for it.
 const (
-	SignalHeld  = "held"   // it is held now; the name of the operation that holds it
-	SignalLetGo = "let-go" // it is not needed any more
+	SignalHeld     = "held"      // a Held
+	SignalReadOnly = "read-only" // the other locks are there too: maintenance mode may be set
+	SignalLetGo    = "let-go"    // it is not needed any more
 )
+
+// Held says how far a hold is.
+type Held struct {
+	// Operation that holds the cluster.
+	Operation string `json:"operation"`
+	// Ready: it is in maintenance mode too, if that was wanted.
+	Ready bool `json:"ready,omitempty"`
+}
 
 // HoldInput asks for a cluster to be held: its lock, its nodes' leases and, if wanted, its maintenance mode.
 type HoldInput struct {

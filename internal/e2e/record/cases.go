@@ -35,8 +35,10 @@ type scenario struct {
 	backup bool
 	// restore is an import by `katoflow backup restore` of an archive that is made before; backup is set, too.
 	restore bool
-	// rehearse is a rehearsal of such an archive in a second cluster, which has the bucket's cluster's name and "-2"; fromHost an import of that running cluster. backup is set, too.
+	// rehearse is a rehearsal of such an archive in a second cluster, named by second; fromHost an import of that running cluster. backup is set, too.
 	rehearse, fromHost bool
+	// earlier: the name of the second cluster comes before the first's.
+	earlier bool
 	// apps is restart or redeploy: an operation on the apps of an ALS cluster.
 	apps string
 	// input starts it without the CLI, which would refuse it.
@@ -258,10 +260,9 @@ func cases() []scenario {
 			script: func(r *recording) { r.answer(importer, operation.Leave) }},
 		{name: "rehearse", als: true, backup: true, rehearse: true, phase: operation.PhaseDone},
 		{name: "restore-from-host", als: true, backup: true, fromHost: true, phase: operation.PhaseDone},
-		{name: "restore-from-host-hold-lost", als: true, backup: true, fromHost: true, args: []string{"--maintenance", "off", "--no-safety-backup"}, phase: operation.PhaseDone, faults: imports(katodouble.ImportFails),
+		{name: "restore-from-host-earlier-name", als: true, backup: true, fromHost: true, earlier: true, args: []string{"--no-safety-backup"}, phase: operation.PhaseDone},
+		{name: "restore-from-host-failed-retried", als: true, backup: true, fromHost: true, args: []string{"--maintenance", "off", "--no-safety-backup"}, phase: operation.PhaseDone, faults: imports(katodouble.ImportFails),
 			script: func(r *recording) {
-				r.question(importer)
-				r.katoflow("op", "cancel", "op-1-source")
 				r.answer(importer, operation.Retry)
 			}},
 		{name: "restore-cancelled-in-the-import", als: true, backup: true, restore: true, args: []string{"--no-safety-backup"}, phase: operation.PhaseCancelled,
@@ -342,8 +343,13 @@ type recording struct {
 
 const patience = 60 * time.Second
 
-// secondName is what the name of a scenario's second cluster ends with.
-const secondName = "-2"
+// second is the name of the scenario's second cluster.
+func (s scenario) second() string {
+	if s.earlier {
+		return "a-" + s.name
+	}
+	return s.name + "-2"
+}
 
 // numbers make request ids differ.
 var numbers atomic.Int64
@@ -366,12 +372,12 @@ func (r *recording) run() error {
 	}
 	if r.rehearse {
 		r.katoflow("backup", "create", r.name, "--id", "before", "--maintenance", "off")
-		r.workflow = operation.WorkflowID(r.name+secondName, operation.KindRehearse, "op-1")
-		args = append([]string{"backup", "rehearse", r.name, "--cluster", r.name + secondName, "--id", "op-1", "--detach"}, r.args...)
+		r.workflow = operation.WorkflowID(r.second(), operation.KindRehearse, "op-1")
+		args = append([]string{"backup", "rehearse", r.name, "--cluster", r.second(), "--id", "op-1", "--detach"}, r.args...)
 	}
 	if r.fromHost {
 		r.workflow = operation.WorkflowID(r.name, operation.KindRestore, "op-1")
-		args = append([]string{"backup", "restore", "--from-host", r.name + secondName, "--cluster", r.name, "--confirm", r.name, "--id", "op-1", "--detach"}, r.args...)
+		args = append([]string{"backup", "restore", "--from-host", r.second(), "--cluster", r.name, "--confirm", r.name, "--id", "op-1", "--detach"}, r.args...)
 	}
 	if r.apps != "" {
 		r.workflow = operation.WorkflowID(r.name, "apps-"+r.apps, "op-1")

@@ -145,7 +145,7 @@ func record(release, only string, atOnce int) (int, error) {
 
 // secondCluster makes the second cluster of a scenario, and its section of the inventory: a scratch cluster, or the running one that is imported.
 func secondCluster(first *simcluster.Cluster, s scenario) (*simcluster.Cluster, string, error) {
-	name := s.name + secondName
+	name := s.second()
 	const core = "core"
 	cfg := simcluster.Config{Dir: filepath.Join(first.Dir(), "second"), Name: name, BootTime: 100 * time.Millisecond, Network: 2,
 		Nodes: []simcluster.NodeConfig{{Name: core, Roles: []string{"base", "primary", "controller", "router", "filesystem", "mysql", "postgresql", "redis", "rabbit", "mongodb"}}}}
