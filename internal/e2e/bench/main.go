@@ -44,7 +44,9 @@ type figures struct {
 	TakeOver []float64 `json:"worker_restart_to_going_on_s"`
 	// Cancel is the time from the cancel request to the end of a running interruptible job.
 	Cancel []float64 `json:"cancel_to_job_stopped_s"`
-	Demo   float64   `json:"demo_warm_s,omitempty"`
+	// Apps is a restart of many apps, so many at once, each of which takes its time until it runs.
+	Apps appsFigures `json:"apps"`
+	Demo float64     `json:"demo_warm_s,omitempty"`
 }
 
 type largeFigures struct {
@@ -60,13 +62,34 @@ type largeFigures struct {
 	MostOutOfServiceAt int     `json:"most_nodes_out_of_service"`
 }
 
+type appsFigures struct {
+	Apps   int     `json:"apps"`
+	AtOnce int     `json:"at_once"`
+	Each   float64 `json:"each_s"`
+	// Floor is the apps' own time: what they take one after the other, shared by so many at once.
+	Floor   float64 `json:"floor_s"`
+	Seconds float64 `json:"seconds"`
+	Ratio   float64 `json:"ratio"`
+}
+
 func main() {
 	nodes := flag.Int("nodes", 50, "nodes for the cost of a node")
 	large := flag.Int("large", 500, "nodes of the large operation")
 	trials := flag.Int("trials", 3, "trials of take-over and cancel")
+	apps := flag.Int("apps", 1000, "apps that are restarted")
+	onlyApps := flag.Bool("only-apps", false, "measure nothing but the apps")
 	demo := flag.Bool("demo", true, "run the demo once and time it")
 	flag.Parse()
-	out, err := measure(*nodes, *large, *trials, *demo)
+	var out figures
+	var err error
+	if *onlyApps {
+		err = with(func(b *bench) (err error) {
+			out.Apps, err = b.apps(*apps)
+			return err
+		})
+	} else {
+		out, err = measure(*nodes, *large, *trials, *apps, *demo)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
@@ -83,28 +106,40 @@ type bench struct {
 	number int
 }
 
-func measure(nodes, large, trials int, demo bool) (out figures, err error) {
+// with starts Temporal for measurements.
+func with(f func(b *bench) error) error {
 	dir, err := os.MkdirTemp("", "katoflow-bench-")
 	if err != nil {
-		return out, err
+		return err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
+	server, err := harness.StartTemporal(filepath.Join(dir, "temporal"))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = server.Stop() }()
+	c, err := server.Client()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return f(&bench{dir: dir, server: server, client: c})
+}
+
+func measure(nodes, large, trials, apps int, demo bool) (out figures, err error) {
 	if demo {
 		if out.Demo, err = timeDemo(); err != nil {
 			return out, err
 		}
 	}
-	server, err := harness.StartTemporal(filepath.Join(dir, "temporal"))
-	if err != nil {
-		return out, err
-	}
-	defer func() { _ = server.Stop() }()
-	c, err := server.Client()
-	if err != nil {
-		return out, err
-	}
-	defer c.Close()
-	b := &bench{dir: dir, server: server, client: c}
+	err = with(func(b *bench) (err error) {
+		out, err = b.all(out, nodes, large, trials, apps)
+		return err
+	})
+	return out, err
+}
+
+func (b *bench) all(out figures, nodes, large, trials, apps int) (_ figures, err error) {
 	out.CostNodes = nodes
 	if out.CostPerNode, out.CostPerNodeFloor, err = b.cost(nodes); err != nil {
 		return out, fmt.Errorf("cost per node: %w", err)
@@ -125,6 +160,42 @@ func measure(nodes, large, trials int, demo bool) (out figures, err error) {
 	if out.Large, err = b.large(large); err != nil {
 		return out, fmt.Errorf("large operation: %w", err)
 	}
+	if out.Apps, err = b.apps(apps); err != nil {
+		return out, fmt.Errorf("apps: %w", err)
+	}
+	return out, nil
+}
+
+// apps restarts apps that take appTime each until they run.
+func (b *bench) apps(count int) (out appsFigures, err error) {
+	const atOnce, appTime = 50, 10 * time.Second
+	s, cluster, w, err := b.site(0, func(cfg *simcluster.Config) {
+		cfg.Platform, cfg.Nodes = "als", []simcluster.NodeConfig{{Name: "core", Roles: []string{"base", "primary", "controller", "router"}}}
+	})
+	if err != nil {
+		return out, err
+	}
+	defer func() { _ = cluster.Close() }()
+	defer s.Close()
+	cluster.Controller().Empty()
+	cluster.Controller().FillMany(count)
+	cluster.Controller().StartTime(appTime, 0)
+	b.number++
+	in := operation.AppsInput{Action: operation.AppRestart, Apps: []string{"*/*/*"}, AtOnce: atOnce}
+	in.Cluster, in.OperationID = cluster.Name(), fmt.Sprintf("bench-%d", b.number)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Minute)
+	defer cancel()
+	began := time.Now()
+	run, err := b.client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: operation.WorkflowID(in.Cluster, operation.KindAppsRestart, in.OperationID), TaskQueue: s.Queue, WorkflowTaskTimeout: 5 * time.Second,
+		TypedSearchAttributes: temporal.NewSearchAttributes(operation.AttributeCluster.ValueSet(in.Cluster), operation.AttributeOperation.ValueSet(operation.KindAppsRestart))}, operation.WorkflowApps, in)
+	if err == nil {
+		err = run.Get(ctx, nil)
+	}
+	if err != nil {
+		return out, fmt.Errorf("%w: %s", err, w.Tail())
+	}
+	out = appsFigures{Apps: count, AtOnce: atOnce, Each: seconds(appTime), Floor: seconds(appTime) * float64(count) / atOnce, Seconds: seconds(time.Since(began))}
+	out.Ratio = out.Seconds / out.Floor
 	return out, nil
 }
 
