@@ -42,17 +42,17 @@ $(BIN)/devstack: $(DEVSTACK)
 demo: build ## a rolling security upgrade of a simulated cluster, with the Web UI (ONCE=1 ends by itself; PORT=, UI_PORT=)
 	@ONCE=$(ONCE) deploy/demo/run
 
-# The race detector sees only its own process: of the end-to-end tests that is the simulated cluster, whose tests are among the first. Most tests wait: several packages at a time.
-test: build ## all tests that need no root; those of one process with the race detector
+# Most tests wait: several packages at a time.
+test: build ## all tests that need no root, with the race detector
 	CGO_ENABLED=1 $(GO) test -race -p 4 -timeout 30m $$($(GO) list ./... | grep -v /internal/e2e)
-	$(GO) test -timeout 40m -parallel 8 ./internal/e2e/...
+	CGO_ENABLED=1 $(GO) test -race -timeout 40m -parallel 6 ./internal/e2e/...
 	$(GO) test -C deploy/devstack -timeout 10m ./...
 	$(GO) test -C tools -timeout 10m ./...
 
 test-unit: ## the tests without a Temporal server
 	CGO_ENABLED=1 $(GO) test -race $$($(GO) list ./... | grep -v /internal/e2e)
 
-test-e2e: build ## the end-to-end tests alone, with the race detector in them too
+test-e2e: build ## the end-to-end tests alone
 	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 40m -parallel 6 -v ./internal/e2e/...
 
 kill-matrix: build ## SIGKILL the worker at every step boundary and inside every job
