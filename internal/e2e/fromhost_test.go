@@ -17,29 +17,47 @@ import (
 	"github.com/katoflow/katoflow/internal/simcluster/katodouble"
 )
 
-// onTheCore is a cluster whose Core has the role filesystem: kato exports there.
+// onTheCore is a cluster whose Core has the role filesystem: kato exports there. One real host is enough for it.
 func onTheCore(c *config) {
 	exporting(c)
 	c.nodes = []nodeConfig{{name: core, roles: []string{"base", "primary", "controller", "router", "filesystem"}}, {name: files, roles: []string{"base", "dea"}}}
+	if onHosts() {
+		c.nodes[0].roles = append(c.nodes[0].roles, "dea")
+		c.nodes = c.nodes[:1]
+	}
 }
 
 // twoRunning makes an old cluster and a new one that reach each other, the Core of the new one with the key of the old one. reversed: the old one's name comes after the new one's.
 func twoRunning(t *testing.T, reversed bool, access bool) (old, target *site) {
 	t.Helper()
-	onlySimulated(t, "an import is the same there, and two clusters take many hosts")
-	old = newSite(t, nil, nil, onTheCore)
+	old = newSite(t, nil, nil, onTheCore, beside(1))
 	target = old.second("", onTheCore, func(c *config) { c.simulated = append(c.simulated, func(c *simcluster.Config) { c.Network = 7 }) })
 	if reversed {
 		old, target = target, old
 	}
 	target.source = old
-	one, other := old.cluster.(simulatedCluster), target.cluster.(simulatedCluster)
-	one.Connect(other.Cluster)
+	if !onHosts() { // which have one network
+		old.cluster.(simulatedCluster).Connect(target.cluster.(simulatedCluster).Cluster)
+	}
 	if access {
-		require.NoError(t, one.Cluster.Node(core).AuthorizeKey(other.CorePublicKey()))
-		require.NoError(t, other.Cluster.Node(core).KnowHost(one.Cluster.Node(core)))
+		old.letsIn(target)
 	}
 	return old, target
+}
+
+// letsIn gives the Core of another cluster what it needs to log in to the Core of this one: its key is accepted there, and it knows the host's.
+func (s *site) letsIn(other *site) {
+	s.t.Helper()
+	if !onHosts() {
+		require.NoError(s.t, s.simulated(core).AuthorizeKey(other.cluster.(simulatedCluster).CorePublicKey()))
+		require.NoError(s.t, other.simulated(core).KnowHost(s.simulated(core)))
+		return
+	}
+	key, err := other.cluster.(*hosts).CorePublicKey()
+	require.NoError(s.t, err)
+	to := s.cluster.Node(core).(host)
+	require.NoError(s.t, to.AuthorizeKey(key))
+	require.NoError(s.t, other.cluster.Node(core).(host).KnowHost(to.Host, to.Address()))
 }
 
 // fromHost begins the import of the running cluster old.
@@ -80,12 +98,15 @@ func TestFromHost_ARunningCluster_IsHeldWhileItIsReadAndComesOver(t *testing.T) 
 	for name, reversed := range map[string]bool{"old before new": false, "new before old": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			if onHosts() && reversed {
+				t.Skip("the order of the locks is the workflow's: one of them is enough on real hosts")
+			}
 			old, target := twoRunning(t, reversed, true)
 			target.worker("")
 			old.controller().AddApp("moved", "live", cloudcontroller.App{Name: "web", Instances: 2})
 			old.controller().AddApp("moved", "live", cloudcontroller.App{Name: "idle", State: "STOPPED"})
 			target.controller().Empty()
-			target.cluster.Node(core).SlowCommand("kato data import", -1, 3*time.Second)
+			target.cluster.Node(core).SlowCommand("kato data import", -1, in(3*time.Second, 8*time.Second))
 			require.Contains(t, target.cli(0, "backup", "restore", "--from-host", old.cluster.Node(core).Address(), "--cluster", target.cluster.Name(), "--dry-run").Stdout,
 				"cluster "+old.cluster.Name()+" is held")
 			require.Zero(t, target.imports(core))
@@ -116,6 +137,7 @@ func TestFromHost_ARunningCluster_IsHeldWhileItIsReadAndComesOver(t *testing.T) 
 func TestFromHost_Preflight_NamesAllProblemsAtOnceAndTouchesNothing(t *testing.T) {
 	t.Parallel()
 	old, target := twoRunning(t, false, false)
+	node := in(files, core)
 	target.worker("")
 	name := target.cluster.Name()
 	args := []string{"backup", "restore", "--cluster", name, "--confirm", name, "--no-safety-backup", "--from-host"}
@@ -126,14 +148,14 @@ func TestFromHost_Preflight_NamesAllProblemsAtOnceAndTouchesNothing(t *testing.T
 	require.Contains(t, target.cli(2, "backup", "restore", "latest", "--cluster", name, "--confirm", name, "--maintenance", "off").Stderr, "is for --from-host")
 	require.Contains(t, target.cli(2, "backup", "restore", "--cluster", name, "--confirm", name).Stderr, "nothing is named to be imported")
 
-	old.cluster.Node(files).SudoPassword(true)
+	old.cluster.Node(node).SudoPassword(true)
 	target.controller().SetMaintenance(true)
 	stderr := target.cli(7, append(args, old.cluster.Name())...).Stderr
-	for _, want := range []string{"the Core cannot log in to the Core of " + old.cluster.Name(), old.cluster.Name() + ": files: sudo asks", "maintenance mode is on"} {
+	for _, want := range []string{"the Core cannot log in to the Core of " + old.cluster.Name(), old.cluster.Name() + ": " + node + ": sudo asks", "maintenance mode is on"} {
 		require.Contains(t, stderr, want)
 	}
 	target.controller().SetMaintenance(false)
-	old.cluster.Node(files).SudoPassword(false)
+	old.cluster.Node(node).SudoPassword(false)
 	require.Zero(t, target.imports(core))
 	require.False(t, old.cluster.Maintenance())
 	require.False(t, target.locked())
@@ -141,6 +163,7 @@ func TestFromHost_Preflight_NamesAllProblemsAtOnceAndTouchesNothing(t *testing.T
 
 func TestFromHost_OldClusterBusy_IsToldOrWaitedFor(t *testing.T) {
 	t.Parallel()
+	onlySimulated(t, "the lock does not depend on the nodes")
 	old, target := twoRunning(t, false, true)
 	target.worker("")
 	target.controller().Empty()
@@ -157,35 +180,59 @@ func TestFromHost_OldClusterBusy_IsToldOrWaitedFor(t *testing.T) {
 
 func TestFromHost_CancelledInTheImport_SeesItThroughAndLetsBothGo(t *testing.T) {
 	t.Parallel()
-	old, target := twoRunning(t, false, true)
-	target.worker("")
-	target.controller().Empty()
-	target.cluster.Node(core).SlowCommand("kato data import", -1, 3*time.Second)
-	f := target.fault("an import of a running cluster cancelled while kato imports")
-	o := target.fromHost(old)
-	target.eventually(60*time.Second, "kato to import", func() bool { return target.running(core, "kato data import") })
-	target.cli(0, "op", "cancel", o.id, "--detach")
-	r, err := o.end(90 * time.Second)
-	require.Error(t, err)
-	require.Equal(t, operation.PhaseCancelled, r.Phase)
-	require.Equal(t, 1, target.imports(core))
-	o.letGo(old)
-	f.end("the import seen through, the old cluster let go, then ended as cancelled")
+	for name, slow := range map[string]func(old, target *site){
+		"begins": func(_, target *site) {
+			target.cluster.Node(core).SlowCommand("kato data import", -1, 3*time.Second)
+		},
+		"reads the old cluster": func(old, _ *site) {
+			require.NoError(old.t, old.exporter(core).ExportTime(4*time.Second))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			old, target := twoRunning(t, false, true)
+			target.worker("")
+			target.controller().Empty()
+			slow(old, target)
+			f := target.fault("an import of a running cluster cancelled while kato %s", name)
+			o := target.fromHost(old)
+			at := map[string]func() bool{
+				"begins":                func() bool { return target.running(core, "kato data import") },
+				"reads the old cluster": func() bool { return old.running(core, "kato data export") },
+			}[name]
+			target.eventually(60*time.Second, "kato to begin", at)
+			target.cli(0, "op", "cancel", o.id, "--detach")
+			r, err := o.end(90 * time.Second)
+			require.Error(t, err)
+			require.Equal(t, operation.PhaseCancelled, r.Phase)
+			require.Equal(t, 1, target.imports(core))
+			require.NotEmpty(t, target.guid("shop", "production", "orders"), "what kato was at has come over")
+			o.letGo(old)
+			f.end("the import seen through, the old cluster let go, then ended as cancelled")
+		})
+	}
 }
 
 func TestFromHost_AnotherMachineAtThatAddress_IsNotRead(t *testing.T) {
 	t.Parallel()
-	onlySimulated(t, "an import is the same there, and two clusters take many hosts")
-	old := newSite(t, nil, nil, onTheCore)
-	target := old.second("", onTheCore) // with the same addresses, at other ports: for the Core, that of the old one is its own
+	old := newSite(t, nil, nil, onTheCore, beside(1))
+	target := old.second("", onTheCore) // simulated, with the same addresses at other ports: for the Core, that of the old one is its own
+	if onHosts() {
+		old.letsIn(target)
+		require.NoError(t, target.cluster.Node(core).(host).AnswerAs(old.cluster.Node(core).Address()))
+	}
 	target.worker("")
+	f := target.fault("another machine at the address of the old Core, as the new one sees it")
 	stderr := target.cli(7, "backup", "restore", "--from-host", old.cluster.Name(), "--cluster", target.cluster.Name(), "--confirm", target.cluster.Name(), "--no-safety-backup").Stderr
 	require.Contains(t, stderr, "for the Core of the target that is another machine")
 	require.Zero(t, target.imports(core))
+	require.False(t, old.locked())
+	f.end(refused)
 }
 
 func TestFromHost_Reset_LeavesNoHoldBehind(t *testing.T) {
 	t.Parallel()
+	onlySimulated(t, "a reset is a matter of the workflow")
 	for name, to := range map[string]resetPoint{"to the beginning": toTheBeginning, "to before the hold": toBeforeTheHold, "to the last task": toTheLastTask} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -227,6 +274,7 @@ func toBeforeTheHold(history []*historypb.HistoryEvent) int64 {
 
 func TestFromHost_HoldEndedWhileKatoReads_IsNotCalledAGoodImport(t *testing.T) {
 	t.Parallel()
+	onlySimulated(t, "a hold is a matter of the workflow")
 	old, target := twoRunning(t, true, true)
 	target.worker("")
 	target.controller().Empty()
@@ -249,6 +297,7 @@ func TestFromHost_HoldEndedWhileKatoReads_IsNotCalledAGoodImport(t *testing.T) {
 
 func TestFromHost_OldClusterBusy_IsWaitedFor(t *testing.T) {
 	t.Parallel()
+	onlySimulated(t, "the lock does not depend on the nodes")
 	old, target := twoRunning(t, false, true)
 	target.worker("")
 	target.controller().Empty()
@@ -298,13 +347,13 @@ func holds(activity string, event enumspb.EventType) func(ctx context.Context, o
 // clusters were let go.
 func TestKillMatrix_FromHost(t *testing.T) {
 	t.Parallel()
-	onlySimulated(t, "an import is the same there, and two clusters take many hosts")
 	t.Run("points", func(t *testing.T) {
 		m := matrix{
 			site: func(t *testing.T) *site {
-				_, target := twoRunning(t, false, true)
+				old, target := twoRunning(t, false, true)
 				target.controller().Empty()
-				target.cluster.Node(core).SlowCommand("kato data import", -1, 800*time.Millisecond)
+				require.NoError(t, old.exporter(core).ExportTime(in(800*time.Millisecond, 2*time.Second)))
+				target.cluster.Node(core).SlowCommand("kato data import", -1, in(800*time.Millisecond, 2*time.Second))
 				return target
 			},
 			start: func(s *site) *op {
@@ -318,7 +367,12 @@ func TestKillMatrix_FromHost(t *testing.T) {
 				o.letGo(o.source)
 			},
 		}
-		m.lanes(t, "running", 3, append(boundaries("PrepareSource", "Import"), killPoint{name: "in import", moment: inCommand(core, "kato data import")},
+		// The boundaries are the same in both worlds; real hosts take minutes for them.
+		steps := in([]string{"PrepareSource", "Import"}, []string{"Import"})
+		m.lanes(t, "running", in(3, 2), append(boundaries(steps...), killPoint{name: "in import", moment: inCommand(core, "kato data import")},
+			killPoint{name: "while kato reads", moment: func(ctx context.Context, o *op) (func(), error) {
+				return nil, waitIn(ctx, "kato to read the old cluster", func() bool { return o.source.running(core, "kato data export") })
+			}},
 			killPoint{name: "in the hold", moment: holds("EnterMaintenance", scheduled)}, killPoint{name: "held", moment: holds("EnterMaintenance", completed)},
 			killPoint{name: "in letting go", moment: holds("LeaveMaintenance", scheduled)}))
 	})

@@ -100,8 +100,10 @@ func startHosts(t *testing.T, cfg config) cluster {
 	for i := range lc.Nodes {
 		lc.Nodes[i].Slow = max(cfg.slow, 100*time.Millisecond)
 	}
-	shared.places.take(len(lc.Nodes))
-	t.Cleanup(func() { shared.places.give(len(lc.Nodes)) })
+	if n := len(lc.Nodes) + cfg.beside; !cfg.seated {
+		shared.places.take(n)
+		t.Cleanup(func() { shared.places.give(n) })
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	c, err := shared.lab.Start(ctx, lc)

@@ -22,7 +22,10 @@ import (
 
 // scratch adds a second cluster to the site's inventory, with more lines for it, and returns the site with that one as its cluster: bucket, worker and archives stay
 // those of the first.
-func (s *site) scratch(lines string) *site { return s.second(lines, exporting) }
+func (s *site) scratch(lines string) *site { return s.second(lines, rehearsing) }
+
+// rehearsing is a cluster of archives that are rehearsed, or of their rehearsal; one real host is enough for it.
+func rehearsing(c *config) { in(exporting, onTheCore)(c) }
 
 // second is a second cluster, as of scratch.
 func (s *site) second(lines string, options ...siteOption) *site {
@@ -31,10 +34,22 @@ func (s *site) second(lines string, options ...siteOption) *site {
 	for _, o := range options {
 		o(&cfg)
 	}
-	second := startSimulated(s.t, filepath.Join(s.Dir, "scratch"), cfg)
+	var second cluster
+	if onHosts() {
+		require.Equal(s.t, len(cfg.nodes), s.beside, "the room that the site has left for its second cluster")
+		cfg.seated = true
+		second = startHosts(s.t, cfg)
+	} else {
+		second = startSimulated(s.t, filepath.Join(s.Dir, "scratch"), cfg)
+	}
 	s.t.Cleanup(func() { require.NoError(s.t, second.Close()) })
 	of := *s
 	of.cluster = second
+	s.t.Cleanup(func() {
+		if s.t.Failed() {
+			of.showCommands()
+		}
+	})
 	_, section, found := strings.Cut(string(second.InventoryYAML()), "clusters:\n")
 	require.True(s.t, found)
 	key := "  " + second.Name() + ":\n"
@@ -75,8 +90,7 @@ func (s *site) listedOf(cluster, name string) operation.Archive {
 
 func TestRehearse_OfAGoodArchive_IsListedAsProvenAndNeverPruned(t *testing.T) {
 	t.Parallel()
-	onlySimulated(t, "an import is the same there, and two clusters take many hosts")
-	s := newSite(t, nil, nil, exporting)
+	s := newSite(t, nil, nil, rehearsing, beside(1))
 	scratch := s.scratch(throwaway)
 	s.worker("")
 	name := s.cluster.Name()
@@ -104,7 +118,7 @@ func TestRehearse_OfAGoodArchive_IsListedAsProvenAndNeverPruned(t *testing.T) {
 	require.Equal(t, name+"/"+proven.id, r.Restore.Archive)
 	require.Equal(t, 1, scratch.imports(core))
 	require.Zero(t, s.imports(core), "the cluster of the archive is not touched")
-	require.Zero(t, scratch.exports(files), "a scratch cluster is not backed up")
+	require.Zero(t, scratch.exports(in(files, core)), "a scratch cluster is not backed up")
 	require.NotEmpty(t, scratch.guid("shop", "production", "rehearsed"))
 	require.NotEmpty(t, scratch.guid("others", "dev", "stays"))
 	require.Empty(t, scratch.guid("shop", "production", "of-an-earlier-one"))
@@ -130,7 +144,7 @@ func TestRehearse_OfAGoodArchive_IsListedAsProvenAndNeverPruned(t *testing.T) {
 
 func TestRehearse_OfAnArchiveThatDoesNotComeBackWhole_IsToldAndDoesNotCount(t *testing.T) {
 	t.Parallel()
-	onlySimulated(t, "an import is the same there, and two clusters take many hosts")
+	onlySimulated(t, "what is held against the manifest is the controller's")
 	for name, c := range map[string]struct {
 		patch   func(*katodouble.ImportPatch)
 		problem string
@@ -231,7 +245,6 @@ func TestRehearse_TriggeredByASchedule_RehearsesTheLatestOfItsCluster(t *testing
 
 func TestRehearse_ThatGoesWrong_IsRememberedOnlyWhereItSaysSomethingOfTheArchive(t *testing.T) {
 	t.Parallel()
-	onlySimulated(t, "an import is the same there, and two clusters take many hosts")
 	for name, c := range map[string]struct {
 		breaks func(s, scratch *site)
 		// acts, when given, once the operation has begun.
@@ -242,11 +255,13 @@ func TestRehearse_ThatGoesWrong_IsRememberedOnlyWhereItSaysSomethingOfTheArchive
 		// remembered is what stands beside the archive then, "" for nothing.
 		remembered string
 		phase      string
+		// lab: on real hosts too.
+		lab bool
 	}{
 		"kato's import fails": {breaks: func(_, scratch *site) {
 			fault, once := katodouble.ImportFails, 1
 			require.NoError(scratch.t, scratch.importer().ImportWith(katodouble.ImportPatch{Fault: &fault, Times: &once}))
-		}, step: operation.StepImport, answer: operation.Abort, remembered: "exit code 1", phase: operation.PhaseAborted},
+		}, step: operation.StepImport, answer: operation.Abort, remembered: "exit code 1", phase: operation.PhaseAborted, lab: true},
 		"kato's import fails, and the rest is looked at": {breaks: func(_, scratch *site) {
 			fault, once := katodouble.ImportHalts, 1
 			require.NoError(scratch.t, scratch.importer().ImportWith(katodouble.ImportPatch{Fault: &fault, Times: &once}))
@@ -268,21 +283,24 @@ func TestRehearse_ThatGoesWrong_IsRememberedOnlyWhereItSaysSomethingOfTheArchive
 		}, acts: func(o *op) {
 			o.eventually(60*time.Second, "kato to import", func() bool { return o.running(core, "kato data import") })
 			o.cluster.Node(core).RebootNow()
-		}, step: operation.StepImport, answer: operation.Abort, phase: operation.PhaseAborted},
+		}, step: operation.StepImport, answer: operation.Abort, phase: operation.PhaseAborted, lab: true},
 		"it is cancelled": {breaks: func(_, scratch *site) {
 			seconds := 2.0
 			require.NoError(scratch.t, scratch.importer().ImportWith(katodouble.ImportPatch{Seconds: &seconds}))
 		}, acts: func(o *op) {
 			o.eventually(60*time.Second, "kato to import", func() bool { return o.running(core, "kato data import") })
 			o.cli(0, "op", "cancel", o.id, "--detach")
-		}, phase: operation.PhaseCancelled},
+		}, phase: operation.PhaseCancelled, lab: true},
 		"what was found cannot be written": {breaks: func(s, _ *site) {
 			s.bucket.Proxy.Fail("PUT rehearsed.json", archivetest.Always, archivetest.AccessDenied)
 		}, step: operation.StepRecord, answer: operation.Leave, phase: operation.PhaseFailed},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newSite(t, nil, nil, exporting)
+			if onHosts() && !c.lab {
+				t.Skip("it is not the nodes that go wrong")
+			}
+			s := newSite(t, nil, nil, rehearsing, beside(1))
 			scratch := s.scratch(throwaway)
 			s.worker("")
 			made := s.archived()
@@ -359,12 +377,12 @@ func TestRehearse_Proven_IsAMetricOfTheWorker(t *testing.T) {
 // TestKillMatrix_OfARehearsal kills the worker around what a rehearsal has of its own, and requires that kato imported once and that the archive is remembered as proven.
 func TestKillMatrix_OfARehearsal(t *testing.T) {
 	t.Parallel()
-	onlySimulated(t, "an import is the same there, and two clusters take many hosts")
 	t.Run("points", func(t *testing.T) {
 		m := matrix{
 			site: func(t *testing.T) *site {
-				s := newSite(t, nil, nil, exporting)
+				s := newSite(t, nil, nil, rehearsing, beside(1))
 				scratch := s.scratch(throwaway)
+				scratch.cluster.Node(core).SlowCommand("kato data import", -1, in(400*time.Millisecond, 2*time.Second))
 				w := s.worker("")
 				s.controller().AddApp("shop", "production", cloudcontroller.App{Name: "rehearsed"})
 				scratch.controller().AddApp("shop", "production", cloudcontroller.App{Name: "of-an-earlier-one"})
@@ -388,7 +406,7 @@ func TestKillMatrix_OfARehearsal(t *testing.T) {
 				o.settled()
 			},
 		}
-		m.lanes(t, "rehearsal", 2, boundaries("EmptyScratch", "KeepRehearsal"))
+		m.lanes(t, "rehearsal", 2, append(boundaries("EmptyScratch", "KeepRehearsal"), killPoint{name: "in import", moment: inCommand(core, "kato data import")}))
 	})
 	tellKills(t, "rehearsal")
 }

@@ -94,6 +94,8 @@ type site struct {
 	archive string
 	// source is the running cluster that is imported into this one.
 	source *site
+	// beside is how many hosts its second cluster may have.
+	beside int
 	// s3 are the lines of the inventory that name it.
 	s3 string
 	// byHands are the commands that the test ran on a node itself, as somebody might who is logged in.
@@ -124,7 +126,7 @@ func newSite(t *testing.T, server *harness.Temporal, c client.Client, options ..
 		cluster = startSimulated(t, filepath.Join(dir, "cluster"), cfg)
 	}
 	t.Cleanup(func() { require.NoError(t, cluster.Close()) })
-	s := &site{t: t, cluster: cluster, client: c,
+	s := &site{t: t, cluster: cluster, client: c, beside: cfg.beside,
 		Site: &harness.Site{Dir: dir, Temporal: server, Queue: fmt.Sprintf("queue-%d", n), Inventory: filepath.Join(dir, "inventory.yaml")}}
 	if cfg.s3 {
 		s.openBucket(cfg)
@@ -167,8 +169,12 @@ func (s *site) show() {
 			s.t.Log(filepath.Base(l), operation.Shorten(line, 500))
 		}
 	}
+	s.showCommands()
+}
+
+func (s *site) showCommands() {
 	for _, e := range s.cluster.Commands() {
-		s.t.Log(e.Node, e.Start.Format("05.000"), e.End.Format("05.000"), e.Job, e.Command(), e.ExitCode)
+		s.t.Log(s.cluster.Name(), e.Node, e.Start.Format("05.000"), e.End.Format("05.000"), e.Job, e.Command(), e.ExitCode)
 	}
 }
 

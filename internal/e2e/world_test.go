@@ -91,6 +91,10 @@ type config struct {
 	slow time.Duration
 	// s3: the site has a bucket. privateCA: it is reached over TLS, under an authority of its own.
 	s3, privateCA bool
+	// beside is how many hosts a second cluster of the site is going to have. Their places are taken with those of the first, so that no two sites wait for each other's.
+	beside int
+	// seated: the cluster's places have been taken already.
+	seated bool
 	// disk is the size in bytes of a real host's disk, 0 for the usual.
 	disk int64
 	// simulated changes what only the simulated cluster has.
@@ -138,6 +142,11 @@ func alike(change func(*nodeConfig), names ...string) siteOption {
 			}
 		}
 	}
+}
+
+// beside leaves room for a second cluster of so many hosts.
+func beside(hosts int) siteOption {
+	return func(c *config) { c.beside = hosts }
 }
 
 // simulating changes the simulated cluster in ways that real hosts do not have.

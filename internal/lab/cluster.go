@@ -309,6 +309,37 @@ func (c *Cluster) introduceHosts() error {
 	return c.core().write("home/stackato/.ssh/known_hosts", string(all), 0o644, loginID)
 }
 
+// CorePublicKey is the public key of the Core's login user, a line of authorized_keys.
+func (c *Cluster) CorePublicKey() (string, error) {
+	b, err := os.ReadFile(c.coreKeyPath() + ".pub")
+	return string(b), err
+}
+
+// AuthorizeKey lets the holder of a key, a line of authorized_keys, log in to the host as the login user, as `kato data import` of an old Core's host needs it
+// (kato.md §3.2).
+func (h *Host) AuthorizeKey(public string) error {
+	return h.addLines("authorized_keys", public, 0o600)
+}
+
+// KnowHost puts another host's keys, under the name or address given, into the login user's known_hosts.
+func (h *Host) KnowHost(other *Host, name string) error {
+	lines, err := other.knownHosts(name)
+	if err != nil {
+		return err
+	}
+	return h.addLines("known_hosts", string(lines), 0o644)
+}
+
+// addLines adds lines to a file of the login user's ssh.
+func (h *Host) addLines(name, lines string, mode os.FileMode) error {
+	file := "home/" + LoginUser + "/.ssh/" + name
+	b, err := os.ReadFile(h.path(file))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return h.write(file, string(b)+strings.TrimSpace(lines)+"\n", mode, loginID)
+}
+
 // InventoryYAML is the inventory of the cluster, with absolute paths of the files it names.
 func (c *Cluster) InventoryYAML() []byte {
 	type ssh struct {

@@ -93,6 +93,21 @@ func (h *Host) NoOutbound(on bool) error {
 	return h.DropOutbound()
 }
 
+// AnswerAs makes an address of another host this host's own, but only as seen from itself: there the connections end at its own sshd, whose keys it knows under
+// that address. That is how a site looks in which two networks have the same addresses.
+func (h *Host) AnswerAs(address string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), execWithin)
+	defer cancel()
+	// The network asks for that address too, and is to be answered by the other host alone.
+	if err := run(ctx, "ip", "netns", "exec", h.netns(), "sh", "-c", "echo 1 >/proc/sys/net/ipv4/conf/all/arp_ignore"); err != nil {
+		return err
+	}
+	if err := run(ctx, "ip", "-n", h.netns(), "addr", "add", address+"/32", "dev", "lo"); err != nil {
+		return err
+	}
+	return h.KnowHost(h, address)
+}
+
 // FreeSpace leaves so many bytes free in a folder that is the top of a file system, for everybody but root; -1 ends it.
 func (h *Host) FreeSpace(folder string, free int64) error {
 	if free < 0 {
