@@ -25,6 +25,13 @@ func TestRestore_WhatAnArchiveDoesNotHave_IsToldBefore(t *testing.T) {
 	require.Contains(t, warnings[0], "api.old.example.com, and of this one api.new.example.com")
 	require.Contains(t, warnings[1], "1 user-provided services (shop/live/outside)")
 
+	without := here
+	without.enabled = map[string]bool{"base": true}
+	var f findings
+	f.judgeArchive("archive", m, without)
+	require.Len(t, f.problems, 1)
+	require.Contains(t, strings.Join(f.problems, "\n"), "the archive has services of mysql (1), and no node has that role: enable it (kato role add mysql), or they do not come back")
+
 	here.endpoint, m.Content.List = "api.old.example.com", nil
 	require.Empty(t, judged(m, here))
 	m.Content.Endpoint = "" // of an older katoflow
