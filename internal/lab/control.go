@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -119,6 +120,15 @@ func Faults() []Fault {
 		{"exit-zero-on-failure", "[on|off]", "kato exits 0 whatever happens", toggle(func(h *Host, on bool) error { return h.Kato(katodouble.StatePatch{ExitZero: &on}) })},
 		{"kato-prompts", "[on|off]", "kato asks a question and waits", toggle(func(h *Host, on bool) error { return h.Kato(katodouble.StatePatch{Prompts: &on}) })},
 		{"no-core-access", "[on|off]", "take the Core's SSH key off the host", toggle((*Host).NoCoreAccess)},
+		{"answer-as", "ADDRESS", "make another host's address its own, as seen from itself alone", func(h *Host, args []string) error {
+			if len(args) != 1 {
+				return errors.New("takes an address")
+			}
+			if _, err := netip.ParseAddr(args[0]); err != nil {
+				return fmt.Errorf("%q is no address", args[0])
+			}
+			return h.AnswerAs(args[0])
+		}},
 		{"no-outbound", "[on|off]", "refuse and break connections to what is outside of the lab, as to S3", toggle((*Host).NoOutbound)},
 		{"drop-outbound", "", "break connections to what is outside of the lab", plain((*Host).DropOutbound)},
 		{"free-space", "FOLDER BYTES", "leave only so much free where FOLDER is mounted (-1 ends it)", count((*Host).FreeSpace)},

@@ -94,7 +94,7 @@ func (h *Host) NoOutbound(on bool) error {
 }
 
 // AnswerAs makes an address of another host this host's own, but only as seen from itself: there the connections end at its own sshd, whose keys it knows under
-// that address. That is how a site looks in which two networks have the same addresses.
+// that address. That is how a site looks in which two networks have the same addresses. It lasts as long as the host's network does.
 func (h *Host) AnswerAs(address string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), execWithin)
 	defer cancel()
@@ -102,7 +102,7 @@ func (h *Host) AnswerAs(address string) error {
 	if err := run(ctx, "ip", "netns", "exec", h.netns(), "sh", "-c", "echo 1 >/proc/sys/net/ipv4/conf/all/arp_ignore"); err != nil {
 		return err
 	}
-	if err := run(ctx, "ip", "-n", h.netns(), "addr", "add", address+"/32", "dev", "lo"); err != nil {
+	if err := run(ctx, "ip", "-n", h.netns(), "addr", "replace", address+"/32", "dev", "lo"); err != nil {
 		return err
 	}
 	return h.KnowHost(h, address)
