@@ -407,7 +407,7 @@ func TestKillMatrix_OfARehearsal(t *testing.T) {
 			},
 		}
 		points := boundaries("EmptyScratch", "KeepRehearsal") // scheduled and completed of each
-		if onHosts() { // where the scratch cluster has been emptied, and before the proof is kept: the others are the same in both worlds
+		if onHosts() {                                        // where the scratch cluster has been emptied, and before the proof is kept: the others are the same in both worlds
 			points = []killPoint{points[1], points[2]}
 		}
 		m.lanes(t, "rehearsal", 2, append(points, killPoint{name: "in import", moment: inCommand(core, "kato data import")}))
