@@ -184,7 +184,7 @@ func TestRestoreFault_WrongArchive_NothingIsCalledRestored(t *testing.T) {
 		imports int
 	}{
 		"no tar at all":           {sample.Bytes(1, 100<<10), operation.StepCheck, operation.ErrArchive, 0},
-		"a tar of something else": {other.Bytes(), operation.StepImport, operation.ErrRemoteExit, 1},
+		"a tar of something else": {other.Bytes(), operation.StepVerify, operation.ErrVerify, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -192,10 +192,13 @@ func TestRestoreFault_WrongArchive_NothingIsCalledRestored(t *testing.T) {
 			s.worker("")
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
+			good, err := s.store().Manifest(ctx, archive.Ref{Cluster: s.cluster.Name(), Operation: s.archived().id})
+			require.NoError(t, err)
+			s.controller().Empty() // what is there already would be taken for what came back
 			content, err := s.controller().Dump(ctx)
 			require.NoError(t, err)
 			ref := archive.Ref{Cluster: s.cluster.Name(), Operation: "wrong"}
-			_, err = sample.Make(ctx, s.store(), ref, c.data, time.Now(), nil, func(m *archive.Manifest) { m.Mode = "cluster" })
+			_, err = sample.Make(ctx, s.store(), ref, c.data, time.Now(), nil, func(m *archive.Manifest) { m.Content = good.Content })
 			require.NoError(t, err)
 			f := s.fault("the archive is %s", name)
 			o := s.restore(ref.Operation, "--no-safety-backup")
