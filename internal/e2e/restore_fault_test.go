@@ -150,19 +150,32 @@ func TestRestoreFault_TokenExpiresAgainAndAgain_NobodyIsAsked(t *testing.T) {
 	f.end(wentOn)
 }
 
-func TestRestoreFault_ARoleDoesNotRun_IsRefusedBeforeAnything(t *testing.T) {
+func TestRestoreFault_ARoleDoesNotRun_IsRefusedBeforeOrAskedAboutLater(t *testing.T) {
 	t.Parallel()
 	onlySimulated(t, "it reaches no node but to ask")
 	s := newSite(t, nil, nil, exporting)
 	s.worker("")
 	before := s.archived()
 	f := s.fault("a role of the target does not run")
-	s.cluster.Node(core).StopRole("router")
+	s.controller().SetProcess(s.cluster.Node(core).Address(), "router", "STOPPED")
 	stderr := s.cli(7, "backup", "restore", before.id, "--cluster", s.cluster.Name(), "--confirm", s.cluster.Name(), "--no-safety-backup").Stderr
 	require.Contains(t, stderr, "router is STOPPED: every role is to be started before an import")
 	require.Zero(t, s.imports(core))
 	require.False(t, s.locked())
 	f.end(refused)
+
+	s.controller().SetProcess(s.cluster.Node(core).Address(), "router", "")
+	f = s.fault("a role of the target is stopped after the preflight of an import")
+	s.cluster.Node(core).StopRole("router") // kato alone sees it
+	o := s.restore(before.id, "--no-safety-backup")
+	q := o.question(60 * time.Second)
+	require.Equal(t, []string{operation.StepImport, operation.ErrRemoteExit}, []string{q.Step, q.Cause.Type}, q.Cause.Message)
+	require.Contains(t, q.Cause.Tail+q.Cause.Message, "all roles must be started before an import")
+	s.cluster.Node(core).StartRole("router")
+	o.decide(q, operation.Retry)
+	require.Empty(t, o.done(60*time.Second).Restore.Missing)
+	o.settled()
+	f.end(parkedFor("import (RemoteExit)", "imported when it ran"))
 }
 
 // TestRestoreFault_WrongArchive: what lies in the bucket is what its manifest says, and is no export of kato.
