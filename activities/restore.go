@@ -781,14 +781,17 @@ func (x *Archives) Import(ctx context.Context, in ImportInput) (ImportResult, er
 	return out, nil
 }
 
-// withoutApps leaves out the lines that name an app whole which is listed as failed: those are seen to one by one.
+// withoutApps leaves out the lines that name an app whole which is listed as failed: those are seen to one by one. A line with spaces in its names stays: it may as well
+// be an error that has a path in it.
 func withoutApps(said string, failed []kato.FailedApp) string {
 	if len(failed) == 0 {
 		return said
 	}
 	var kept strings.Builder
 	for line := range strings.Lines(said) {
-		if !slices.ContainsFunc(failed, func(a kato.FailedApp) bool { return a.Org != "" && strings.Contains(line, a.String()) }) {
+		if !slices.ContainsFunc(failed, func(a kato.FailedApp) bool {
+			return a.Org != "" && !strings.ContainsAny(a.Org+a.Space, " \t") && strings.Contains(line, a.String())
+		}) {
 			kept.WriteString(line)
 		}
 	}

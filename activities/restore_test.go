@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/katoflow/katoflow/internal/archive"
+	"github.com/katoflow/katoflow/internal/kato"
 )
 
 func TestRestore_WhatAnArchiveDoesNotHave_IsToldBefore(t *testing.T) {
@@ -61,4 +62,12 @@ func TestRestore_AppsToBeStagedAnew_MustBeOfTheArchive(t *testing.T) {
 	problems := judged(content, "shop/live/order", "shop/live/orders", "a/b/1", "a/b/2", "a/b/3", "a/b/4", "a/b/5")
 	require.Len(t, problems, 1)
 	require.Contains(t, problems[0], "the archive has no app shop/live/order, a/b/1, a/b/2, a/b/3, a/b/4, and 1 more")
+}
+
+func TestWithoutApps_AnErrorWithAPathInTheList_IsKept(t *testing.T) {
+	said := "Failed apps:\n  shop/prod/orders\n  error: cannot read services/mysql/dump.sql\n"
+	got := withoutApps(said, kato.ParseFailedApps([]byte(said)))
+	if want := "Failed apps:\n  error: cannot read services/mysql/dump.sql\n"; got != want {
+		t.Errorf("kept %q, want %q", got, want)
+	}
 }

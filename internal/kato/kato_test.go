@@ -267,6 +267,15 @@ func TestParseFailedApps_BothForms_WithColoursAndStrayLines(t *testing.T) {
 			}
 		})
 	}
+	spaced := []FailedApp{{"web shop", "pre production", "orders"}, {"shop", "prod", "mails"}}
+	for _, out := range []string{
+		"Failed apps:\n  web shop/pre production/orders\n  see /var/log/kato/import.log for more\n  shop/prod/mails\n",
+		"Failed apps:\n - orders (org: web shop, space: pre production)\n - see /var/log/kato/import.log\n - mails (org: shop, space: prod)\n",
+	} {
+		if d := cmp.Diff(spaced, ParseFailedApps([]byte(out))); d != "" {
+			t.Errorf("%q: %s", out, d)
+		}
+	}
 	if got := ParseFailedApps([]byte("Failed apps:\n  orders\n")); len(got) != 1 || got[0].String() != "orders" {
 		t.Errorf("%v", got)
 	}

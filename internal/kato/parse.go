@@ -345,8 +345,8 @@ var (
 	failedHeader = regexp.MustCompile(`(?i)\bapp(s|lications?)?\b.*\bfail|\bfail\w*\b.*\bapp(s|lications?)?\b|\bapp(s|lications?)?\b.*\bredeployed\b.*\bmanually\b`)
 	// A header of a list of none.
 	noneFailed = regexp.MustCompile(`(?i)\b(0|no|none)\b`)
-	// One app of it: after a bullet, ORG/SPACE/APP or APP (org: ORG, space: SPACE).
-	failedItem = regexp.MustCompile(`^\s*(?:[-*•]\s+|\s)(?:([^\s/()]+)/([^\s/()]+)/(\S+)|(\S+)\s+\(\s*org(?:anization)?:?\s*([^,()]+?)\s*,\s*space:?\s*([^,()]+?)\s*\)|([\w.-]+))\s*$`)
+	// One app of it: after a bullet, ORG/SPACE/APP or APP (org: ORG, space: SPACE). Names of organizations and spaces may have spaces in them.
+	failedItem = regexp.MustCompile(`^\s*(?:[-*•]\s+|\s)(?:([^\s/()](?:[^/()]*[^\s/()])?)/([^\s/()](?:[^/()]*[^\s/()])?)/([^\s/]+)|(\S+)\s+\(\s*org(?:anization)?:?\s*([^,()]+?)\s*,\s*space:?\s*([^,()]+?)\s*\)|([\w.-]+))\s*$`)
 )
 
 // ParseFailedApps reads the apps that `kato data import` says it could not redeploy: a line that speaks of failed apps and ends with a colon, and what is listed,
