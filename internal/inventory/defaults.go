@@ -54,6 +54,15 @@ func (c *Cluster) fillDefaults() {
 	if c.Controller != nil {
 		setDefault(&c.Controller.Timeout, Duration(30*time.Second))
 	}
+	if h := c.Hypervisor; h != nil {
+		setDefault(&h.StopWithin, Duration(10*time.Minute))
+		if h.Provider == ProviderLibvirt {
+			if h.Libvirt == nil {
+				h.Libvirt = &Libvirt{}
+			}
+			setDefault(&h.Libvirt.URI, "qemu:///system")
+		}
+	}
 	if c.Export != nil { // one that is left out stays so: the digest of a cluster that does not speak of exports is that of earlier versions
 		c.Export.fillDefaults()
 	}

@@ -102,6 +102,14 @@ func (c *fileChecker) cluster(cluster *Cluster, path string) {
 			c.at(path+".s3.ca_file", c.certificates(s.CAFile))
 		}
 	}
+	if h := cluster.Hypervisor; h != nil {
+		for i, host := range h.Hosts {
+			at := item(path+".hypervisor.hosts", i) + ".ssh"
+			c.ssh(host.SSH, at)
+			s := cluster.SSHOf(&Node{Name: host.Name, SSH: host.SSH})
+			c.keyFiles(host.SSH.KeyFiles, s.Passphrase, at, at)
+		}
+	}
 	if cc := cluster.Controller; cc != nil {
 		c.at(path+".controller.password", c.secret(cc.Password).err)
 		if cc.CAFile != "" {

@@ -58,6 +58,8 @@ type Cluster struct {
 	Maintenance *Maintenance `yaml:"maintenance,omitempty" json:"maintenance,omitempty"`
 	// Scratch says that the content of the cluster may be thrown away at any time, so that archives of other clusters are rehearsed in it (als only).
 	Scratch bool `yaml:"scratch,omitempty" json:"scratch,omitempty"`
+	// Hypervisor is what the nodes' VMs run on, for snapshots of all of them; left out, there are none.
+	Hypervisor *Hypervisor `yaml:"hypervisor,omitempty" json:"hypervisor,omitempty"`
 }
 
 // Node is one VM of a cluster.
@@ -75,6 +77,12 @@ type Node struct {
 	SSH SSH `yaml:"ssh,omitempty" json:"ssh,omitzero"`
 	// GateCommands replace the cluster's own gate commands for this node when set.
 	GateCommands []string `yaml:"gate_commands,omitempty" json:"gate_commands,omitempty"`
+	// VM is what the hypervisor calls the node's VM (default: the node's name).
+	VM string `yaml:"vm,omitempty" json:"vm,omitempty"`
+	// VMHost is the host of the hypervisor section that has the VM (default: the only one).
+	VMHost string `yaml:"vm_host,omitempty" json:"vm_host,omitempty"`
+	// Freeze are mount points of this node, instead of the hypervisor section's.
+	Freeze []string `yaml:"freeze,omitempty" json:"freeze,omitempty"`
 }
 
 // SSH is how to log in to a node.
@@ -217,6 +225,60 @@ type Maintenance struct {
 	// DeadMan: a job on the Core puts maintenance mode back as it was found when an operation has shown no sign of life for so long and nothing of it runs
 	// on any node. At least 1m; left out, there is none.
 	DeadMan Duration `yaml:"dead_man,omitempty" json:"dead_man,omitempty"`
+}
+
+// Hypervisor is what the VMs of a cluster run on.
+type Hypervisor struct {
+	// Provider that takes the snapshots: "libvirt" or "command".
+	Provider string `yaml:"provider" json:"provider"`
+	// Hosts that are logged in to: where virsh runs, or the site's own commands.
+	Hosts []*HypervisorHost `yaml:"hosts,omitempty" json:"hosts,omitempty"`
+	// Libvirt settings; left out, their defaults hold.
+	Libvirt *Libvirt `yaml:"libvirt,omitempty" json:"libvirt,omitempty"`
+	// Command settings, with provider: command.
+	Command *HypervisorCommands `yaml:"command,omitempty" json:"command,omitempty"`
+	// Freeze are the mount points that are frozen on every node where that is asked for, in this order; a node may have its own.
+	Freeze []string `yaml:"freeze,omitempty" json:"freeze,omitempty"`
+	// StopWithin is how long a VM may take to shut down (default 10m).
+	StopWithin Duration `yaml:"stop_within,omitempty" json:"stop_within,omitempty"`
+}
+
+// HypervisorHost is a host that has VMs, reached over SSH.
+type HypervisorHost struct {
+	// Name is what nodes' vm_host refers to.
+	Name string `yaml:"name" json:"name"`
+	// Address is an IP address or a host name, without a port.
+	Address string `yaml:"address" json:"address"`
+	// SSH overrides single fields of the cluster's ssh section.
+	SSH SSH `yaml:"ssh,omitempty" json:"ssh,omitzero"`
+}
+
+// Libvirt is how virsh is called.
+type Libvirt struct {
+	// URI of the connection on the host (default "qemu:///system").
+	URI string `yaml:"uri,omitempty" json:"uri,omitempty"`
+}
+
+// HypervisorCommands are the site's own, with their arguments. In them {vm}, {node} and {name} stand for the VM, the node and the snapshot's name. docs/snapshots.md says what each
+// has to print.
+type HypervisorCommands struct {
+	// Snapshot takes one, and ends when its moment is over.
+	Snapshot []string `yaml:"snapshot" json:"snapshot"`
+	// Find tells the state of one.
+	Find []string `yaml:"find" json:"find"`
+	// List tells the names of all of a VM.
+	List []string `yaml:"list" json:"list"`
+	// Delete removes one.
+	Delete []string `yaml:"delete" json:"delete"`
+	// Rollback puts the disks of a VM that is off back.
+	Rollback []string `yaml:"rollback,omitempty" json:"rollback,omitempty"`
+	// Power tells whether a VM is on or off; Start, Stop and Kill switch it.
+	Power []string `yaml:"power,omitempty" json:"power,omitempty"`
+	Start []string `yaml:"start,omitempty" json:"start,omitempty"`
+	Stop  []string `yaml:"stop,omitempty" json:"stop,omitempty"`
+	Kill  []string `yaml:"kill,omitempty" json:"kill,omitempty"`
+	// Check tells what stands in the way of a snapshot, one line each; none is well.
+	Check []string `yaml:"check,omitempty" json:"check,omitempty"`
 }
 
 // Secret is a reference, exactly one of its fields set; a value in clear text is refused.

@@ -131,6 +131,9 @@ func (v validator) cluster(c *Cluster, path string) {
 	if c.Export != nil && !v.broken[path+".export"] {
 		v.export(c, path+".export")
 	}
+	if c.Hypervisor != nil && !v.broken[path+".hypervisor"] {
+		v.hypervisor(c, path+".hypervisor")
+	}
 	if p := path + ".maintenance.dead_man"; c.Maintenance != nil && v.given(p) && c.Maintenance.DeadMan < leastDeadMan {
 		v.at(p, "%s is too short: a lost connection would look like a dead operation; write at least %s", c.Maintenance.DeadMan, leastDeadMan)
 	}
@@ -192,6 +195,7 @@ func (v validator) nodes(c *Cluster, path string) {
 		v.address(n, c, at, addresses, i)
 		v.ssh(n.SSH, at+".ssh")
 		v.lines(n.GateCommands, at+".gate_commands")
+		v.vm(n, c, at)
 		if !v.roles(n, at, als) {
 			rolesKnown = false
 		}

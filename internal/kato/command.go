@@ -48,6 +48,15 @@ func (c CLI) Status() []string { return []string{c.Path, "status", "--json"} }
 // time before 3.4.1, so it is not used and the caller bounds the call (kato.md §0.6).
 func (c CLI) ProcessReady() []string { return []string{c.Path, "process", "ready", "all"} }
 
+// Stop stops all roles of the local node, and Start starts them; kato does it in its own order (kato.md §2, §3.5).
+func (c CLI) Stop() []string { return []string{c.Path, "stop"} }
+
+// Start is the inverse of Stop. Of the nodes of a cluster the Core comes first (kato.md §3.5).
+func (c CLI) Start() []string { return []string{c.Path, "start"} }
+
+// Processes prints the state of all processes of the local node; see ParseProcesses (kato.md §3.5).
+func (c CLI) Processes() []string { return []string{c.Path, "process", "list", "--json"} }
+
 // Info prints the roles of the local node; see ParseInfo (kato.md §3.5).
 func (c CLI) Info() []string { return []string{c.Path, "info", "--json"} }
 

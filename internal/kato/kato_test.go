@@ -11,7 +11,7 @@ import (
 
 func TestCLI_EveryCommand_UsesLongOptionsOnly(t *testing.T) {
 	c := CLI{Path: "/home/stackato/bin/kato"}
-	for _, argv := range [][]string{c.ReadMaintenance(), c.SetMaintenance(true), c.SetMaintenance(false), c.Retire("10.0.0.7"), c.ListNodes(), c.Status(), c.ProcessReady(), c.Info(),
+	for _, argv := range [][]string{c.ReadMaintenance(), c.SetMaintenance(true), c.SetMaintenance(false), c.Retire("10.0.0.7"), c.ListNodes(), c.Status(), c.ProcessReady(), c.Info(), c.Stop(), c.Start(), c.Processes(),
 		c.Import(Import{Folder: "/f", Path: "/f/a.tgz", StagingSeconds: 60})} {
 		if argv[0] != c.Path {
 			t.Errorf("%q does not begin with the path", argv)
@@ -283,6 +283,27 @@ func TestParseFailedApps_BothForms_WithColoursAndStrayLines(t *testing.T) {
 		"None of the apps has to be redeployed manually:\n - shop/prod/orders\n"} {
 		if got := ParseFailedApps([]byte(out)); len(got) != 0 {
 			t.Errorf("%q gave %v", out, got)
+		}
+	}
+}
+
+func TestParseProcesses_OfWhatKatoMayPrint_ReadsTheStates(t *testing.T) {
+	want := map[string]string{"mysql": "stopped", "mysql_node": "running", "fence": "fatal"}
+	for name, out := range map[string]string{
+		"JSON":                         `{"mysql": "STOPPED", "mysql_node": "RUNNING", "fence": "FATAL"}`,
+		"the Cloud Controller's form":  `{"10.0.0.5": {"mysql": "STOPPED", "mysql_node": "RUNNING", "fence": "FATAL"}}`,
+		"JSON after a stray line":      "WARNING: something\n{\"mysql\": \"STOPPED\", \"mysql_node\": \"RUNNING\", \"fence\": \"FATAL\"}\n",
+		"text":                         "mysql    STOPPED\nmysql_node    RUNNING\nfence FATAL\n",
+		"coloured text and stray ones": "\x1b[1mmysql\x1b[0m    STOPPED\nall is well\nmysql_node    RUNNING\nfence FATAL\n",
+	} {
+		got, err := ParseProcesses([]byte(out))
+		if diff := cmp.Diff(want, got); err != nil || diff != "" {
+			t.Errorf("%s: %v %s", name, err, diff)
+		}
+	}
+	for _, out := range []string{"", "{}", "nothing to see", `{"mysql": 3}`} {
+		if got, err := ParseProcesses([]byte(out)); err == nil {
+			t.Errorf("%q was read as %v", out, got)
 		}
 	}
 }

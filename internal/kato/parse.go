@@ -193,6 +193,60 @@ func stateWord(s string) (string, bool) {
 	return s, isWord(s)
 }
 
+// ParseProcesses reads `kato process list --json` of one node, and its text where a version ignores the option: the state of each process in lower case. JSON is
+// understood as {process: state}, and as {id: {process: state}} of the Cloud Controller where there is one id only (kato.md §3.5, §6.2); text as lines "process state".
+func ParseProcesses(out []byte) (map[string]string, error) {
+	text := Clean(out)
+	states := map[string]string{}
+	if raw, ok := firstJSON(text, '{'); ok {
+		var tree map[string]json.RawMessage
+		if json.Unmarshal(raw, &tree) == nil {
+			if len(tree) == 1 {
+				for id, inner := range tree {
+					var nested map[string]json.RawMessage
+					if _, err := netip.ParseAddr(id); err == nil && json.Unmarshal(inner, &nested) == nil {
+						tree = nested
+					}
+				}
+			}
+			for process, value := range tree {
+				var state string
+				if json.Unmarshal(value, &state) != nil || !isWord(process) {
+					continue
+				}
+				if state, ok := stateWord(state); ok {
+					states[process] = state
+				}
+			}
+		}
+	}
+	if len(states) == 0 {
+		for line := range strings.Lines(text) {
+			words := strings.Fields(line)
+			if len(words) != 2 || !isWord(words[0]) || strings.ToUpper(words[1]) != words[1] {
+				continue
+			}
+			if state, ok := stateWord(words[1]); ok {
+				states[words[0]] = state
+			}
+		}
+	}
+	if len(states) == 0 {
+		return nil, errors.New("kato process list: no process is in the answer")
+	}
+	return states, nil
+}
+
+// Infrastructure tells the processes that may go on after `kato stop`: those of the role base, and what the Core's configuration is kept by. Whether kato stops them is not
+// known (kato.md §3.5: 1.0 has --all for "core processes too"); none of them has data of apps or services.
+func Infrastructure(process string) bool {
+	switch process {
+	case "cloud_events", "logyard", "logyard_remote", "systail", "config_redis", "avahi_daemon", "avahi_publisher", "app_mdns":
+		return true
+	}
+	return false
+}
+
 // ParseReady reads `kato process ready all`: nil when it said READY and ended well. Exit 0 alone is no proof, because kato once
 // always exited 0 (kato.md §0.4, §3.5). The error is a short phrase that is the same for the same finding.
 func ParseReady(out []byte, exitCode int) error {

@@ -148,6 +148,8 @@ type Report struct {
 	Catalog *CatalogReport `json:"catalog,omitempty"`
 	// Apps is set by operations on apps.
 	Apps *AppsReport `json:"apps,omitempty"`
+	// Snapshot is the set that was taken.
+	Snapshot *Snapshotted `json:"snapshot,omitempty"`
 }
 
 // Counts of nodes by status.

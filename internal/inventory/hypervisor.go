@@ -1,0 +1,166 @@
+package inventory
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/katoflow/katoflow/internal/remote"
+)
+
+// Providers of snapshots.
+const (
+	ProviderLibvirt = "libvirt"
+	ProviderCommand = "command"
+)
+
+// HypervisorProviders returns what a hypervisor section may have as its provider.
+func HypervisorProviders() []string { return []string{ProviderLibvirt, ProviderCommand} }
+
+var (
+	// vmForm keeps what a VM is called from being taken for an option, and from breaking lines.
+	vmForm         = regexp.MustCompile(`^[A-Za-z0-9_/][A-Za-z0-9_.:/@ +-]{0,254}$`)
+	libvirtURIForm = regexp.MustCompile(`^[a-z]+(\+[a-z]+)?://[A-Za-z0-9_./:?=&%-]*$`)
+)
+
+// VMOf returns what the hypervisor calls a node's VM, and the host that has it; "" where there is no host, or none is named.
+func (c *Cluster) VMOf(n *Node) (id, host string) {
+	id, host = n.VM, n.VMHost
+	if id == "" {
+		id = n.Name
+	}
+	if c.Hypervisor != nil && host == "" && len(c.Hypervisor.Hosts) == 1 {
+		host = c.Hypervisor.Hosts[0].Name
+	}
+	return id, host
+}
+
+// FreezeOf returns the mount points that are frozen on a node, in order.
+func (c *Cluster) FreezeOf(n *Node) []string {
+	if len(n.Freeze) > 0 || c.Hypervisor == nil {
+		return n.Freeze
+	}
+	return c.Hypervisor.Freeze
+}
+
+// HypervisorHost returns how the worker reaches a host of the hypervisor section, as Host does for a node.
+func (f *File) HypervisorHost(c *Cluster, name string, env func(string) (string, bool)) (remote.Host, error) {
+	if c.Hypervisor != nil {
+		for _, h := range c.Hypervisor.Hosts {
+			if h.Name == name {
+				return f.Host(c, &Node{Name: h.Name, Address: h.Address, SSH: h.SSH}, env)
+			}
+		}
+	}
+	return remote.Host{}, fmt.Errorf("the hypervisor has no host %s", quote(name))
+}
+
+func (v validator) hypervisor(c *Cluster, path string) {
+	h := c.Hypervisor
+	provider := path + ".provider"
+	if v.missing(provider) {
+		v.at(provider, "is missing: choose of %s", quoteAll(HypervisorProviders()))
+	} else {
+		v.oneOf(h.Provider, HypervisorProviders(), provider)
+	}
+	names := map[string]int{}
+	for i, host := range h.Hosts {
+		at := item(path+".hosts", i)
+		if v.broken[at] {
+			continue
+		}
+		v.name(&Node{Name: host.Name}, at)
+		if first, twice := names[host.Name]; twice && v.given(at+".name") {
+			v.at(at+".name", "%s is also the name of %s: give each host its own", quote(host.Name), item("hosts", first))
+		}
+		names[host.Name] = i
+		if p := at + ".address"; v.missing(p) {
+			v.at(p, "is missing: write the host's IP address or host name")
+		} else if v.given(p) {
+			if _, err := parseAddress(host.Address); err != nil {
+				v.at(p, "%v", err)
+			}
+		}
+		v.ssh(host.SSH, at+".ssh")
+	}
+	if len(h.Hosts) == 0 && v.missing(path+".hosts") && v.given(provider) && !v.broken[provider] {
+		v.at(path+".hosts", "is missing: write name and address of the host that %s", map[string]string{ProviderLibvirt: "has the VMs", ProviderCommand: "the commands run on"}[h.Provider])
+	}
+	if p := path + ".libvirt"; v.given(p) && h.Provider != ProviderLibvirt && !v.broken[provider] {
+		v.at(p, "goes with provider: libvirt: take it out or write that")
+	}
+	if h.Libvirt != nil {
+		if p := path + ".libvirt.uri"; v.given(p) && !libvirtURIForm.MatchString(h.Libvirt.URI) {
+			v.at(p, "%s is not a libvirt connection: write such as qemu:///system", quote(h.Libvirt.URI))
+		}
+	}
+	commands := path + ".command"
+	switch {
+	case h.Provider == ProviderCommand && v.missing(commands):
+		v.at(commands, "is missing: write the commands that take, find, list and delete a snapshot")
+	case v.given(commands) && h.Provider != ProviderCommand && !v.broken[provider]:
+		v.at(commands, "goes with provider: command: take it out or write that")
+	case h.Command != nil && !v.broken[commands]:
+		v.commands(h.Command, commands)
+	}
+	v.freeze(h.Freeze, path+".freeze")
+	nodes := parent(path) + ".nodes"
+	for i, n := range c.Nodes {
+		at := item(nodes, i)
+		if v.broken[nodes] || v.broken[at] {
+			continue
+		}
+		p := at + ".vm_host"
+		switch {
+		case v.given(p) && !slices.ContainsFunc(h.Hosts, func(host *HypervisorHost) bool { return host.Name == n.VMHost }):
+			v.at(p, "the hypervisor has no host %s", quote(n.VMHost))
+		case v.missing(p) && len(h.Hosts) > 1:
+			v.at(at, "vm_host is missing: name the host of the hypervisor that has the node's VM")
+		}
+	}
+}
+
+func (v validator) commands(c *HypervisorCommands, path string) {
+	for _, command := range []struct {
+		field  string
+		words  []string
+		needed bool
+	}{{"snapshot", c.Snapshot, true}, {"find", c.Find, true}, {"list", c.List, true}, {"delete", c.Delete, true}, {"rollback", c.Rollback, false}, {"power", c.Power, false},
+		{"start", c.Start, false}, {"stop", c.Stop, false}, {"kill", c.Kill, false}, {"check", c.Check, false}} {
+		p := path + "." + command.field
+		switch {
+		case v.missing(p) && command.needed:
+			v.at(p, "is missing: write the command as a list of words")
+		case v.given(p) && (len(command.words) == 0 || strings.TrimSpace(command.words[0]) == ""):
+			v.at(p, "is empty: write the command as a list of words")
+		case v.given(p) && slices.ContainsFunc(command.words, func(w string) bool { return strings.ContainsAny(w, "\x00\n\r") }):
+			v.at(p, "a word may not have several lines")
+		}
+	}
+}
+
+// freeze checks mount points. / is refused by the node itself where it cannot be frozen.
+func (v validator) freeze(list []string, path string) {
+	v.lines(list, path)
+	for i, mount := range list {
+		if p := item(path, i); v.given(p) && mount != "/" && strings.TrimSpace(mount) != "" {
+			v.folder(mount, p)
+		}
+	}
+}
+
+// vm checks what a node says of its VM.
+func (v validator) vm(n *Node, c *Cluster, at string) {
+	if p := at + ".vm"; v.given(p) && !vmForm.MatchString(n.VM) {
+		v.at(p, "%s is not the name of a VM: use letters, digits and _.:/@ +-, not '-' first", quote(n.VM))
+	}
+	v.freeze(n.Freeze, at+".freeze")
+	if c.Hypervisor == nil {
+		for _, field := range []string{"vm", "vm_host", "freeze"} {
+			if p := at + "." + field; v.given(p) {
+				v.at(p, "goes with the cluster's hypervisor section: write that or take it out")
+			}
+		}
+	}
+}

@@ -1,0 +1,300 @@
+package operation
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Names of the workflow and the kind of an operation that takes a set of snapshots.
+const (
+	WorkflowSnapshot = "Snapshot"
+	KindSnapshot     = "snapshot-create"
+)
+
+// Steps of a set of snapshots, in order.
+const (
+	StepStopRoles   = "stop-roles"  // kato stop on every node, the Core last
+	StepStopVMs     = "stop-vms"    // the VMs shut down
+	StepSnapshots   = "snapshots"   // frozen, all snapshots at the same instant, thawed
+	StepStartVMs    = "start-vms"   // the VMs on again
+	StepStartRoles  = "start-roles" // kato start on every node, the Core first
+	StepResumed     = "resumed"     // the gates of the cluster hold again
+	StepDiscard     = "discard"     // snapshots of a round that is void are deleted
+	StepUsable      = "usable"      // the provider has copied what it copies
+	StepSetManifest = "manifest"    // the set's manifest written, last of all
+)
+
+// ErrSnapshot says that a set of snapshots is not complete, or that its moment is not as good as was asked for.
+const ErrSnapshot = "Snapshot"
+
+// Quiesce is one thing that is done so that the snapshots of several nodes fit together. The source page ("Snapshots") names all but Frozen.
+type Quiesce string
+
+// Levels of quiescence; they can be combined. What each guarantees and costs is in docs/snapshots.md.
+const (
+	QuiesceVMsStopped   Quiesce = "vms-stopped"   // "snapshot VMs in a stopped state"
+	QuiesceRolesStopped Quiesce = "roles-stopped" // "run kato stop on all roles"
+	QuiesceFrozen       Quiesce = "frozen"        // file systems frozen
+	QuiesceMaintenance  Quiesce = "maintenance"   // "put the cluster in Maintenance Mode"
+	QuiesceNone         Quiesce = "none"          // nothing: each node as after a power cut
+)
+
+// QuiesceLevels are all of them, the strongest first.
+func QuiesceLevels() []Quiesce {
+	return []Quiesce{QuiesceVMsStopped, QuiesceRolesStopped, QuiesceFrozen, QuiesceMaintenance, QuiesceNone}
+}
+
+// Defaults of a set of snapshots.
+const (
+	// DefaultSnapshotRounds is how often a round is tried before the operator is asked.
+	DefaultSnapshotRounds = 3
+	// DefaultSnapshotDeadline bounds one round from the first freeze to the last completion; DefaultFrozenDeadline where file systems are frozen.
+	DefaultSnapshotDeadline = Duration(10 * time.Minute)
+	DefaultFrozenDeadline   = Duration(time.Minute)
+	// MaxFrozenDeadline is the longest that a file system may be frozen.
+	MaxFrozenDeadline = Duration(5 * time.Minute)
+)
+
+// SnapshotInput asks for snapshots of all VMs of a cluster, taken at one moment. Zero values are the defaults.
+type SnapshotInput struct {
+	Request
+	// Quiesce levels; none is the platform's default: maintenance and roles-stopped on an als cluster, none on a plain one.
+	Quiesce []Quiesce `json:"quiesce,omitempty"`
+	// MaxSkew voids a round whose skew bound is larger; 0 for no limit.
+	MaxSkew Duration `json:"maxSkew,omitempty"`
+	// Deadline voids a round that takes longer.
+	Deadline Duration `json:"deadline,omitempty"`
+	// Rounds are tried before anybody is asked.
+	Rounds int `json:"rounds,omitempty"`
+	// Note is kept in the manifest, one line.
+	Note string `json:"note,omitempty"`
+}
+
+// Levels are the quiesce levels of a request on a platform, each once, the strongest first.
+func (in SnapshotInput) Levels(platform string) []Quiesce {
+	asked := in.Quiesce
+	if len(asked) == 0 {
+		asked = []Quiesce{QuiesceNone}
+		if platform == "als" {
+			asked = []Quiesce{QuiesceRolesStopped, QuiesceMaintenance}
+		}
+	}
+	var out []Quiesce
+	for _, l := range QuiesceLevels() {
+		if slices.Contains(asked, l) {
+			out = append(out, l)
+		}
+	}
+	return out
+}
+
+// DeadlineOf a round, with the default for these levels.
+func (in SnapshotInput) DeadlineOf(levels []Quiesce) Duration {
+	switch {
+	case in.Deadline > 0:
+		return in.Deadline
+	case slices.Contains(levels, QuiesceFrozen):
+		return DefaultFrozenDeadline
+	}
+	return DefaultSnapshotDeadline
+}
+
+// Check lists what is wrong with the request, one line each. platform is "" where it is not known yet.
+func (in SnapshotInput) Check(platform string) []string {
+	var problems []string
+	problem := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
+	if in.Cluster == "" {
+		problem("cluster is missing: name one of the inventory")
+	}
+	var names []string
+	for _, l := range QuiesceLevels() {
+		names = append(names, string(l))
+	}
+	for _, q := range in.Quiesce {
+		switch {
+		case !slices.Contains(QuiesceLevels(), q):
+			problem("quiesce %q: choose of %s", Shorten(string(q), 40), strings.Join(names, ", "))
+		case platform == "plain" && (q == QuiesceRolesStopped || q == QuiesceMaintenance):
+			problem("quiesce %s: only an ALS cluster has kato; choose vms-stopped, frozen or none", q)
+		}
+	}
+	has := func(q Quiesce) bool { return slices.Contains(in.Quiesce, q) }
+	if has(QuiesceNone) && len(in.Quiesce) > 1 {
+		problem("quiesce none goes with nothing else")
+	}
+	if has(QuiesceVMsStopped) && has(QuiesceFrozen) {
+		problem("quiesce frozen goes with VMs that run, not with vms-stopped")
+	}
+	if in.MaxSkew < 0 {
+		problem("max-skew is negative")
+	}
+	if in.Deadline < 0 || in.Deadline > 0 && in.Deadline < Duration(time.Second) {
+		problem("deadline %s: at least 1s", in.Deadline)
+	}
+	if has(QuiesceFrozen) && in.Deadline > MaxFrozenDeadline {
+		problem("deadline %s: file systems are frozen for at most %s", in.Deadline, MaxFrozenDeadline)
+	}
+	if in.Rounds < 0 || in.Rounds > 20 {
+		problem("rounds %d: write a number from 1 to 20", in.Rounds)
+	}
+	if len(in.Note) > 200 || strings.ContainsAny(in.Note, "\n\r\x00") {
+		problem("note: one line of at most 200 bytes")
+	}
+	return problems
+}
+
+// SnapshotOf is the snapshot of one node in a set.
+type SnapshotOf struct {
+	Node string `json:"node"`
+	// VM is the provider's name for it, Host the hypervisor that has it, where there are several.
+	VM   string `json:"vm"`
+	Host string `json:"host,omitempty"`
+	// Name of the snapshot, and ID that the provider has for it.
+	Name string `json:"name"`
+	ID   string `json:"id,omitempty"`
+	// Requested and Completed are the times between which its moment lies, by the clock of the worker that took all of the set (RFC 3339, with fractions).
+	Requested string `json:"requested,omitempty"`
+	Completed string `json:"completed,omitempty"`
+	// Prepared and Resumed are between which nothing wrote on the node, by the same clock: roles stopped, frozen or shut down.
+	Prepared string `json:"prepared,omitempty"`
+	Resumed  string `json:"resumed,omitempty"`
+	// ClockOffset is the node's clock less the worker's, ClockError how far that may be wrong.
+	ClockOffset Duration `json:"clockOffset,omitempty"`
+	ClockError  Duration `json:"clockError,omitempty"`
+	// Size in bytes, 0 where the provider does not tell.
+	Size int64 `json:"size,omitempty"`
+}
+
+// Snapshotted is what a Report says of a set of snapshots.
+type Snapshotted struct {
+	// Set is the operation that took it, its name in all lists.
+	Set      string    `json:"set"`
+	Provider string    `json:"provider,omitempty"`
+	Quiesce  []Quiesce `json:"quiesce"`
+	// Round that counted, and Void why earlier ones did not.
+	Round int      `json:"round,omitempty"`
+	Void  []string `json:"void,omitempty"`
+	// Moment says how good the moment was.
+	Moment *Moment `json:"moment,omitempty"`
+	// Snapshots by node, in inventory order.
+	Snapshots []SnapshotOf `json:"snapshots,omitempty"`
+	// Location of the manifest, s3://BUCKET/KEY.
+	Location string `json:"location,omitempty"`
+	// Down is how long roles or VMs were stopped.
+	Down Duration `json:"down,omitempty"`
+	// MaintenanceFound is how the maintenance mode was found: what a rollback puts back.
+	MaintenanceFound string `json:"maintenanceFound,omitempty"`
+}
+
+// Moment is how good the moment of a set is.
+type Moment struct {
+	// Measured is false where a worker died in the middle, so that some snapshot's request is not known: spread and skew are not there then.
+	Measured bool `json:"measured"`
+	// RequestSpread is from the first request to the last.
+	RequestSpread Duration `json:"requestSpread,omitempty"`
+	// SkewBound is from the earliest request to the latest completion: no two snapshots are further apart.
+	SkewBound Duration `json:"skewBound,omitempty"`
+	// Quiet says by what nothing was written: "VMs stopped", "roles stopped", "frozen"; "" where nothing of it was asked for.
+	Quiet string `json:"quiet,omitempty"`
+	// QuietInterval is from the latest prepared to the earliest resumed, both taken at the worse end of the clock's error.
+	QuietInterval Duration `json:"quietInterval,omitempty"`
+	// Inside: every snapshot lies in the quiet interval.
+	Inside bool `json:"inside,omitempty"`
+	// ClockError is the largest of the nodes whose clocks were used.
+	ClockError Duration `json:"clockError,omitempty"`
+}
+
+// String is what a person reads of it.
+func (m Moment) String() string {
+	round := func(d Duration) time.Duration { return d.D().Round(100 * time.Microsecond) }
+	text := "skew not measured"
+	if m.Measured {
+		text = fmt.Sprintf("requested within %s, no two further apart than %s", round(m.RequestSpread), round(m.SkewBound))
+	}
+	switch {
+	case m.Quiet == "":
+		return text + "; nothing was quiet"
+	case m.Inside:
+		return fmt.Sprintf("%s; all inside %s in which nothing was written (%s)", text, m.QuietInterval.D().Round(time.Millisecond), m.Quiet)
+	}
+	return fmt.Sprintf("%s; not all inside the time in which nothing was written (%s)", text, m.Quiet)
+}
+
+// MeasuredSnapshot is one node's times, for JudgeMoment. Requested and Completed are of the clock that took the set, Prepared and Resumed of the node's, which is Offset ahead of the
+// other and may be wrong by Error. The zero time is one that is not known.
+type MeasuredSnapshot struct {
+	Requested, Completed time.Time
+	Prepared, Resumed    time.Time
+	Offset, Error        time.Duration
+}
+
+// JudgeMoment says how good the moment of these snapshots was. quiet is by what nothing was written, "" for nothing: then Prepared and Resumed are not looked at.
+//
+// A snapshot's moment is only known to lie between its request and its completion. So the bound of the skew is from the earliest request to the latest completion, and a snapshot lies in
+// the quiet interval when both do. A node's clock is corrected by its offset, and its error counts against the interval at both ends.
+func JudgeMoment(quiet string, all []MeasuredSnapshot) Moment {
+	m := Moment{Measured: len(all) > 0, Quiet: quiet}
+	var first, last, done, from, to time.Time
+	known := len(all) > 0
+	for _, s := range all {
+		if s.Requested.IsZero() || s.Completed.IsZero() {
+			m.Measured = false
+		}
+		if first.IsZero() || s.Requested.Before(first) {
+			first = s.Requested
+		}
+		if s.Requested.After(last) {
+			last = s.Requested
+		}
+		if s.Completed.After(done) {
+			done = s.Completed
+		}
+		if quiet == "" {
+			continue
+		}
+		if s.Prepared.IsZero() || s.Resumed.IsZero() {
+			known = false
+			continue
+		}
+		prepared, resumed := s.Prepared.Add(-s.Offset).Add(s.Error), s.Resumed.Add(-s.Offset).Add(-s.Error)
+		if prepared.After(from) {
+			from = prepared
+		}
+		if to.IsZero() || resumed.Before(to) {
+			to = resumed
+		}
+		m.ClockError = max(m.ClockError, Duration(s.Error))
+	}
+	if m.Measured {
+		m.RequestSpread, m.SkewBound = Duration(last.Sub(first)), Duration(done.Sub(first))
+	}
+	if quiet != "" && known && to.After(from) {
+		m.QuietInterval = Duration(to.Sub(from))
+		m.Inside = m.Measured && !first.Before(from) && !done.After(to)
+	}
+	return m
+}
+
+// --- sets in the bucket ------------------------------------------------------------------------------------------------------------------
+
+// SnapshotSet is the manifest of a set, written last: a set without it is none. It is kept in the cluster's bucket.
+type SnapshotSet struct {
+	// Format of this file.
+	Format   int    `json:"format"`
+	Cluster  string `json:"cluster"`
+	Platform string `json:"platform"`
+	Snapshotted
+	// TakenAt is the completion of the last snapshot, RFC 3339.
+	TakenAt string `json:"takenAt"`
+	Who     string `json:"who,omitempty"`
+	Note    string `json:"note,omitempty"`
+	// Nodes of the cluster with their roles, as they were.
+	Nodes []PlannedNode `json:"nodes"`
+	// Core node, on als.
+	Core string `json:"core,omitempty"`
+}
+
+// SnapshotSetFormat is the format that this version writes.
+const SnapshotSetFormat = 1
