@@ -105,7 +105,7 @@ func (s site) rolesJob(op Operation, node, step string, try int) remote.JobSpec 
 func (x *Snapshots) StopRoles(ctx context.Context, in NodesInput) (NodesResult, error) {
 	return x.onNodes(ctx, "stopping roles", in, func(a *attempt, s site, t target) (NodeOutcome, error) {
 		out, err := x.roles(a, s, t, in, operation.StepStopRoles)
-		if err != nil || !out.Started {
+		if err != nil || !out.Started || in.Settle {
 			return out, err
 		}
 		return out, x.stopped(a, s, t, in)
@@ -157,6 +157,8 @@ func (x *Snapshots) roles(a *attempt, s site, t target, in NodesInput, step stri
 	result, err := job.result(end)
 	out := NodeOutcome{Started: result.Started, Notes: result.Notes}
 	switch {
+	case in.Settle: // that it does not run any more is all that is asked
+		return out, nil
 	case err != nil || !result.Started:
 		return out, err
 	case result.Interrupted:
@@ -340,6 +342,8 @@ type TakeSnapshotsInput struct {
 	Clocks bool `json:"clocks,omitempty"`
 	// VMsOff: the VMs are shut down, which is proved before and after.
 	VMsOff bool `json:"vmsOff,omitempty"`
+	// Freeze: the file systems of the inventory are frozen meanwhile.
+	Freeze bool `json:"freeze,omitempty"`
 }
 
 // TakenSnapshot is one node of a round.
@@ -568,37 +572,31 @@ func (x *Snapshots) lookFor(ctx context.Context, p hypervisor.Provider, t *takin
 	}
 }
 
-// PowerInput switches VMs.
-type PowerInput struct {
-	NodesInput
-	// Within is how long a VM may take.
-	Within operation.Duration `json:"within"`
-	// Hard takes the power away from those that do not shut down by themselves.
-	Hard bool `json:"hard,omitempty"`
-}
-
 // StopVMs asks the guests to shut down and waits until their VMs are off. A VM that is off is left so. Failures, by node: Snapshot, when the provider refuses or the VM is not off in time.
-func (x *Snapshots) StopVMs(ctx context.Context, in PowerInput) (NodesResult, error) {
-	return x.switchVMs(ctx, "shutting the VMs down", in, hypervisor.Off, func(ctx context.Context, p hypervisor.Provider, vm hypervisor.VM) error { return p.Stop(ctx, vm, in.Hard) })
+func (x *Snapshots) StopVMs(ctx context.Context, in NodesInput) (NodesResult, error) {
+	return x.switchVMs(ctx, "shutting the VMs down", in, hypervisor.Off, func(ctx context.Context, p hypervisor.Provider, vm hypervisor.VM) error {
+		return p.Stop(ctx, vm, false)
+	})
 }
 
 // StartVMs switches VMs on and waits until they are. That the nodes answer is for the gates to say. Failures as StopVMs.
-func (x *Snapshots) StartVMs(ctx context.Context, in PowerInput) (NodesResult, error) {
+func (x *Snapshots) StartVMs(ctx context.Context, in NodesInput) (NodesResult, error) {
 	return x.switchVMs(ctx, "switching the VMs on", in, hypervisor.On, func(ctx context.Context, p hypervisor.Provider, vm hypervisor.VM) error { return p.Start(ctx, vm) })
 }
 
-func (x *Snapshots) switchVMs(ctx context.Context, phase string, in PowerInput, want hypervisor.Power, do func(context.Context, hypervisor.Provider, hypervisor.VM) error) (NodesResult, error) {
+func (x *Snapshots) switchVMs(ctx context.Context, phase string, in NodesInput, want hypervisor.Power, do func(context.Context, hypervisor.Provider, hypervisor.VM) error) (NodesResult, error) {
 	a := begin(ctx, phase)
 	defer a.finish()
-	_, p, vms, err := x.open(in.Operation.Cluster, in.Nodes)
+	s, p, vms, err := x.open(in.Operation.Cluster, in.Nodes)
 	if err != nil {
 		return NodesResult{}, err
 	}
 	defer func() { _ = p.Close() }()
+	within := s.cluster.Hypervisor.StopWithin.Std()
 	out := NodesResult{Nodes: make([]NodeOutcome, len(vms))}
 	each(len(vms), func(i int) {
 		out.Nodes[i] = NodeOutcome{Node: vms[i].Node, Started: true}
-		if err := switchVM(a, p, vms[i], want, in.Within.D(), do); err != nil {
+		if err := switchVM(a, p, vms[i], want, within, do); err != nil {
 			out.Nodes[i].Failure = operation.FailureOf(providerError(err))
 		}
 	})
@@ -817,4 +815,83 @@ func (x *Snapshots) KeepSet(ctx context.Context, set operation.SnapshotSet) (str
 		return "", storeError("bucket", err)
 	}
 	return location, nil
+}
+
+// PlanSnapshotsInput asks for the commands of a dry run.
+type PlanSnapshotsInput struct {
+	Operation Operation           `json:"operation"`
+	Nodes     []string            `json:"nodes"`
+	Quiesce   []operation.Quiesce `json:"quiesce"`
+	Deadline  operation.Duration  `json:"deadline"`
+}
+
+// PlanSnapshots returns the commands of a dry run, made by the same code as those of a real one. It reaches no node and no hypervisor.
+func (x *Snapshots) PlanSnapshots(ctx context.Context, in PlanSnapshotsInput) (PlanCommandsResult, error) {
+	a := begin(ctx, "commands of the plan")
+	defer a.finish()
+	s, err := x.Source.site(in.Operation.Cluster)
+	if err != nil {
+		return PlanCommandsResult{}, err
+	}
+	does := func(q operation.Quiesce) bool { return slices.Contains(in.Quiesce, q) }
+	var out PlanCommandsResult
+	add := func(node string, commands ...operation.PlannedCommand) {
+		if len(commands) > 0 {
+			out.Plans = append(out.Plans, operation.CommandPlan{Nodes: []string{node}, Commands: commands})
+		}
+	}
+	if does(operation.QuiesceMaintenance) {
+		core, err := s.core()
+		if err != nil {
+			return PlanCommandsResult{}, err
+		}
+		add(operation.ClusterNode,
+			operation.PlannedCommand{Step: operation.StepMaintenanceOn, Command: show(s.maintenanceJob(in.Operation, operation.StepMaintenanceOn, true, 1)), Note: "on " + core.node.Name + ", unless it is on"},
+			operation.PlannedCommand{Step: operation.StepMaintenanceOff, Command: show(s.maintenanceJob(in.Operation, operation.StepMaintenanceOff, false, 1)), Note: "on " + core.node.Name + ", after all has been started, unless it was on before"})
+	}
+	for _, name := range in.Nodes {
+		t, err := s.target(name)
+		if err != nil {
+			return PlanCommandsResult{}, err
+		}
+		vm := vmOf(s.cluster, t.node)
+		var commands []operation.PlannedCommand
+		command := func(step, text, note string) {
+			commands = append(commands, operation.PlannedCommand{Step: step, Command: remote.Escape(text), Note: note})
+		}
+		order := ""
+		if t.node == s.cluster.CoreNode() {
+			order = "after the others; started before them"
+		}
+		if does(operation.QuiesceRolesStopped) {
+			command(operation.StepStopRoles, remote.Quote(s.kato().Stop()), order)
+		}
+		if does(operation.QuiesceVMsStopped) {
+			command(operation.StepStopVMs, "shut down VM "+vm.ID, onHost(vm))
+		}
+		command(operation.StepSnapshots, "snapshot "+snapshotName(in.Operation, 1)+" of VM "+vm.ID, strings.Join(notes(s.cluster.Hypervisor.Provider+onHost(vm), s.freezes(t, does(operation.QuiesceFrozen))), "; "))
+		if does(operation.QuiesceVMsStopped) {
+			command(operation.StepStartVMs, "switch VM "+vm.ID+" on", onHost(vm))
+		}
+		if does(operation.QuiesceRolesStopped) {
+			command(operation.StepStartRoles, remote.Quote(s.kato().Start()), order)
+		}
+		add(name, commands...)
+	}
+	return out, nil
+}
+
+func onHost(vm hypervisor.VM) string {
+	if vm.Host == "" {
+		return ""
+	}
+	return " on " + vm.Host
+}
+
+// freezes says what is frozen on a node meanwhile.
+func (s site) freezes(t target, frozen bool) string {
+	if mounts := s.cluster.FreezeOf(t.node); frozen && len(mounts) > 0 {
+		return "frozen meanwhile: " + strings.Join(mounts, ", ")
+	}
+	return ""
 }

@@ -99,6 +99,9 @@ func Details(report *operation.Report) string {
 	}
 	writeNodes(&b, report)
 	writeApps(&b, report.Apps)
+	if s := report.Snapshot; s != nil {
+		writeList(&b, "Rounds that do not count", len(s.Void), func(i int) string { return s.Void[i] })
+	}
 	if report.Maintenance != "" {
 		b.WriteString("\nMaintenance mode: " + cell(report.Maintenance, 300) + "\n")
 	}
@@ -116,6 +119,9 @@ func Details(report *operation.Report) string {
 func howFar(report *operation.Report) string {
 	if report.Apps != nil {
 		return appsSummary(report.Apps)
+	}
+	if report.Snapshot != nil {
+		return snapshotSummary(report)
 	}
 	if !operation.OnOneNode(report.Kind) || len(report.Nodes) != 1 {
 		return fmt.Sprintf("%d of %d nodes done", report.Counts()[operation.NodeDone], len(report.Nodes))
@@ -148,6 +154,25 @@ func howFar(report *operation.Report) string {
 		}
 	}
 	return what
+}
+
+// snapshotSummary is how far a set of snapshots is, and how good its moment was.
+func snapshotSummary(report *operation.Report) string {
+	s := report.Snapshot
+	var parts []string
+	if len(report.Nodes) > 0 && report.Nodes[0].Step != "" && !report.Finished() {
+		parts = append(parts, "round "+fmt.Sprint(max(s.Round, 1))+", step "+cell(report.Nodes[0].Step, 40))
+	}
+	if s.Moment != nil {
+		parts = append(parts, s.Moment.String())
+	}
+	if s.Location != "" {
+		parts = append(parts, "manifest in "+cell(s.Location, 400))
+	}
+	if len(parts) == 0 {
+		return count(len(report.Nodes), "node")
+	}
+	return strings.Join(parts, ", ")
 }
 
 // writeQuestion shows the cause, what can be answered, and the JSON to paste into the update `decide`.

@@ -32,18 +32,6 @@ func (o *oneNode) leave(ctx workflow.Context, ok bool) {
 	o.refresh(ctx)
 }
 
-// goOn holds before a step while the operation is paused, and gets a lost lock back. The failure says why the operation cannot go on.
-func (o *oneNode) goOn(ctx workflow.Context) *operation.Failure {
-	if err := workflow.Await(ctx, func() bool { return !o.report.Paused || o.aborting }); err != nil || ctx.Err() != nil || o.aborting { // Await does not look at ctx where its condition holds already
-		return &operation.Failure{Type: operation.ErrCancelled, Message: "not begun"}
-	}
-	f := o.keepLock(ctx)
-	if f != nil {
-		o.lockFailure, o.aborting = f, true
-	}
-	return f
-}
-
 // failed asks what becomes of a step that failed.
 func (o *oneNode) failed(ctx workflow.Context, try int, f operation.Failure, choices ...operation.Decision) operation.Decision {
 	o.node.Status, o.node.Failure = operation.NodeWaiting, &f

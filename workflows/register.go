@@ -18,6 +18,7 @@ func Register(r Registry) {
 	r.RegisterWorkflowWithOptions(Backup, workflow.RegisterOptions{Name: operation.WorkflowBackup})
 	r.RegisterWorkflowWithOptions(Restore, workflow.RegisterOptions{Name: operation.WorkflowRestore})
 	r.RegisterWorkflowWithOptions(Hold, workflow.RegisterOptions{Name: operation.WorkflowHold})
+	r.RegisterWorkflowWithOptions(Snapshot, workflow.RegisterOptions{Name: operation.WorkflowSnapshot})
 	r.RegisterWorkflowWithOptions(Apps, workflow.RegisterOptions{Name: operation.WorkflowApps})
 	r.RegisterWorkflowWithOptions(AppsBatch, workflow.RegisterOptions{Name: operation.WorkflowAppsBatch})
 	r.RegisterWorkflowWithOptions(AppsList, workflow.RegisterOptions{Name: operation.WorkflowAppsList})

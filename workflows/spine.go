@@ -303,6 +303,18 @@ func (r *run) work(ctx workflow.Context) *operation.Failure {
 	return r.lockFailure
 }
 
+// goOn holds before a step while the operation is paused, and gets a lost lock back. The failure says why the operation cannot go on.
+func (r *run) goOn(ctx workflow.Context) *operation.Failure {
+	if err := workflow.Await(ctx, func() bool { return !r.report.Paused || r.aborting }); err != nil || ctx.Err() != nil || r.aborting { // Await does not look at ctx where its condition holds already
+		return &operation.Failure{Type: operation.ErrCancelled, Message: "not begun"}
+	}
+	f := r.keepLock(ctx)
+	if f != nil {
+		r.lockFailure, r.aborting = f, true
+	}
+	return f
+}
+
 // finish puts back what was changed, whatever happened, and closes the operation with its report.
 func (r *run) finish(ctx workflow.Context, failure *operation.Failure) (*operation.Report, error) {
 	cancelled := ctx.Err() != nil

@@ -81,6 +81,8 @@ func PausesBefore(kind string) string {
 		return "the next step"
 	case OnApps(kind):
 		return "the next app"
+	case kind == KindSnapshot:
+		return "the next round"
 	}
 	return "the next node"
 }

@@ -1,0 +1,598 @@
+package workflows
+
+// Snapshots of all nodes at one moment ("Snapshots" of the source page). The system state of cluster nodes is highly interdependent, so a set of them is worth as much as its moment is
+// good. A round is
+//
+//  1. the cluster in maintenance mode;
+//  2. kato stop on all nodes, side by side, the Core last;
+//  3. the VMs shut down;
+//  4. file systems frozen; every snapshot requested at the same instant, once all nodes are ready; thawed;
+//  5. the VMs on, kato start on the Core, then on the others; the gates hold; maintenance mode as found;
+//
+// of which 1 to 3, and the freeze, are done as the quiesce levels say. A round whose snapshots are not all there, or whose moment is not as good as was asked for, is void: what there is of it
+// is deleted, and the next one is tried. Of the round that counts
+//
+//  6. every snapshot is waited for until it can be gone back to;
+//  7. the set's manifest is written, the last thing of all.
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/katoflow/katoflow/activities"
+	"github.com/katoflow/katoflow/internal/operation"
+)
+
+// Snapshot is the operation workflow. It completes with the report when the set's manifest is written; otherwise it fails, or ends as cancelled, with the report in the details of its
+// error. Whatever becomes of it, the cluster is resumed, and no snapshot is left that is not in a manifest.
+func Snapshot(ctx workflow.Context, in operation.SnapshotInput) (*operation.Report, error) {
+	return operate(ctx, operation.KindSnapshot, in.Request, "", &snapshot{in: in})
+}
+
+type snapshot struct {
+	*run
+	in operation.SnapshotInput
+
+	levels   []operation.Quiesce
+	provider string
+	tries    map[string]int // by step and node: the try of the node's job
+	// down are the nodes whose roles may have been stopped, and off says that VMs may be: they are to be started again on every path.
+	down      map[string]bool
+	off       bool
+	downSince time.Time
+	// stopped and started are the moments of this round by the nodes' clocks, in Unix nanoseconds.
+	stopped, started map[string]int64
+	taken            []activities.TakenSnapshot
+	// began: a round was begun, so that there may be snapshots.
+	began bool
+}
+
+func (s *snapshot) attach(r *run) { s.run, s.tries = r, map[string]int{} }
+
+func (s *snapshot) check() []string { return s.in.Check("") }
+
+func (s *snapshot) selection() activities.ResolveInput {
+	return activities.ResolveInput{Cluster: s.in.Cluster, InventoryDigest: s.in.InventoryDigest}
+}
+
+func (s *snapshot) needs() activities.PreflightNeeds { return activities.PreflightNeeds{} }
+
+// wantsMaintenance is false because the mode is on for the time of a round alone.
+func (s *snapshot) wantsMaintenance() bool { return false }
+
+func (s *snapshot) does(q operation.Quiesce) bool { return slices.Contains(s.levels, q) }
+
+// names of all nodes, in the plan's order.
+func (s *snapshot) names() []string {
+	out := make([]string, len(s.plan.Nodes))
+	for i, n := range s.plan.Nodes {
+		out[i] = n.Name
+	}
+	return out
+}
+
+// ready asks the hypervisor and the bucket for what a set needs of them.
+func (s *snapshot) ready(ctx workflow.Context) (problems, warnings []string, err error) {
+	s.report.Slots = 0 // all nodes at once, always
+	s.levels = s.in.Levels(s.plan.Platform)
+	s.report.Snapshot = &operation.Snapshotted{Set: s.req.OperationID, Quiesce: s.levels}
+	if wrong := s.in.Check(s.plan.Platform); len(wrong) > 0 {
+		return wrong, nil, nil
+	}
+	var snapshots *activities.Snapshots
+	var out activities.SnapshotReadyResult
+	err = workflow.ExecuteActivity(following(ctx, "what a set of snapshots needs", time.Hour), snapshots.SnapshotReady,
+		activities.SnapshotReadyInput{Operation: s.op, Nodes: s.names(), Quiesce: s.levels}).Get(ctx, &out)
+	s.provider, s.report.Snapshot.Provider = out.Provider, out.Provider
+	return out.Problems, out.Warnings, err
+}
+
+// found is what the starter says when the preflight has passed.
+func (s *snapshot) found() string {
+	var levels []string
+	for _, l := range s.levels {
+		levels = append(levels, string(l))
+	}
+	return fmt.Sprintf("%s by %s, quiesce %s", count(len(s.plan.Nodes), "node"), s.provider, strings.Join(levels, ", "))
+}
+
+func (s *snapshot) dryRun(ctx workflow.Context) ([]operation.CommandPlan, error) {
+	var snapshots *activities.Snapshots
+	var out activities.PlanCommandsResult
+	err := workflow.ExecuteActivity(quick(ctx, "commands of the plan"), snapshots.PlanSnapshots, activities.PlanSnapshotsInput{Operation: s.op, Nodes: s.names(), Quiesce: s.levels,
+		Deadline: s.in.DeadlineOf(s.levels)}).Get(ctx, &out)
+	return out.Plans, err
+}
+
+func (s *snapshot) steps(ctx workflow.Context) {
+	rounds := s.in.Rounds
+	if rounds == 0 {
+		rounds = operation.DefaultSnapshotRounds
+	}
+	for i := range s.report.Nodes {
+		s.report.Nodes[i].Status, s.report.Nodes[i].StartedAt = operation.NodeRunning, stamp(ctx)
+	}
+	ok := false
+	for tried := 1; !ok; tried++ {
+		if f := s.goOn(ctx); f != nil {
+			break
+		}
+		s.report.Snapshot.Round++
+		void := s.oneRound(ctx)
+		if void == nil {
+			ok = true
+			break
+		}
+		if ctx.Err() != nil || s.aborting {
+			break
+		}
+		s.report.Snapshot.Void = append(s.report.Snapshot.Void, operation.Shorten(fmt.Sprintf("round %d: %s", s.report.Snapshot.Round, void.Message), 500))
+		s.discard(ctx, 0)
+		if ctx.Err() != nil || s.aborting {
+			break
+		}
+		if tried < rounds {
+			continue
+		}
+		tried = 0
+		switch s.ask(ctx, operation.ClusterNode, operation.StepSnapshots, s.report.Snapshot.Round, *void, operation.Retry, operation.Abort) {
+		case operation.Retry:
+		case operation.Abort:
+			s.aborting = true
+		}
+		if ctx.Err() != nil || s.aborting {
+			break
+		}
+	}
+	if ok {
+		ok = s.keep(ctx)
+	}
+	if !ok && s.began {
+		s.discard(ctx, 0)
+	}
+	s.leave(ctx, ok)
+}
+
+// oneRound is one round from the first thing that is stopped to the last that is started. The failure is why it does not count; it is resumed all the same.
+func (s *snapshot) oneRound(ctx workflow.Context) *operation.Failure {
+	s.stopped, s.started, s.down, s.taken, s.off = map[string]int64{}, map[string]int64{}, map[string]bool{}, nil, false
+	s.report.Snapshot.Moment, s.report.Snapshot.Snapshots = nil, nil
+	f := s.quiet(ctx)
+	if f == nil {
+		f = s.take(ctx)
+	}
+	s.resume(ctx)
+	if f == nil {
+		f = s.judge()
+	}
+	return f
+}
+
+// quiet prepares all nodes.
+func (s *snapshot) quiet(ctx workflow.Context) *operation.Failure {
+	stopped := &operation.Failure{Type: operation.ErrCancelled, Message: "not all nodes were made quiet"}
+	if s.does(operation.QuiesceMaintenance) {
+		s.at(ctx, operation.StepMaintenanceOn)
+		if !s.enterMaintenance(ctx) {
+			return stopped
+		}
+	}
+	if s.does(operation.QuiesceRolesStopped) {
+		s.downSince = workflow.Now(ctx)
+		for _, group := range s.coreLast() {
+			if !s.stopRoles(ctx, group) {
+				return stopped
+			}
+		}
+	}
+	if s.does(operation.QuiesceVMsStopped) {
+		if s.downSince.IsZero() {
+			s.downSince = workflow.Now(ctx)
+		}
+		if !s.stopVMs(ctx) {
+			return stopped
+		}
+	}
+	return nil
+}
+
+// coreLast groups the nodes for stopping: all but the Core side by side, then the Core, which the others need.
+func (s *snapshot) coreLast() [][]string {
+	var others, core []string
+	for _, n := range s.plan.Nodes {
+		if n.Core {
+			core = append(core, n.Name)
+		} else {
+			others = append(others, n.Name)
+		}
+	}
+	return slices.DeleteFunc([][]string{others, core}, func(g []string) bool { return len(g) == 0 })
+}
+
+func (s *snapshot) stopRoles(ctx workflow.Context, nodes []string) bool {
+	var snapshots *activities.Snapshots
+	for _, n := range nodes {
+		s.down[n] = true
+	}
+	return s.onNodes(ctx, operation.StepStopRoles, "kato stop", nodes, operation.Abort, snapshots.StopRoles, false, func(o activities.NodeOutcome) { s.stopped[o.Node] = o.Stamp })
+}
+
+// onNodes does a step on many nodes side by side, and asks about those that fail. otherwise is what can be decided beside retry. False: that was decided, or the operation was cancelled.
+func (s *snapshot) onNodes(ctx workflow.Context, step, what string, nodes []string, otherwise operation.Decision, activity any, settle bool, done func(activities.NodeOutcome)) bool {
+	s.at(ctx, step)
+	try := func(node string) int { return max(s.tries[step+"/"+node], 1) }
+	for asked := 1; len(nodes) > 0; asked++ {
+		var futures []workflow.Future
+		var parts [][]string
+		for part := range slices.Chunk(nodes, nodesPerChunk) {
+			in := activities.NodesInput{Operation: s.op, Nodes: part, Tries: map[string]int{}, Settle: settle, UnreachableAfter: s.plan.UnreachableAfter}
+			for _, n := range part {
+				in.Tries[n] = try(n)
+			}
+			parts = append(parts, part)
+			futures = append(futures, workflow.ExecuteActivity(following(ctx, fmt.Sprintf("%s on %s", what, count(len(part), "node")), nodesCeiling+s.plan.UnreachableAfter.D()), activity, in))
+		}
+		var failed []activities.NodeOutcome
+		for i, future := range futures {
+			var out activities.NodesResult
+			if err := future.Get(ctx, &out); err != nil {
+				for _, n := range parts[i] {
+					failed = append(failed, activities.NodeOutcome{Node: n, Failure: operation.FailureOf(err)})
+				}
+				continue
+			}
+			for _, o := range out.Nodes {
+				if o.Failure != nil {
+					failed = append(failed, o)
+				} else if done != nil {
+					done(o)
+				}
+			}
+		}
+		if ctx.Err() != nil {
+			return false
+		}
+		nodes = nil
+		if len(failed) == 0 {
+			break
+		}
+		for _, o := range failed {
+			s.failedNode(o, true)
+			nodes = append(nodes, o.Node)
+		}
+		decision := s.ask(ctx, s.askedAbout(failed), step, asked, together(failed), operation.Retry, otherwise)
+		for _, o := range failed {
+			s.failedNode(o, false)
+		}
+		switch decision {
+		case operation.Retry:
+			for _, o := range failed {
+				// A job whose outcome is unknown keeps its name and is taken up again.
+				if !operation.OutcomeUnknown(o.Failure.Type) {
+					s.tries[step+"/"+o.Node] = try(o.Node) + 1
+				}
+			}
+		case operation.Abort:
+			s.aborting = true
+			return false
+		default:
+			for _, o := range failed {
+				s.warn(fmt.Sprintf("%s: step %s was left as it is: %s", o.Node, step, o.Failure.Message))
+			}
+			return false
+		}
+	}
+	return true
+}
+
+// nodesCeiling bounds a step on many nodes.
+const nodesCeiling = 2 * time.Hour
+
+// nextTries gives the jobs of a step other names in the next round.
+func (s *snapshot) nextTries(step string, nodes []string) {
+	for _, n := range nodes {
+		s.tries[step+"/"+n] = max(s.tries[step+"/"+n], 1) + 1
+	}
+}
+
+// askedAbout is the node that a question is about: the only one that failed, or the cluster.
+func (s *snapshot) askedAbout(failed []activities.NodeOutcome) string {
+	if len(failed) == 1 {
+		return failed[0].Node
+	}
+	return operation.ClusterNode
+}
+
+// together is one failure for those of several nodes.
+func together(failed []activities.NodeOutcome) operation.Failure {
+	f := *failed[0].Failure
+	if len(failed) == 1 {
+		return f
+	}
+	f.Problems = nil
+	for _, o := range failed {
+		f.Problems = append(f.Problems, operation.Shorten(o.Failure.Message, 500))
+	}
+	f.Problems = bound(f.Problems, 50)
+	f.Message = operation.Shorten(fmt.Sprintf("%s (and %d more)", failed[0].Failure.Message, len(failed)-1), 1024)
+	return f
+}
+
+func (s *snapshot) failedNode(o activities.NodeOutcome, waits bool) {
+	if i, ok := s.index[o.Node]; ok {
+		n := &s.report.Nodes[i]
+		n.Status, n.Failure = operation.NodeRunning, nil
+		if waits {
+			n.Status, n.Failure = operation.NodeWaiting, o.Failure
+		}
+	}
+}
+
+// at shows the step at all nodes.
+func (s *snapshot) at(ctx workflow.Context, step string) {
+	for i := range s.report.Nodes {
+		s.report.Nodes[i].Step, s.report.Nodes[i].Try = step, s.report.Snapshot.Round
+	}
+	s.refresh(ctx)
+}
+
+func (s *snapshot) stopVMs(ctx workflow.Context) bool {
+	s.off = true
+	var snapshots *activities.Snapshots
+	return s.onNodes(ctx, operation.StepStopVMs, "shut the VMs down", s.names(), operation.Abort, snapshots.StopVMs, false, nil)
+}
+
+// take is the barrier: one activity makes everything ready and sends all requests at the same instant.
+func (s *snapshot) take(ctx workflow.Context) *operation.Failure {
+	s.at(ctx, operation.StepSnapshots)
+	s.began = true
+	var snapshots *activities.Snapshots
+	var out activities.TakeSnapshotsResult
+	deadline := s.in.DeadlineOf(s.levels)
+	err := workflow.ExecuteActivity(following(ctx, fmt.Sprintf("snapshots of %s, round %d", count(len(s.plan.Nodes), "node"), s.report.Snapshot.Round), deadline.D()+time.Hour), snapshots.TakeSnapshots,
+		activities.TakeSnapshotsInput{Operation: s.op, Nodes: s.names(), Round: s.report.Snapshot.Round, Deadline: deadline,
+			Clocks: !s.does(operation.QuiesceVMsStopped), VMsOff: s.does(operation.QuiesceVMsStopped), Freeze: s.does(operation.QuiesceFrozen)}).Get(ctx, &out)
+	if err != nil {
+		return operation.FailureOf(err)
+	}
+	s.taken = out.Taken
+	var failed []activities.NodeOutcome
+	for _, t := range out.Taken {
+		if t.Failure != nil {
+			failed = append(failed, activities.NodeOutcome{Node: t.Node, Failure: t.Failure})
+		}
+	}
+	if len(failed) > 0 {
+		f := together(failed)
+		return &f
+	}
+	return nil
+}
+
+// resume starts what this round has stopped, whatever became of it, and puts maintenance mode back. What cannot be started is a question.
+func (s *snapshot) resume(ctx workflow.Context) {
+	ctx, _ = workflow.NewDisconnectedContext(ctx)
+	var snapshots *activities.Snapshots
+	if s.off {
+		s.onNodes(ctx, operation.StepStartVMs, "switch the VMs on", s.names(), operation.Leave, snapshots.StartVMs, false, nil)
+		s.off = false
+	}
+	if len(s.down) > 0 {
+		s.startRoles(ctx)
+	}
+	if !s.downSince.IsZero() {
+		s.resumed(ctx)
+		s.report.Snapshot.Down += operation.Duration(workflow.Now(ctx).Sub(s.downSince))
+		s.downSince = time.Time{}
+	}
+	if s.readOnly {
+		s.report.Snapshot.MaintenanceFound = s.run.found
+		s.leaveMaintenance(ctx)
+	}
+}
+
+// startRoles starts the Core first, then the others side by side. A stop that may still run is waited for before.
+func (s *snapshot) startRoles(ctx workflow.Context) {
+	var snapshots *activities.Snapshots
+	for _, group := range slices.Backward(s.coreLast()) {
+		group = slices.DeleteFunc(slices.Clone(group), func(n string) bool { return !s.down[n] })
+		unknown := slices.DeleteFunc(slices.Clone(group), func(n string) bool { _, known := s.stopped[n]; return known })
+		if len(unknown) > 0 {
+			s.onNodes(ctx, operation.StepStopRoles, "wait for kato stop", unknown, operation.Leave, snapshots.StopRoles, true, nil)
+		}
+		s.onNodes(ctx, operation.StepStartRoles, "kato start", group, operation.Leave, snapshots.StartRoles, false, func(o activities.NodeOutcome) { s.started[o.Node] = o.Stamp })
+		s.nextTries(operation.StepStopRoles, group)
+		s.nextTries(operation.StepStartRoles, group)
+	}
+}
+
+// resumed waits until the cluster is as well as it was before.
+func (s *snapshot) resumed(ctx workflow.Context) {
+	s.at(ctx, operation.StepResumed)
+	var nodes *activities.Nodes
+	for try := 1; ; try++ {
+		var result activities.GatesResult
+		err := workflow.ExecuteActivity(following(ctx, "gates of the cluster", s.plan.GateTimeout.D()), nodes.ClusterGates, activities.ClusterGatesInput{Operation: s.op,
+			Baseline: s.report.BrokenBefore, Times: s.plan.GateTimes, Interval: s.plan.GateInterval, Timeout: s.plan.GateTimeout}).Get(ctx, &result)
+		if err == nil && result.Held {
+			return
+		}
+		cause := gatesFailure("the cluster", result, err)
+		if s.ask(ctx, operation.ClusterNode, operation.StepResumed, try, cause, operation.Retry, operation.Leave) != operation.Retry {
+			s.warn("the cluster is not as well as it was before: " + cause.Message)
+			return
+		}
+	}
+}
+
+// judge says how good the moment of the round was. The failure is why it does not count.
+func (s *snapshot) judge() *operation.Failure {
+	void := func(format string, args ...any) *operation.Failure {
+		return &operation.Failure{Type: operation.ErrSnapshot, Message: operation.Shorten(fmt.Sprintf(format, args...), 1024)}
+	}
+	quiet := ""
+	switch {
+	case s.does(operation.QuiesceVMsStopped):
+		quiet = "VMs stopped"
+	case s.does(operation.QuiesceFrozen):
+		quiet = "frozen"
+	case s.does(operation.QuiesceRolesStopped):
+		quiet = "roles stopped"
+	}
+	var measured []operation.MeasuredSnapshot
+	out := s.report.Snapshot
+	for _, t := range s.taken {
+		m := operation.MeasuredSnapshot{Requested: timeOf(t.Requested), Completed: timeOf(t.Completed), Offset: t.ClockOffset.D(), Error: t.ClockError.D()}
+		prepared, resumed := t.PreparedAt, t.ResumedAt
+		if prepared == 0 && s.does(operation.QuiesceRolesStopped) {
+			prepared, resumed = s.stopped[t.Node], s.started[t.Node]
+		}
+		if prepared > 0 && resumed > 0 {
+			m.Prepared, m.Resumed = time.Unix(0, prepared), time.Unix(0, resumed)
+			t.SnapshotOf.Prepared, t.SnapshotOf.Resumed = fine(m.Prepared.Add(-m.Offset)), fine(m.Resumed.Add(-m.Offset))
+		}
+		measured = append(measured, m)
+		out.Snapshots = append(out.Snapshots, t.SnapshotOf)
+	}
+	moment := operation.JudgeMoment(quiet, measured)
+	out.Moment = &moment
+	switch {
+	case !moment.Measured && s.in.MaxSkew > 0:
+		return void("a worker died while the snapshots were taken, so that their skew is not known")
+	case s.in.MaxSkew > 0 && moment.SkewBound > s.in.MaxSkew:
+		return void("the skew may be %s, and %s is the limit", moment.SkewBound.D().Round(time.Millisecond), s.in.MaxSkew)
+	case quiet != "" && moment.Measured && !moment.Inside:
+		return void("not every snapshot lies in the time in which nothing was written (%s)", quiet)
+	case quiet == "frozen" && !moment.Measured:
+		return void("a worker died while file systems were frozen, so that nobody knows whether every snapshot was taken before they were thawed")
+	}
+	if !moment.Measured {
+		s.warn("a worker died while the snapshots were taken: their skew is not known")
+	}
+	return nil
+}
+
+// timeOf reads a time of an activity; the zero time for none.
+func timeOf(text string) time.Time {
+	t, err := time.Parse(time.RFC3339Nano, text)
+	if err != nil {
+		return time.Time{}
+	}
+	return t
+}
+
+func fine(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
+
+// keep waits until the snapshots can be used, and writes the manifest. False: cancelled or aborted.
+func (s *snapshot) keep(ctx workflow.Context) bool {
+	var snapshots *activities.Snapshots
+	out := s.report.Snapshot
+	ok := s.until(ctx, operation.StepUsable, func() error {
+		var usable activities.UsableResult
+		err := workflow.ExecuteActivity(following(ctx, "until every snapshot can be used", usableCeiling), snapshots.Usable,
+			activities.UsableInput{Operation: s.op, Nodes: s.names(), Round: out.Round, UnreachableAfter: s.plan.UnreachableAfter}).Get(ctx, &usable)
+		for _, have := range usable.Snapshots {
+			for i := range out.Snapshots {
+				if out.Snapshots[i].Node == have.Node {
+					out.Snapshots[i].ID, out.Snapshots[i].Size = have.ID, have.Size
+				}
+			}
+		}
+		return err
+	})
+	return ok && s.until(ctx, operation.StepSetManifest, func() error {
+		return workflow.ExecuteActivity(quick(ctx, "manifest of the set"), snapshots.KeepSet, s.set()).Get(ctx, &out.Location)
+	})
+}
+
+// usableCeiling bounds the copying of a snapshot.
+const usableCeiling = 7 * 24 * time.Hour
+
+// until tries until it is done. False: cancelled or aborted.
+func (s *snapshot) until(ctx workflow.Context, step string, do func() error) bool {
+	s.at(ctx, step)
+	for try := 1; ; try++ {
+		if f := s.goOn(ctx); f != nil {
+			return false
+		}
+		err := do()
+		if err == nil {
+			return true
+		}
+		if ctx.Err() != nil || s.aborting {
+			return false
+		}
+		switch s.ask(ctx, operation.ClusterNode, step, try, *operation.FailureOf(err), operation.Retry, operation.Abort) {
+		case operation.Retry:
+		case operation.Abort:
+			s.aborting = true
+			return false
+		default:
+			return false
+		}
+	}
+}
+
+// set is the manifest.
+func (s *snapshot) set() operation.SnapshotSet {
+	set := operation.SnapshotSet{Format: operation.SnapshotSetFormat, Cluster: s.in.Cluster, Platform: s.plan.Platform, Snapshotted: *s.report.Snapshot, Who: s.in.RequestedBy, Note: s.in.Note,
+		Nodes: s.plan.Nodes, Core: s.plan.Core}
+	for _, have := range set.Snapshots {
+		if have.Completed > set.TakenAt { // all of one form, in UTC
+			set.TakenAt = have.Completed
+		}
+	}
+	return set
+}
+
+// discard deletes the snapshots of all rounds but the one that is kept, 0 for none. What cannot be deleted is a question.
+func (s *snapshot) discard(ctx workflow.Context, keep int) {
+	var snapshots *activities.Snapshots
+	ctx, _ = workflow.NewDisconnectedContext(ctx)
+	s.at(ctx, operation.StepDiscard)
+	for try := 1; ; try++ {
+		err := workflow.ExecuteActivity(following(ctx, "delete the snapshots of what does not count", time.Hour), snapshots.Discard,
+			activities.DiscardInput{Operation: s.op, Nodes: s.names(), Keep: keep, UnreachableAfter: s.plan.UnreachableAfter}).Get(ctx, nil)
+		if err == nil {
+			return
+		}
+		f := operation.FailureOf(err)
+		if s.ask(ctx, operation.ClusterNode, operation.StepDiscard, try, *f, operation.Retry, operation.Leave) != operation.Retry {
+			s.warn("snapshots were left at the hypervisor: " + f.Message)
+			return
+		}
+	}
+}
+
+// leave ends with all nodes.
+func (s *snapshot) leave(ctx workflow.Context, ok bool) {
+	for i := range s.report.Nodes {
+		n := &s.report.Nodes[i]
+		n.EndedAt = stamp(ctx)
+		switch {
+		case ok:
+			n.Status, n.Failure = operation.NodeDone, nil
+		case ctx.Err() != nil:
+			n.Status = operation.NodeCancelled
+		default:
+			n.Status = operation.NodeFailed
+		}
+	}
+	if !ok {
+		s.report.Snapshot.Snapshots, s.report.Snapshot.Moment = nil, nil
+	}
+	s.refresh(ctx)
+}
+
+// outcomeText is the message of an operation that ended well.
+func (s *snapshot) outcomeText() string {
+	out := s.report.Snapshot
+	if out == nil || out.Location == "" || out.Moment == nil {
+		return ""
+	}
+	return fmt.Sprintf("%s at one moment: %s", count(len(out.Snapshots), "snapshot"), out.Moment)
+}
