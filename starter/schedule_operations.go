@@ -47,6 +47,7 @@ func schedulables() []schedulable {
 		{"backup verify", operation.KindBackupVerify, operation.WorkflowBackupVerify, "Verification of the latest archive", verifyOptions},
 		{"backup prune", operation.KindBackupPrune, operation.WorkflowBackupPrune, "Retention of the archives", pruneOptions},
 		{"backup rehearse", operation.KindRehearse, operation.WorkflowRestore, "Rehearsal of the latest archive", rehearseOptions},
+		{"snapshot create", operation.KindSnapshot, operation.WorkflowSnapshot, "Snapshots of all VMs", snapshotOptions},
 		{"apps restart", operation.KindAppsRestart, operation.WorkflowApps, "Restart of apps", appsOptions(operation.AppRestart)},
 		{"apps redeploy", operation.KindAppsRedeploy, operation.WorkflowApps, "Redeployment of apps", appsOptions(operation.AppRestage)},
 	}
