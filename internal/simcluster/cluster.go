@@ -26,17 +26,18 @@ import (
 
 // Cluster is a running simulated cluster.
 type Cluster struct {
-	cfg       Config
-	dir       string
-	temporary bool
-	log       *zap.Logger
-	nodes     []*Node
-	byName    map[string]*Node
-	kato      *katodouble.Cluster
-	ccng      *cloudcontroller.Joined // nil on a plain cluster
-	commands  map[string]program
-	programs  *programCache
-	clientKey ssh.PublicKey
+	cfg        Config
+	dir        string
+	temporary  bool
+	log        *zap.Logger
+	nodes      []*Node
+	byName     map[string]*Node
+	kato       *katodouble.Cluster
+	ccng       *cloudcontroller.Joined // nil on a plain cluster
+	commands   map[string]program
+	hypervisor *Hypervisor // nil for none
+	programs   *programCache
+	clientKey  ssh.PublicKey
 
 	corePrivate []byte // key file of the Core's login user, which leads to all nodes
 	corePublic  string
@@ -121,6 +122,9 @@ func (c *Cluster) start() error {
 		c.nodes = append(c.nodes, n)
 		c.byName[nc.Name] = n
 	}
+	if err := c.startHypervisor(); err != nil {
+		return fmt.Errorf("hypervisor: %w", err)
+	}
 	if c.cfg.Platform == platformALS && len(c.nodes) > 0 {
 		if err := c.writeCoreKey(); err != nil {
 			return err
@@ -132,12 +136,21 @@ func (c *Cluster) start() error {
 			return err
 		}
 	}
-	for _, n := range c.nodes {
+	for _, n := range c.machines() {
 		if err := n.firstBoot(); err != nil {
 			return fmt.Errorf("node %s: %w", n.name, err)
 		}
 	}
 	return c.writeKnownHosts()
+}
+
+// machines are the nodes, and the host of the hypervisor.
+func (c *Cluster) machines() []*Node {
+	all := c.Nodes()
+	if c.hypervisor != nil {
+		all = append(all, c.hypervisor.host)
+	}
+	return all
 }
 
 // nodeAddress gives every node its own loopback address where the host allows it, so that addresses tell nodes apart as in a real cluster.
@@ -153,7 +166,7 @@ func (c *Cluster) Close() error {
 	c.cancel()
 	var ends sync.WaitGroup
 	slots := make(chan struct{}, 8)
-	for _, n := range c.nodes {
+	for _, n := range c.machines() {
 		slots <- struct{}{}
 		ends.Go(func() {
 			defer func() { <-slots }()
@@ -208,7 +221,7 @@ func knownHost(address string, port int, key ssh.PublicKey) string {
 
 func (c *Cluster) writeKnownHosts() error {
 	var b strings.Builder
-	for _, n := range c.nodes {
+	for _, n := range c.machines() {
 		b.WriteString(knownHost(n.address, n.port, n.originalKey.PublicKey()))
 	}
 	return os.WriteFile(c.KnownHostsPath(), []byte(b.String()), 0o644)
@@ -245,19 +258,39 @@ func (c *Cluster) InventoryYAML() []byte {
 		Address string     `yaml:"address"`
 		Roles   []string   `yaml:"roles,omitempty,flow"`
 		SSH     sshSection `yaml:"ssh"`
+		VM      string     `yaml:"vm,omitempty"`
+	}
+	type hypervisorSection struct {
+		Provider string              `yaml:"provider"`
+		Hosts    []nodeSection       `yaml:"hosts"`
+		Command  map[string][]string `yaml:"command"`
 	}
 	type clusterSection struct {
 		Platform   string                   `yaml:"platform"`
 		SSH        sshSection               `yaml:"ssh"`
 		Controller *cloudcontroller.Section `yaml:"controller,omitempty"`
+		Hypervisor *hypervisorSection       `yaml:"hypervisor,omitempty"`
 		Nodes      []nodeSection            `yaml:"nodes"`
 	}
 	cs := clusterSection{Platform: c.cfg.Platform, SSH: sshSection{User: c.loginUser(), KeyFiles: []string{c.ClientKeyPath()}, KnownHosts: []string{c.KnownHostsPath()}}}
 	if c.ccng != nil {
 		cs.Controller = c.ccng.Section()
 	}
+	if h := c.hypervisor; h != nil {
+		cs.Hypervisor = &hypervisorSection{Provider: "command", Hosts: []nodeSection{{Name: h.host.name, Address: h.host.address, SSH: sshSection{Port: h.host.port}}}, Command: map[string][]string{}}
+		for field, verb := range map[string]string{"snapshot": "take", "find": "find", "delete": "delete"} {
+			cs.Hypervisor.Command[field] = []string{"vmctl", verb, "{vm}", "{name}"}
+		}
+		for _, verb := range []string{"list", "power", "start", "stop", "kill", "check"} {
+			cs.Hypervisor.Command[verb] = []string{"vmctl", verb, "{vm}"}
+		}
+	}
 	for _, n := range c.nodes {
-		cs.Nodes = append(cs.Nodes, nodeSection{Name: n.name, Address: n.address, Roles: n.cfg.Roles, SSH: sshSection{Port: n.port}})
+		node := nodeSection{Name: n.name, Address: n.address, Roles: n.cfg.Roles, SSH: sshSection{Port: n.port}}
+		if c.hypervisor != nil {
+			node.VM = "vm-" + n.name
+		}
+		cs.Nodes = append(cs.Nodes, node)
 	}
 	out, err := yaml.Marshal(map[string]map[string]clusterSection{"clusters": {c.cfg.Name: cs}})
 	if err != nil {

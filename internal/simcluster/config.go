@@ -31,6 +31,8 @@ type Config struct {
 	UpgradeTime time.Duration
 	// RoleStartTime is how long after a boot kato's roles take from STOPPED over STARTING to RUNNING (default 0: at once).
 	RoleStartTime time.Duration
+	// Hypervisor that the nodes' VMs run on; nil = none that is known.
+	Hypervisor *HypervisorConfig
 	// Logger receives one line an event; nil = none.
 	Logger *zap.Logger
 }

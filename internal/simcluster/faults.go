@@ -469,3 +469,12 @@ func (n *Node) Heal() {
 	n.Refuse(false)
 	n.PowerOn()
 }
+
+// StoppedRoles are those that kato was told to stop on the node and not to start since; none on a plain cluster.
+func (n *Node) StoppedRoles() []string {
+	if n.cluster.kato == nil {
+		return nil
+	}
+	state, _ := n.cluster.kato.NodeState(n.address)
+	return state.Stopped
+}

@@ -32,7 +32,7 @@ func commandTable() map[string]program {
 		"systemctl": bin(systemctl), "systemd-detect-virt": bin(detectVirt), "ps": bin(ps), "pgrep": bin(pgrep), "needrestart": sbin(func(*invocation) int { return 0 }),
 		"reboot": sbin(rebootProgram), "shutdown": sbin(rebootProgram), "poweroff": sbin(rebootProgram), "halt": sbin(rebootProgram), "ip": bin(func(*invocation) int { return 0 }),
 		"logname": bin(func(c *invocation) int { c.printf("%s\n", c.node.loginUser()); return 0 }), "lsb_release": bin(lsbRelease), "runlevel": sbin(func(c *invocation) int { c.printf("N 5\n"); return 0 }),
-		"kato": {"/home/stackato/bin", katoProgram}, "ssh": bin(sshProgram), "curl": bin(curlProgram),
+		"kato": {"/home/stackato/bin", katoProgram}, "ssh": bin(sshProgram), "curl": bin(curlProgram), "vmctl": bin(vmctl),
 	})
 	return t
 }

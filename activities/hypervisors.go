@@ -1,0 +1,35 @@
+package activities
+
+import (
+	"fmt"
+
+	"github.com/katoflow/katoflow/internal/hypervisor"
+	"github.com/katoflow/katoflow/internal/hypervisor/command"
+	"github.com/katoflow/katoflow/internal/inventory"
+	"github.com/katoflow/katoflow/internal/remote"
+)
+
+// Providers opens the providers of snapshots that katoflow has.
+type Providers struct {
+	// Runner logs in to the hosts of those that are reached over SSH.
+	Runner remote.Runner
+}
+
+// Open opens the provider of a cluster's hypervisor section. It makes no connection.
+func (p Providers) Open(file *inventory.File, c *inventory.Cluster, env func(string) (string, bool)) (hypervisor.Provider, error) {
+	h := c.Hypervisor
+	hosts := map[string]remote.Host{}
+	for _, host := range h.Hosts {
+		reached, err := file.HypervisorHost(c, host.Name, env)
+		if err != nil {
+			return nil, err
+		}
+		hosts[host.Name] = reached
+	}
+	switch h.Provider {
+	case inventory.ProviderCommand:
+		return &command.Provider{Runner: p.Runner, Hosts: hosts, Commands: command.Commands{Snapshot: h.Command.Snapshot, Find: h.Command.Find, List: h.Command.List, Delete: h.Command.Delete,
+			Rollback: h.Command.Rollback, Power: h.Command.Power, Start: h.Command.Start, Stop: h.Command.Stop, Kill: h.Command.Kill, Check: h.Command.Check}}, nil
+	}
+	return nil, fmt.Errorf("provider %s is not built in", h.Provider)
+}

@@ -1,0 +1,316 @@
+package simcluster
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// HypervisorConfig describes the hypervisor that the nodes' VMs run on. Its host is a machine of its own, with SSH as the nodes have, on which the program vmctl takes snapshots: it is what a
+// site's own commands are (package hypervisor/command).
+type HypervisorConfig struct {
+	// CallMin and CallMax bound how long one snapshot takes; its moment is somewhere within.
+	CallMin, CallMax time.Duration
+	// CopyTime is how long a snapshot is pending after that.
+	CopyTime time.Duration
+	// Quota is the most snapshots a VM may have; 0 for no limit.
+	Quota int
+	// ShutdownTime of a guest that is asked to (default 50 ms).
+	ShutdownTime time.Duration
+}
+
+// HypervisorName is the host's name in the inventory.
+const HypervisorName = "hypervisor-1"
+
+// SnapshotState is a snapshot, with what was true of the node at its moment.
+type SnapshotState struct {
+	Node, Name string
+	// At is the moment, by the clock of the machine that runs the simulation.
+	At time.Time
+	// Running: the VM was on. Roles that ran, in order. Maintenance: the mode was on. Frozen mount points.
+	Running     bool
+	Roles       []string
+	Maintenance bool
+	Frozen      []string
+}
+
+// Hypervisor is the simulated one.
+type Hypervisor struct {
+	cluster *Cluster
+	host    *Node
+	cfg     HypervisorConfig
+
+	mu        sync.Mutex
+	snapshots map[string][]*simSnapshot
+	asked     map[string]int // snapshots that were asked for, by node
+	faults    map[string]*hypervisorFault
+}
+
+type simSnapshot struct {
+	SnapshotState
+	ready  time.Time
+	failed bool
+}
+
+// hypervisorFault is what goes wrong with the snapshots of one node.
+type hypervisorFault struct {
+	fail, lost, broken int           // so many times: refused; made, and the answer lost; made, and failed later
+	slow               time.Duration // every one takes so much longer
+}
+
+// Hypervisor of the cluster; nil when it has none.
+func (c *Cluster) Hypervisor() *Hypervisor { return c.hypervisor }
+
+func (c *Cluster) startHypervisor() error {
+	if c.cfg.Hypervisor == nil {
+		return nil
+	}
+	cfg := *c.cfg.Hypervisor
+	if cfg.ShutdownTime == 0 {
+		cfg.ShutdownTime = 50 * time.Millisecond
+	}
+	host, err := c.newNode(len(c.cfg.Nodes), NodeConfig{Name: HypervisorName, Pending: []Package{}, Mounts: []Mount{}})
+	if err != nil {
+		return err
+	}
+	c.hypervisor = &Hypervisor{cluster: c, host: host, cfg: cfg, snapshots: map[string][]*simSnapshot{}, asked: map[string]int{}, faults: map[string]*hypervisorFault{}}
+	return nil
+}
+
+// Host is the machine that has the VMs, with the faults of any other.
+func (h *Hypervisor) Host() *Node { return h.host }
+
+// Snapshots of all nodes that are there, in order of their moments.
+func (h *Hypervisor) Snapshots() []SnapshotState {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var out []SnapshotState
+	for _, list := range h.snapshots {
+		for _, s := range list {
+			out = append(out, s.SnapshotState)
+		}
+	}
+	slices.SortFunc(out, func(a, b SnapshotState) int { return a.At.Compare(b.At) })
+	return out
+}
+
+// Asked is how many snapshots of a node were asked for, those that failed included.
+func (h *Hypervisor) Asked(node string) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.asked[node]
+}
+
+// FailSnapshots refuses the next snapshots of a node; LoseAnswers makes them and breaks the connection instead of answering; BreakSnapshots makes them, and they turn out to have failed when they
+// are copied; SlowSnapshots makes each take longer.
+func (h *Hypervisor) FailSnapshots(node string, times int) {
+	h.change(node, func(f *hypervisorFault) { f.fail = times })
+}
+
+// LoseAnswers is described at FailSnapshots.
+func (h *Hypervisor) LoseAnswers(node string, times int) {
+	h.change(node, func(f *hypervisorFault) { f.lost = times })
+}
+
+// BreakSnapshots is described at FailSnapshots.
+func (h *Hypervisor) BreakSnapshots(node string, times int) {
+	h.change(node, func(f *hypervisorFault) { f.broken = times })
+}
+
+// SlowSnapshots is described at FailSnapshots.
+func (h *Hypervisor) SlowSnapshots(node string, d time.Duration) {
+	h.change(node, func(f *hypervisorFault) { f.slow = d })
+}
+
+func (h *Hypervisor) change(node string, do func(*hypervisorFault)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f := h.faults[node]
+	if f == nil {
+		f = &hypervisorFault{}
+		h.faults[node] = f
+	}
+	do(f)
+	h.cluster.event(node, "fault", "hypervisor: %+v", *f)
+}
+
+func (h *Hypervisor) find(node, name string) *simSnapshot {
+	for _, s := range h.snapshots[node] {
+		if s.Name == name {
+			return s
+		}
+	}
+	return nil
+}
+
+// take makes a snapshot somewhere within the time that it takes, and returns whether its answer is lost.
+func (h *Hypervisor) take(c *invocation, n *Node, name string) (lost bool, err error) {
+	h.mu.Lock()
+	h.asked[n.name]++
+	f := h.faults[n.name]
+	if f == nil {
+		f = &hypervisorFault{}
+	}
+	if h.find(n.name, name) != nil {
+		h.mu.Unlock()
+		return false, nil
+	}
+	if f.fail > 0 {
+		f.fail--
+		h.mu.Unlock()
+		return false, fmt.Errorf("the storage of %s gives no snapshot", n.name)
+	}
+	if h.cfg.Quota > 0 && len(h.snapshots[n.name]) >= h.cfg.Quota {
+		h.mu.Unlock()
+		return false, fmt.Errorf("quota exceeded: %s has %d snapshots", n.name, h.cfg.Quota)
+	}
+	lost = f.lost > 0
+	if lost {
+		f.lost--
+	}
+	broken := f.broken > 0
+	if broken {
+		f.broken--
+	}
+	all := h.cfg.CallMin + f.slow
+	if h.cfg.CallMax > h.cfg.CallMin {
+		all += rand.N(h.cfg.CallMax - h.cfg.CallMin)
+	}
+	before := time.Duration(0)
+	if all > 0 {
+		before = rand.N(all)
+	}
+	h.mu.Unlock()
+	// What was asked for is done, also when nobody waits for it any more: the hypervisor's own daemon does it.
+	done := make(chan struct{})
+	h.cluster.wg.Go(func() {
+		defer close(done)
+		if !h.wait(before) {
+			return
+		}
+		s := &simSnapshot{SnapshotState: h.cluster.stateOf(n, name), failed: broken}
+		h.mu.Lock()
+		s.ready = time.Now().Add(all - before + h.cfg.CopyTime)
+		if h.find(n.name, name) == nil {
+			h.snapshots[n.name] = append(h.snapshots[n.name], s)
+		}
+		h.mu.Unlock()
+		h.wait(all - before)
+	})
+	select {
+	case <-done:
+		return lost, nil
+	case <-c.p.ctx.Done():
+		return lost, c.p.ctx.Err()
+	}
+}
+
+func (h *Hypervisor) wait(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-h.cluster.ctx.Done():
+		return false
+	}
+}
+
+// stateOf is what is true of a node now.
+func (c *Cluster) stateOf(n *Node, name string) SnapshotState {
+	s := SnapshotState{Node: n.name, Name: name, At: time.Now(), Running: n.Running(), Maintenance: c.Maintenance()}
+	if c.kato != nil && s.Running {
+		if state, ok := c.kato.NodeState(n.address); ok {
+			for role, how := range state.Roles {
+				if strings.EqualFold(string(how), "running") {
+					s.Roles = append(s.Roles, role)
+				}
+			}
+			slices.Sort(s.Roles)
+		}
+	}
+	return s
+}
+
+// vmctl is the program of the hypervisor's host: vmctl VERB VM [NAME].
+func vmctl(c *invocation) int {
+	h := c.node.cluster.hypervisor
+	if h == nil || c.node != h.host {
+		return c.fail(127, "there are no VMs here")
+	}
+	if len(c.argv) < 3 {
+		return c.fail(2, "usage: vmctl take|find|list|delete|power|start|stop|kill|check VM [NAME]")
+	}
+	verb, vm, name := c.argv[1], strings.TrimPrefix(c.argv[2], "vm-"), ""
+	if len(c.argv) > 3 {
+		name = c.argv[3]
+	}
+	n := h.cluster.byName[vm]
+	if n == nil {
+		return c.fail(1, "no VM %s is here", c.argv[2])
+	}
+	switch verb {
+	case "take":
+		lost, err := h.take(c, n, name)
+		if err != nil {
+			return c.fail(1, "%v", err)
+		}
+		if lost {
+			h.host.DropConnections()
+			<-c.p.ctx.Done()
+			return 1
+		}
+	case "find":
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		s := h.find(vm, name)
+		switch {
+		case s == nil:
+			return 3
+		case time.Now().Before(s.ready):
+			c.printf("pending id=%s/%s\n", vm, name)
+		case s.failed:
+			c.printf("failed id=%s/%s\n", vm, name)
+		default:
+			c.printf("ready id=%s/%s created=%s size=%d\n", vm, name, s.At.UTC().Format(time.RFC3339), 1<<20)
+		}
+	case "list":
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		for _, s := range h.snapshots[vm] {
+			c.printf("%s\n", s.Name)
+		}
+	case "delete":
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.snapshots[vm] = slices.DeleteFunc(h.snapshots[vm], func(s *simSnapshot) bool { return s.Name == name })
+	case "power":
+		if n.Running() {
+			c.printf("on\n")
+		} else {
+			c.printf("off\n")
+		}
+	case "start":
+		h.cluster.wg.Go(n.PowerOn)
+	case "stop":
+		h.cluster.wg.Go(func() {
+			if h.wait(h.cfg.ShutdownTime) {
+				n.PowerOff()
+			}
+		})
+	case "kill":
+		n.PowerOff()
+	case "check":
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if h.cfg.Quota > 0 && len(h.snapshots[vm]) >= h.cfg.Quota {
+			c.printf("it has %d snapshots already, and %d is the quota: delete one\n", len(h.snapshots[vm]), h.cfg.Quota)
+		}
+	default:
+		return c.fail(2, "unknown verb %s", verb)
+	}
+	return 0
+}
