@@ -336,14 +336,12 @@ type TakeSnapshotsInput struct {
 	Operation Operation `json:"operation"`
 	Nodes     []string  `json:"nodes"`
 	Round     int       `json:"round"`
-	// Deadline of the round, from the first freeze or request on.
+	// Deadline of the round, from the first request on.
 	Deadline operation.Duration `json:"deadline"`
 	// Clocks: the nodes' clocks are measured, because they can be asked and their times count.
 	Clocks bool `json:"clocks,omitempty"`
 	// VMsOff: the VMs are shut down, which is proved before and after.
 	VMsOff bool `json:"vmsOff,omitempty"`
-	// Freeze: the file systems of the inventory are frozen meanwhile.
-	Freeze bool `json:"freeze,omitempty"`
 }
 
 // TakenSnapshot is one node of a round.
@@ -822,7 +820,6 @@ type PlanSnapshotsInput struct {
 	Operation Operation           `json:"operation"`
 	Nodes     []string            `json:"nodes"`
 	Quiesce   []operation.Quiesce `json:"quiesce"`
-	Deadline  operation.Duration  `json:"deadline"`
 }
 
 // PlanSnapshots returns the commands of a dry run, made by the same code as those of a real one. It reaches no node and no hypervisor.
@@ -869,7 +866,7 @@ func (x *Snapshots) PlanSnapshots(ctx context.Context, in PlanSnapshotsInput) (P
 		if does(operation.QuiesceVMsStopped) {
 			command(operation.StepStopVMs, "shut down VM "+vm.ID, onHost(vm))
 		}
-		command(operation.StepSnapshots, "snapshot "+snapshotName(in.Operation, 1)+" of VM "+vm.ID, strings.Join(notes(s.cluster.Hypervisor.Provider+onHost(vm), s.freezes(t, does(operation.QuiesceFrozen))), "; "))
+		command(operation.StepSnapshots, "snapshot "+snapshotName(in.Operation, 1)+" of VM "+vm.ID, s.cluster.Hypervisor.Provider+onHost(vm))
 		if does(operation.QuiesceVMsStopped) {
 			command(operation.StepStartVMs, "switch VM "+vm.ID+" on", onHost(vm))
 		}
@@ -886,12 +883,4 @@ func onHost(vm hypervisor.VM) string {
 		return ""
 	}
 	return " on " + vm.Host
-}
-
-// freezes says what is frozen on a node meanwhile.
-func (s site) freezes(t target, frozen bool) string {
-	if mounts := s.cluster.FreezeOf(t.node); frozen && len(mounts) > 0 {
-		return "frozen meanwhile: " + strings.Join(mounts, ", ")
-	}
-	return ""
 }

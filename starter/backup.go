@@ -84,6 +84,14 @@ func archiveOf(args []string) string {
 
 // completeArchives offers clusters, then the backups that Temporal remembers: the bucket itself would have to be asked for through a worker.
 func (c *cli) completeArchives(path *string, latest bool) cobra.CompletionFunc {
+	if latest {
+		return c.completeMade(path, operation.KindBackup, operation.LatestArchive, "the newest complete one")
+	}
+	return c.completeMade(path, operation.KindBackup, "", "")
+}
+
+// completeMade offers clusters, then the operations of a kind that ended well and so have made something, after one word more if there is one.
+func (c *cli) completeMade(path *string, kind, first, why string) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
 		if len(args) == 0 {
 			return c.completeClusters(path)(cmd, args, word)
@@ -93,15 +101,13 @@ func (c *cli) completeArchives(path *string, latest bool) cobra.CompletionFunc {
 		}
 		return c.completeFromServer(2, cobra.ShellCompDirectiveKeepOrder, func(ctx context.Context, s *server, args []string) ([]string, error) {
 			query := fmt.Sprintf("%s = %q", operation.AttributeCluster.GetName(), args[0])
-			found, err := s.list(ctx, query, 30, func(l listed) bool {
-				return l.Kind == operation.KindBackup && l.Phase == operation.PhaseDone
-			})
+			found, err := s.list(ctx, query, 30, func(l listed) bool { return l.Kind == kind && l.Phase == operation.PhaseDone })
 			if err != nil {
 				return nil, err
 			}
 			var words []string
-			if latest {
-				words = append(words, cobra.CompletionWithDesc(operation.LatestArchive, "the newest complete one"))
+			if first != "" {
+				words = append(words, cobra.CompletionWithDesc(first, why))
 			}
 			for _, l := range found {
 				words = append(words, cobra.CompletionWithDesc(oneLine(l.OperationID), oneLine(l.EndedAt)))

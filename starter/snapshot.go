@@ -22,9 +22,11 @@ func (c *cli) snapshotCommand() *cobra.Command {
 SET is the id of the operation that took it. The worker's inventory says which hypervisor the VMs run on, and which bucket has
 the sets' manifests.`,
 		Example: `  katoflow snapshot create prod
-  katoflow snapshot create prod --quiesce frozen,maintenance --max-skew 500ms`,
+  katoflow snapshot create prod --quiesce maintenance --max-skew 500ms
+  katoflow snapshot list prod
+  katoflow snapshot verify prod`,
 	})
-	cmd.AddCommand(c.snapshotCreateCommand())
+	cmd.AddCommand(c.snapshotCreateCommand(), c.snapshotListCommand(), c.snapshotShowCommand(), c.snapshotVerifyCommand(), c.snapshotDeleteCommand())
 	return cmd
 }
 
@@ -48,7 +50,7 @@ moment was: how far the requests were apart, how far any two snapshots may be ap
 time in which nothing was written.
 
 --quiesce says what is done so that they fit together: maintenance (the Cloud Controller is read-only), roles-stopped (kato stop on
-every node), frozen (the file systems of the inventory are frozen), vms-stopped (the VMs are shut down), or none. The default is
+every node), vms-stopped (the VMs are shut down), or none. The default is
 maintenance and roles-stopped, and none on a plain cluster. Whatever is stopped is started again, whatever happens.
 
 A round is void when a snapshot fails, takes longer than --deadline, or the skew may be more than --max-skew: what there is of it is
@@ -59,8 +61,8 @@ deleted, the cluster resumed, and the next round tried.`,
   # all roles stopped for the moment of the snapshots
   katoflow snapshot create prod
 
-  # no role is stopped: file systems are frozen for some seconds at most
-  katoflow snapshot create prod --quiesce frozen,maintenance --deadline 20s
+  # of VMs that are shut down
+  katoflow snapshot create prod --quiesce vms-stopped,maintenance
 
   # void if two snapshots may be more than half a second apart
   katoflow snapshot create prod --quiesce maintenance --max-skew 500ms --rounds 5`,
@@ -83,7 +85,7 @@ func (f *snapshotFlags) register(c *cli, cmd *cobra.Command) {
 	}
 	flags.StringSliceVar(&f.quiesce, "quiesce", nil, "what is done so that the snapshots fit together: "+strings.Join(levels, ", ")+" (default: maintenance and roles-stopped, none on a plain cluster)")
 	durationFlag(flags, &f.maxSkew, "max-skew", "", "a round whose snapshots may be further apart does not count")
-	durationFlag(flags, &f.deadline, "deadline", "", "a round that takes longer does not count (default "+operation.DefaultSnapshotDeadline.String()+"; "+operation.DefaultFrozenDeadline.String()+" with frozen)")
+	durationFlag(flags, &f.deadline, "deadline", "", "a round that takes longer does not count (default "+operation.DefaultSnapshotDeadline.String()+")")
 	flags.IntVar(&f.rounds, "rounds", operation.DefaultSnapshotRounds, "how many rounds are tried before anybody is asked")
 	flags.StringVar(&f.note, "note", "", "one line that is kept with the set")
 	must(cmd.RegisterFlagCompletionFunc("quiesce", cobra.FixedCompletions(levels, cobra.ShellCompDirectiveNoFileComp)))

@@ -371,6 +371,10 @@ func cancelNote(kind string) string {
 	switch kind {
 	case operation.KindBackupVerify:
 		return "nothing was remembered of it"
+	case operation.KindSnapshotVerify:
+		return "nothing was changed"
+	case operation.KindSnapshotDelete:
+		return "snapshots of the set may have been deleted; it is listed until all are: delete it again"
 	case operation.KindBackupDelete:
 		return "the archive may be half deleted, and is then not listed any more: delete it again with --force"
 	}

@@ -6,10 +6,10 @@ package workflows
 //  1. the cluster in maintenance mode;
 //  2. kato stop on all nodes, side by side, the Core last;
 //  3. the VMs shut down;
-//  4. file systems frozen; every snapshot requested at the same instant, once all nodes are ready; thawed;
+//  4. every snapshot requested at the same instant, once all nodes are ready;
 //  5. the VMs on, kato start on the Core, then on the others; the gates hold; maintenance mode as found;
 //
-// of which 1 to 3, and the freeze, are done as the quiesce levels say. A round whose snapshots are not all there, or whose moment is not as good as was asked for, is void: what there is of it
+// of which 1 to 3 are done as the quiesce levels say. A round whose snapshots are not all there, or whose moment is not as good as was asked for, is void: what there is of it
 // is deleted, and the next one is tried. Of the round that counts
 //
 //  6. every snapshot is waited for until it can be gone back to;
@@ -103,8 +103,7 @@ func (s *snapshot) found() string {
 func (s *snapshot) dryRun(ctx workflow.Context) ([]operation.CommandPlan, error) {
 	var snapshots *activities.Snapshots
 	var out activities.PlanCommandsResult
-	err := workflow.ExecuteActivity(quick(ctx, "commands of the plan"), snapshots.PlanSnapshots, activities.PlanSnapshotsInput{Operation: s.op, Nodes: s.names(), Quiesce: s.levels,
-		Deadline: s.in.DeadlineOf(s.levels)}).Get(ctx, &out)
+	err := workflow.ExecuteActivity(quick(ctx, "commands of the plan"), snapshots.PlanSnapshots, activities.PlanSnapshotsInput{Operation: s.op, Nodes: s.names(), Quiesce: s.levels}).Get(ctx, &out)
 	return out.Plans, err
 }
 
@@ -352,10 +351,10 @@ func (s *snapshot) take(ctx workflow.Context) *operation.Failure {
 	s.began = true
 	var snapshots *activities.Snapshots
 	var out activities.TakeSnapshotsResult
-	deadline := s.in.DeadlineOf(s.levels)
+	deadline := s.in.RoundDeadline()
 	err := workflow.ExecuteActivity(following(ctx, fmt.Sprintf("snapshots of %s, round %d", count(len(s.plan.Nodes), "node"), s.report.Snapshot.Round), deadline.D()+time.Hour), snapshots.TakeSnapshots,
 		activities.TakeSnapshotsInput{Operation: s.op, Nodes: s.names(), Round: s.report.Snapshot.Round, Deadline: deadline,
-			Clocks: !s.does(operation.QuiesceVMsStopped), VMsOff: s.does(operation.QuiesceVMsStopped), Freeze: s.does(operation.QuiesceFrozen)}).Get(ctx, &out)
+			Clocks: !s.does(operation.QuiesceVMsStopped), VMsOff: s.does(operation.QuiesceVMsStopped)}).Get(ctx, &out)
 	if err != nil {
 		return operation.FailureOf(err)
 	}
@@ -438,8 +437,6 @@ func (s *snapshot) judge() *operation.Failure {
 	switch {
 	case s.does(operation.QuiesceVMsStopped):
 		quiet = "VMs stopped"
-	case s.does(operation.QuiesceFrozen):
-		quiet = "frozen"
 	case s.does(operation.QuiesceRolesStopped):
 		quiet = "roles stopped"
 	}
@@ -467,8 +464,6 @@ func (s *snapshot) judge() *operation.Failure {
 		return void("the skew may be %s, and %s is the limit", moment.SkewBound.D().Round(time.Millisecond), s.in.MaxSkew)
 	case quiet != "" && moment.Measured && !moment.Inside:
 		return void("not every snapshot lies in the time in which nothing was written (%s)", quiet)
-	case quiet == "frozen" && !moment.Measured:
-		return void("a worker died while file systems were frozen, so that nobody knows whether every snapshot was taken before they were thawed")
 	}
 	if !moment.Measured {
 		s.warn("a worker died while the snapshots were taken: their skew is not known")

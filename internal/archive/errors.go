@@ -96,6 +96,9 @@ func failure(kind Kind, format string, args ...any) *Error {
 	return &Error{Kind: kind, Message: fmt.Sprintf(format, args...)}
 }
 
+// Corrupt is an error of KindCorrupt, for objects whose form this package does not know.
+func Corrupt(format string, args ...any) error { return failure(KindCorrupt, format, args...) }
+
 func badInput(format string, args ...any) *Error { return failure(KindBadInput, format, args...) }
 
 // clean makes text that came from a server or the network safe to show, without the store's own credentials.

@@ -56,12 +56,6 @@ func (c *Cluster) fillDefaults() {
 	}
 	if h := c.Hypervisor; h != nil {
 		setDefault(&h.StopWithin, Duration(10*time.Minute))
-		if h.Provider == ProviderLibvirt {
-			if h.Libvirt == nil {
-				h.Libvirt = &Libvirt{}
-			}
-			setDefault(&h.Libvirt.URI, "qemu:///system")
-		}
 	}
 	if c.Export != nil { // one that is left out stays so: the digest of a cluster that does not speak of exports is that of earlier versions
 		c.Export.fillDefaults()

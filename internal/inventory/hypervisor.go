@@ -9,19 +9,15 @@ import (
 	"github.com/katoflow/katoflow/internal/remote"
 )
 
-// Providers of snapshots.
-const (
-	ProviderLibvirt = "libvirt"
-	ProviderCommand = "command"
-)
+// ProviderCommand takes snapshots by the site's own commands.
+const ProviderCommand = "command"
 
 // HypervisorProviders returns what a hypervisor section may have as its provider.
-func HypervisorProviders() []string { return []string{ProviderLibvirt, ProviderCommand} }
+func HypervisorProviders() []string { return []string{ProviderCommand} }
 
 var (
 	// vmForm keeps what a VM is called from being taken for an option, and from breaking lines.
-	vmForm         = regexp.MustCompile(`^[A-Za-z0-9_/][A-Za-z0-9_.:/@ +-]{0,254}$`)
-	libvirtURIForm = regexp.MustCompile(`^[a-z]+(\+[a-z]+)?://[A-Za-z0-9_./:?=&%-]*$`)
+	vmForm = regexp.MustCompile(`^[A-Za-z0-9_/][A-Za-z0-9_.:/@ +-]{0,254}$`)
 )
 
 // VMOf returns what the hypervisor calls a node's VM, and the host that has it; "" where there is no host, or none is named.
@@ -34,14 +30,6 @@ func (c *Cluster) VMOf(n *Node) (id, host string) {
 		host = c.Hypervisor.Hosts[0].Name
 	}
 	return id, host
-}
-
-// FreezeOf returns the mount points that are frozen on a node, in order.
-func (c *Cluster) FreezeOf(n *Node) []string {
-	if len(n.Freeze) > 0 || c.Hypervisor == nil {
-		return n.Freeze
-	}
-	return c.Hypervisor.Freeze
 }
 
 // HypervisorHost returns how the worker reaches a host of the hypervisor section, as Host does for a node.
@@ -85,26 +73,15 @@ func (v validator) hypervisor(c *Cluster, path string) {
 		v.ssh(host.SSH, at+".ssh")
 	}
 	if len(h.Hosts) == 0 && v.missing(path+".hosts") && v.given(provider) && !v.broken[provider] {
-		v.at(path+".hosts", "is missing: write name and address of the host that %s", map[string]string{ProviderLibvirt: "has the VMs", ProviderCommand: "the commands run on"}[h.Provider])
-	}
-	if p := path + ".libvirt"; v.given(p) && h.Provider != ProviderLibvirt && !v.broken[provider] {
-		v.at(p, "goes with provider: libvirt: take it out or write that")
-	}
-	if h.Libvirt != nil {
-		if p := path + ".libvirt.uri"; v.given(p) && !libvirtURIForm.MatchString(h.Libvirt.URI) {
-			v.at(p, "%s is not a libvirt connection: write such as qemu:///system", quote(h.Libvirt.URI))
-		}
+		v.at(path+".hosts", "is missing: write name and address of the host that the commands run on")
 	}
 	commands := path + ".command"
 	switch {
 	case h.Provider == ProviderCommand && v.missing(commands):
 		v.at(commands, "is missing: write the commands that take, find, list and delete a snapshot")
-	case v.given(commands) && h.Provider != ProviderCommand && !v.broken[provider]:
-		v.at(commands, "goes with provider: command: take it out or write that")
 	case h.Command != nil && !v.broken[commands]:
 		v.commands(h.Command, commands)
 	}
-	v.freeze(h.Freeze, path+".freeze")
 	nodes := parent(path) + ".nodes"
 	for i, n := range c.Nodes {
 		at := item(nodes, i)
@@ -140,24 +117,13 @@ func (v validator) commands(c *HypervisorCommands, path string) {
 	}
 }
 
-// freeze checks mount points. / is refused by the node itself where it cannot be frozen.
-func (v validator) freeze(list []string, path string) {
-	v.lines(list, path)
-	for i, mount := range list {
-		if p := item(path, i); v.given(p) && mount != "/" && strings.TrimSpace(mount) != "" {
-			v.folder(mount, p)
-		}
-	}
-}
-
 // vm checks what a node says of its VM.
 func (v validator) vm(n *Node, c *Cluster, at string) {
 	if p := at + ".vm"; v.given(p) && !vmForm.MatchString(n.VM) {
 		v.at(p, "%s is not the name of a VM: use letters, digits and _.:/@ +-, not '-' first", quote(n.VM))
 	}
-	v.freeze(n.Freeze, at+".freeze")
 	if c.Hypervisor == nil {
-		for _, field := range []string{"vm", "vm_host", "freeze"} {
+		for _, field := range []string{"vm", "vm_host"} {
 			if p := at + "." + field; v.given(p) {
 				v.at(p, "goes with the cluster's hypervisor section: write that or take it out")
 			}

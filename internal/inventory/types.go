@@ -81,8 +81,6 @@ type Node struct {
 	VM string `yaml:"vm,omitempty" json:"vm,omitempty"`
 	// VMHost is the host of the hypervisor section that has the VM (default: the only one).
 	VMHost string `yaml:"vm_host,omitempty" json:"vm_host,omitempty"`
-	// Freeze are mount points of this node, instead of the hypervisor section's.
-	Freeze []string `yaml:"freeze,omitempty" json:"freeze,omitempty"`
 }
 
 // SSH is how to log in to a node.
@@ -229,16 +227,12 @@ type Maintenance struct {
 
 // Hypervisor is what the VMs of a cluster run on.
 type Hypervisor struct {
-	// Provider that takes the snapshots: "libvirt" or "command".
+	// Provider that takes the snapshots: "command", the site's own commands.
 	Provider string `yaml:"provider" json:"provider"`
-	// Hosts that are logged in to: where virsh runs, or the site's own commands.
+	// Hosts that are logged in to, where the commands run.
 	Hosts []*HypervisorHost `yaml:"hosts,omitempty" json:"hosts,omitempty"`
-	// Libvirt settings; left out, their defaults hold.
-	Libvirt *Libvirt `yaml:"libvirt,omitempty" json:"libvirt,omitempty"`
-	// Command settings, with provider: command.
+	// Command are the site's own, with provider: command.
 	Command *HypervisorCommands `yaml:"command,omitempty" json:"command,omitempty"`
-	// Freeze are the mount points that are frozen on every node where that is asked for, in this order; a node may have its own.
-	Freeze []string `yaml:"freeze,omitempty" json:"freeze,omitempty"`
 	// StopWithin is how long a VM may take to shut down (default 10m).
 	StopWithin Duration `yaml:"stop_within,omitempty" json:"stop_within,omitempty"`
 }
@@ -251,12 +245,6 @@ type HypervisorHost struct {
 	Address string `yaml:"address" json:"address"`
 	// SSH overrides single fields of the cluster's ssh section.
 	SSH SSH `yaml:"ssh,omitempty" json:"ssh,omitzero"`
-}
-
-// Libvirt is how virsh is called.
-type Libvirt struct {
-	// URI of the connection on the host (default "qemu:///system").
-	URI string `yaml:"uri,omitempty" json:"uri,omitempty"`
 }
 
 // HypervisorCommands are the site's own, with their arguments. In them {vm}, {node} and {name} stand for the VM, the node and the snapshot's name. docs/snapshots.md says what each

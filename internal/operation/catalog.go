@@ -23,10 +23,10 @@ const (
 	KindBackupPrune  = "backup-prune"
 )
 
-// OnArchives reports whether operations of a kind are on archives only, so that "the operation of this cluster" never means one of them.
+// OnArchives reports whether operations of a kind are on archives or sets of snapshots only, so that "the operation of this cluster" never means one of them.
 func OnArchives(kind string) bool {
 	switch kind {
-	case KindBackupList, KindBackupShow, KindBackupVerify, KindBackupDelete, KindBackupPrune:
+	case KindBackupList, KindBackupShow, KindBackupVerify, KindBackupDelete, KindBackupPrune, KindSnapshotList, KindSnapshotShow, KindSnapshotVerify, KindSnapshotDelete:
 		return true
 	}
 	return false

@@ -150,6 +150,8 @@ type Report struct {
 	Apps *AppsReport `json:"apps,omitempty"`
 	// Snapshot is the set that was taken.
 	Snapshot *Snapshotted `json:"snapshot,omitempty"`
+	// Sets is set by operations on sets of snapshots.
+	Sets *SetReport `json:"sets,omitempty"`
 }
 
 // Counts of nodes by status.

@@ -17,7 +17,7 @@ const (
 const (
 	StepStopRoles   = "stop-roles"  // kato stop on every node, the Core last
 	StepStopVMs     = "stop-vms"    // the VMs shut down
-	StepSnapshots   = "snapshots"   // frozen, all snapshots at the same instant, thawed
+	StepSnapshots   = "snapshots"   // all snapshots at the same instant
 	StepStartVMs    = "start-vms"   // the VMs on again
 	StepStartRoles  = "start-roles" // kato start on every node, the Core first
 	StepResumed     = "resumed"     // the gates of the cluster hold again
@@ -29,32 +29,28 @@ const (
 // ErrSnapshot says that a set of snapshots is not complete, or that its moment is not as good as was asked for.
 const ErrSnapshot = "Snapshot"
 
-// Quiesce is one thing that is done so that the snapshots of several nodes fit together. The source page ("Snapshots") names all but Frozen.
+// Quiesce is one thing that is done so that the snapshots of several nodes fit together, as the source page ("Snapshots") names them.
 type Quiesce string
 
 // Levels of quiescence; they can be combined. What each guarantees and costs is in docs/snapshots.md.
 const (
 	QuiesceVMsStopped   Quiesce = "vms-stopped"   // "snapshot VMs in a stopped state"
 	QuiesceRolesStopped Quiesce = "roles-stopped" // "run kato stop on all roles"
-	QuiesceFrozen       Quiesce = "frozen"        // file systems frozen
 	QuiesceMaintenance  Quiesce = "maintenance"   // "put the cluster in Maintenance Mode"
 	QuiesceNone         Quiesce = "none"          // nothing: each node as after a power cut
 )
 
 // QuiesceLevels are all of them, the strongest first.
 func QuiesceLevels() []Quiesce {
-	return []Quiesce{QuiesceVMsStopped, QuiesceRolesStopped, QuiesceFrozen, QuiesceMaintenance, QuiesceNone}
+	return []Quiesce{QuiesceVMsStopped, QuiesceRolesStopped, QuiesceMaintenance, QuiesceNone}
 }
 
 // Defaults of a set of snapshots.
 const (
 	// DefaultSnapshotRounds is how often a round is tried before the operator is asked.
 	DefaultSnapshotRounds = 3
-	// DefaultSnapshotDeadline bounds one round from the first freeze to the last completion; DefaultFrozenDeadline where file systems are frozen.
+	// DefaultSnapshotDeadline bounds one round from the first request to the last completion.
 	DefaultSnapshotDeadline = Duration(10 * time.Minute)
-	DefaultFrozenDeadline   = Duration(time.Minute)
-	// MaxFrozenDeadline is the longest that a file system may be frozen.
-	MaxFrozenDeadline = Duration(5 * time.Minute)
 )
 
 // SnapshotInput asks for snapshots of all VMs of a cluster, taken at one moment. Zero values are the defaults.
@@ -90,13 +86,10 @@ func (in SnapshotInput) Levels(platform string) []Quiesce {
 	return out
 }
 
-// DeadlineOf a round, with the default for these levels.
-func (in SnapshotInput) DeadlineOf(levels []Quiesce) Duration {
-	switch {
-	case in.Deadline > 0:
+// RoundDeadline is the deadline of a round, or its default.
+func (in SnapshotInput) RoundDeadline() Duration {
+	if in.Deadline > 0 {
 		return in.Deadline
-	case slices.Contains(levels, QuiesceFrozen):
-		return DefaultFrozenDeadline
 	}
 	return DefaultSnapshotDeadline
 }
@@ -117,24 +110,18 @@ func (in SnapshotInput) Check(platform string) []string {
 		case !slices.Contains(QuiesceLevels(), q):
 			problem("quiesce %q: choose of %s", Shorten(string(q), 40), strings.Join(names, ", "))
 		case platform == "plain" && (q == QuiesceRolesStopped || q == QuiesceMaintenance):
-			problem("quiesce %s: only an ALS cluster has kato; choose vms-stopped, frozen or none", q)
+			problem("quiesce %s: only an ALS cluster has kato; choose vms-stopped or none", q)
 		}
 	}
 	has := func(q Quiesce) bool { return slices.Contains(in.Quiesce, q) }
 	if has(QuiesceNone) && len(in.Quiesce) > 1 {
 		problem("quiesce none goes with nothing else")
 	}
-	if has(QuiesceVMsStopped) && has(QuiesceFrozen) {
-		problem("quiesce frozen goes with VMs that run, not with vms-stopped")
-	}
 	if in.MaxSkew < 0 {
 		problem("max-skew is negative")
 	}
 	if in.Deadline < 0 || in.Deadline > 0 && in.Deadline < Duration(time.Second) {
 		problem("deadline %s: at least 1s", in.Deadline)
-	}
-	if has(QuiesceFrozen) && in.Deadline > MaxFrozenDeadline {
-		problem("deadline %s: file systems are frozen for at most %s", in.Deadline, MaxFrozenDeadline)
 	}
 	if in.Rounds < 0 || in.Rounds > 20 {
 		problem("rounds %d: write a number from 1 to 20", in.Rounds)
@@ -157,7 +144,7 @@ type SnapshotOf struct {
 	// Requested and Completed are the times between which its moment lies, by the clock of the worker that took all of the set (RFC 3339, with fractions).
 	Requested string `json:"requested,omitempty"`
 	Completed string `json:"completed,omitempty"`
-	// Prepared and Resumed are between which nothing wrote on the node, by the same clock: roles stopped, frozen or shut down.
+	// Prepared and Resumed are between which nothing wrote on the node, by the same clock: roles stopped, or shut down.
 	Prepared string `json:"prepared,omitempty"`
 	Resumed  string `json:"resumed,omitempty"`
 	// ClockOffset is the node's clock less the worker's, ClockError how far that may be wrong.
@@ -196,7 +183,7 @@ type Moment struct {
 	RequestSpread Duration `json:"requestSpread,omitempty"`
 	// SkewBound is from the earliest request to the latest completion: no two snapshots are further apart.
 	SkewBound Duration `json:"skewBound,omitempty"`
-	// Quiet says by what nothing was written: "VMs stopped", "roles stopped", "frozen"; "" where nothing of it was asked for.
+	// Quiet says by what nothing was written: "VMs stopped", "roles stopped"; "" where nothing of it was asked for.
 	Quiet string `json:"quiet,omitempty"`
 	// QuietInterval is from the latest prepared to the earliest resumed, both taken at the worse end of the clock's error.
 	QuietInterval Duration `json:"quietInterval,omitempty"`
@@ -298,3 +285,113 @@ type SnapshotSet struct {
 
 // SnapshotSetFormat is the format that this version writes.
 const SnapshotSetFormat = 1
+
+// SnapshotSummary is what a list tells of a set.
+type SnapshotSummary struct {
+	Set string `json:"set"`
+	// TakenAt is UTC, RFC 3339.
+	TakenAt   string    `json:"takenAt,omitempty"`
+	Snapshots int       `json:"snapshots,omitempty"`
+	Quiesce   []Quiesce `json:"quiesce,omitempty"`
+	Provider  string    `json:"provider,omitempty"`
+	Moment    *Moment   `json:"moment,omitempty"`
+	Who       string    `json:"who,omitempty"`
+	Note      string    `json:"note,omitempty"`
+	// Problem is why its manifest cannot be read.
+	Problem string `json:"problem,omitempty"`
+}
+
+// Summary of a set.
+func (s SnapshotSet) Summary() SnapshotSummary {
+	return SnapshotSummary{Set: s.Set, TakenAt: s.TakenAt, Snapshots: len(s.Snapshots), Quiesce: s.Quiesce, Provider: s.Provider, Moment: s.Moment, Who: s.Who, Note: s.Note}
+}
+
+// Clean returns the set with every text passed through clean: whoever can write to the bucket has written them.
+func (s SnapshotSet) Clean(clean func(string) string) SnapshotSet {
+	for _, text := range []*string{&s.Cluster, &s.Platform, &s.Set, &s.Provider, &s.Location, &s.MaintenanceFound, &s.TakenAt, &s.Who, &s.Note, &s.Core} {
+		*text = clean(*text)
+	}
+	all := func(list []string) []string {
+		out := slices.Clone(list)
+		for i := range out {
+			out[i] = clean(out[i])
+		}
+		return out
+	}
+	s.Void = all(s.Void)
+	s.Quiesce = slices.Clone(s.Quiesce)
+	for i := range s.Quiesce {
+		s.Quiesce[i] = Quiesce(clean(string(s.Quiesce[i])))
+	}
+	s.Snapshots = slices.Clone(s.Snapshots)
+	for i := range s.Snapshots {
+		n := &s.Snapshots[i]
+		for _, text := range []*string{&n.Node, &n.VM, &n.Host, &n.Name, &n.ID, &n.Requested, &n.Completed, &n.Prepared, &n.Resumed} {
+			*text = clean(*text)
+		}
+	}
+	s.Nodes = slices.Clone(s.Nodes)
+	for i := range s.Nodes {
+		s.Nodes[i].Name, s.Nodes[i].Roles = clean(s.Nodes[i].Name), all(s.Nodes[i].Roles)
+	}
+	if s.Moment != nil {
+		m := *s.Moment
+		m.Quiet = clean(m.Quiet)
+		s.Moment = &m
+	}
+	return s
+}
+
+// Names of the workflows and kinds of what is done with sets.
+const (
+	WorkflowSnapshotList   = "SnapshotList"
+	WorkflowSnapshotShow   = "SnapshotShow"
+	WorkflowSnapshotVerify = "SnapshotVerify"
+	WorkflowSnapshotDelete = "SnapshotDelete"
+
+	KindSnapshotList   = "snapshot-list"
+	KindSnapshotShow   = "snapshot-show"
+	KindSnapshotVerify = "snapshot-verify"
+	KindSnapshotDelete = "snapshot-delete"
+)
+
+// SnapshotListInput asks for the sets of a cluster.
+type SnapshotListInput struct {
+	Cluster string `json:"cluster"`
+	// Limit of the list (default DefaultArchives).
+	Limit int `json:"limit,omitempty"`
+}
+
+// SnapshotSets is a list of sets, the newest first; More are left out.
+type SnapshotSets struct {
+	Sets []SnapshotSummary `json:"sets"`
+	More int               `json:"more,omitempty"`
+}
+
+// SnapshotShowInput names a set, or LatestArchive.
+type SnapshotShowInput struct {
+	Cluster string `json:"cluster"`
+	Set     string `json:"set"`
+}
+
+// SnapshotSetInput asks for something to be done with a set.
+type SnapshotSetInput struct {
+	Request
+	Set string `json:"set"`
+}
+
+// CheckSnapshotSet says what is wrong with the name of a set.
+func CheckSnapshotSet(name string) error {
+	if !idForm.MatchString(name) {
+		return fmt.Errorf("set %q: write the id of the operation that took it, as katoflow snapshot list shows it", Shorten(name, 80))
+	}
+	return nil
+}
+
+// SetReport is the part of a Report that an operation on a set has.
+type SetReport struct {
+	Set *SnapshotSet `json:"set,omitempty"`
+	// Problems are what is wrong with it, by node; Orphans are snapshots of katoflow that stand in no manifest.
+	Problems []string `json:"problems,omitempty"`
+	Orphans  []string `json:"orphans,omitempty"`
+}

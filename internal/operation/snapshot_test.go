@@ -25,21 +25,21 @@ func TestJudgeMoment_OfMeasuredTimes_SaysHowGoodItWas(t *testing.T) {
 		change func([]MeasuredSnapshot)
 		want   Moment
 	}{
-		"inside, with a clock that is 5s ahead": {"frozen", nil, Moment{Measured: true, RequestSpread: ms(10), SkewBound: ms(400), Quiet: "frozen",
+		"inside, with a clock that is 5s ahead": {"roles stopped", nil, Moment{Measured: true, RequestSpread: ms(10), SkewBound: ms(400), Quiet: "roles stopped",
 			QuietInterval: ms(1498 - 803), Inside: true, ClockError: ms(3)}},
 		"nothing quiet": {"", nil, Moment{Measured: true, RequestSpread: ms(10), SkewBound: ms(400)}},
-		"one node resumed before another's snapshot was complete": {"frozen", func(s []MeasuredSnapshot) { s[0].Resumed = at(1399) },
-			Moment{Measured: true, RequestSpread: ms(10), SkewBound: ms(400), Quiet: "frozen", QuietInterval: ms(1397 - 803), ClockError: ms(3)}},
-		"inside only if the clock's error is forgotten": {"frozen", func(s []MeasuredSnapshot) { s[0].Resumed = at(1401) },
-			Moment{Measured: true, RequestSpread: ms(10), SkewBound: ms(400), Quiet: "frozen", QuietInterval: ms(1399 - 803), ClockError: ms(3)}},
-		"requested before the last node was prepared": {"frozen", func(s []MeasuredSnapshot) { s[1].Prepared = at(1001).Add(ahead) },
-			Moment{Measured: true, RequestSpread: ms(10), SkewBound: ms(400), Quiet: "frozen", QuietInterval: ms(1498 - 1004), ClockError: ms(3)}},
-		"an offset that was not measured counts as it is": {"frozen", func(s []MeasuredSnapshot) { s[1].Offset = 0 },
-			Moment{Measured: true, RequestSpread: ms(10), SkewBound: ms(400), Quiet: "frozen", ClockError: ms(3)}},
-		"a request that nobody knows": {"frozen", func(s []MeasuredSnapshot) { s[1].Requested = time.Time{} },
-			Moment{Quiet: "frozen", QuietInterval: ms(1498 - 803), ClockError: ms(3)}},
-		"an end of the quiet that nobody knows": {"frozen", func(s []MeasuredSnapshot) { s[1].Resumed = time.Time{} },
-			Moment{Measured: true, RequestSpread: ms(10), SkewBound: ms(400), Quiet: "frozen", ClockError: ms(2)}},
+		"one node resumed before another's snapshot was complete": {"roles stopped", func(s []MeasuredSnapshot) { s[0].Resumed = at(1399) },
+			Moment{Measured: true, RequestSpread: ms(10), SkewBound: ms(400), Quiet: "roles stopped", QuietInterval: ms(1397 - 803), ClockError: ms(3)}},
+		"inside only if the clock's error is forgotten": {"roles stopped", func(s []MeasuredSnapshot) { s[0].Resumed = at(1401) },
+			Moment{Measured: true, RequestSpread: ms(10), SkewBound: ms(400), Quiet: "roles stopped", QuietInterval: ms(1399 - 803), ClockError: ms(3)}},
+		"requested before the last node was prepared": {"roles stopped", func(s []MeasuredSnapshot) { s[1].Prepared = at(1001).Add(ahead) },
+			Moment{Measured: true, RequestSpread: ms(10), SkewBound: ms(400), Quiet: "roles stopped", QuietInterval: ms(1498 - 1004), ClockError: ms(3)}},
+		"an offset that was not measured counts as it is": {"roles stopped", func(s []MeasuredSnapshot) { s[1].Offset = 0 },
+			Moment{Measured: true, RequestSpread: ms(10), SkewBound: ms(400), Quiet: "roles stopped", ClockError: ms(3)}},
+		"a request that nobody knows": {"roles stopped", func(s []MeasuredSnapshot) { s[1].Requested = time.Time{} },
+			Moment{Quiet: "roles stopped", QuietInterval: ms(1498 - 803), ClockError: ms(3)}},
+		"an end of the quiet that nobody knows": {"roles stopped", func(s []MeasuredSnapshot) { s[1].Resumed = time.Time{} },
+			Moment{Measured: true, RequestSpread: ms(10), SkewBound: ms(400), Quiet: "roles stopped", ClockError: ms(2)}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			all := good()
@@ -62,23 +62,21 @@ func TestSnapshotInput_Check_NamesWhatIsWrong(t *testing.T) {
 		platform string
 		in       SnapshotInput
 	}{
-		"cluster is missing: name one of the inventory":                                           {"", SnapshotInput{}},
-		`quiesce "frosty": choose of vms-stopped, roles-stopped, frozen, maintenance, none`:       {"als", in(func(s *SnapshotInput) { s.Quiesce = []Quiesce{"frosty"} })},
-		"quiesce roles-stopped: only an ALS cluster has kato; choose vms-stopped, frozen or none": {"plain", in(func(s *SnapshotInput) { s.Quiesce = []Quiesce{QuiesceRolesStopped} })},
-		"quiesce none goes with nothing else":                                                     {"als", in(func(s *SnapshotInput) { s.Quiesce = []Quiesce{QuiesceNone, QuiesceMaintenance} })},
-		"quiesce frozen goes with VMs that run, not with vms-stopped":                             {"als", in(func(s *SnapshotInput) { s.Quiesce = []Quiesce{QuiesceFrozen, QuiesceVMsStopped} })},
-		"max-skew is negative":                   {"als", in(func(s *SnapshotInput) { s.MaxSkew = -1 })},
-		"deadline 500ms: at least 1s":            {"als", in(func(s *SnapshotInput) { s.Deadline = Duration(500 * time.Millisecond) })},
-		"rounds 21: write a number from 1 to 20": {"als", in(func(s *SnapshotInput) { s.Rounds = 21 })},
-		"deadline 6m0s: file systems are frozen for at most 5m0s": {"als", in(func(s *SnapshotInput) {
-			s.Quiesce, s.Deadline = []Quiesce{QuiesceFrozen}, Duration(6*time.Minute)
-		})},
-		"note: one line of at most 200 bytes": {"als", in(func(s *SnapshotInput) { s.Note = "a\nb" })},
+		"cluster is missing: name one of the inventory":                                   {"", SnapshotInput{}},
+		`quiesce "frosty": choose of vms-stopped, roles-stopped, maintenance, none`:       {"als", in(func(s *SnapshotInput) { s.Quiesce = []Quiesce{"frosty"} })},
+		"quiesce roles-stopped: only an ALS cluster has kato; choose vms-stopped or none": {"plain", in(func(s *SnapshotInput) { s.Quiesce = []Quiesce{QuiesceRolesStopped} })},
+		"quiesce none goes with nothing else":                                             {"als", in(func(s *SnapshotInput) { s.Quiesce = []Quiesce{QuiesceNone, QuiesceMaintenance} })},
+		"max-skew is negative":                                                            {"als", in(func(s *SnapshotInput) { s.MaxSkew = -1 })},
+		"deadline 500ms: at least 1s":                                                     {"als", in(func(s *SnapshotInput) { s.Deadline = Duration(500 * time.Millisecond) })},
+		"rounds 21: write a number from 1 to 20":                                          {"als", in(func(s *SnapshotInput) { s.Rounds = 21 })},
+		"note: one line of at most 200 bytes":                                             {"als", in(func(s *SnapshotInput) { s.Note = "a\nb" })},
 	} {
 		require.Equal(t, []string{want}, row.in.Check(row.platform))
 	}
-	require.Empty(t, in(func(s *SnapshotInput) { s.Quiesce = []Quiesce{QuiesceMaintenance, QuiesceFrozen, QuiesceRolesStopped} }).Check("als"))
+	require.Empty(t, in(func(s *SnapshotInput) {
+		s.Quiesce = []Quiesce{QuiesceMaintenance, QuiesceVMsStopped, QuiesceRolesStopped}
+	}).Check("als"))
 	require.Equal(t, []Quiesce{QuiesceRolesStopped, QuiesceMaintenance}, SnapshotInput{}.Levels("als"))
 	require.Equal(t, []Quiesce{QuiesceNone}, SnapshotInput{}.Levels("plain"))
-	require.Equal(t, []Quiesce{QuiesceRolesStopped, QuiesceFrozen}, SnapshotInput{Quiesce: []Quiesce{QuiesceFrozen, QuiesceRolesStopped, QuiesceFrozen}}.Levels("als"))
+	require.Equal(t, []Quiesce{QuiesceVMsStopped, QuiesceRolesStopped}, SnapshotInput{Quiesce: []Quiesce{QuiesceRolesStopped, QuiesceVMsStopped, QuiesceRolesStopped}}.Levels("als"))
 }

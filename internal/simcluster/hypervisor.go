@@ -125,6 +125,21 @@ func (h *Hypervisor) SlowSnapshots(node string, d time.Duration) {
 	h.change(node, func(f *hypervisorFault) { f.slow = d })
 }
 
+// Lose removes a snapshot of a node, by its place among them, as somebody at the hypervisor might.
+func (h *Hypervisor) Lose(node string, i int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.snapshots[node] = slices.Delete(h.snapshots[node], i, i+1)
+}
+
+// Add makes a snapshot that nobody asked for.
+func (h *Hypervisor) Add(node, name string) {
+	s := &simSnapshot{SnapshotState: h.cluster.stateOf(h.cluster.byName[node], name)}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.snapshots[node] = append(h.snapshots[node], s)
+}
+
 func (h *Hypervisor) change(node string, do func(*hypervisorFault)) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

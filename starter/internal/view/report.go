@@ -56,6 +56,9 @@ func Report(r *operation.Report, now time.Time, s Style) string {
 	b.WriteString(export(r.Export, s))
 	b.WriteString(restored(r.Restore, s))
 	b.WriteString(snapshotted(r.Snapshot, s))
+	if r.Sets != nil && r.Sets.Set != nil {
+		b.WriteString(snapshotted(&r.Sets.Set.Snapshotted, s))
+	}
 	if !r.DryRun {
 		b.WriteString(AppResults(r.Apps, false, s))
 	}
@@ -214,59 +217,6 @@ func restored(r *operation.Restored, s Style) string {
 		line("%s", times)
 	}
 	return b.String()
-}
-
-// snapshotted tells of a set of snapshots: what it is worth, and each of them.
-func snapshotted(set *operation.Snapshotted, s Style) string {
-	if set == nil {
-		return ""
-	}
-	var b strings.Builder
-	line := func(format string, args ...any) { b.WriteString(s.fit(fmt.Sprintf(format, args...)) + "\n") }
-	var levels []string
-	for _, q := range set.Quiesce {
-		levels = append(levels, clean(string(q)))
-	}
-	line("quiesce %s, provider %s", strings.Join(levels, ", "), clean(set.Provider))
-	for _, v := range set.Void {
-		line("%s", s.paint(yellow, "void: "+clean(v)))
-	}
-	if m := set.Moment; m != nil {
-		colour := green
-		if !m.Measured || m.Quiet != "" && !m.Inside {
-			colour = yellow
-		}
-		line("%s", s.paint(colour, "moment: "+clean(m.String())))
-	}
-	if set.Down > 0 {
-		line("stopped for %s", short(set.Down.D()))
-	}
-	if set.Location != "" {
-		line("manifest %s", clean(set.Location))
-	}
-	if len(set.Snapshots) == 0 {
-		return b.String()
-	}
-	b.WriteString("\n")
-	w := newTable(s, "NODE", "VM", "SNAPSHOT", "ID", "REQUESTED", "COMPLETED", "SIZE")
-	for _, have := range set.Snapshots {
-		size := ""
-		if have.Size > 0 {
-			size = operation.Size(have.Size)
-		}
-		w.AppendRow(table.Row{clean(have.Node), clean(have.VM), clean(have.Name), clean(have.ID), clockTime(have.Requested), clockTime(have.Completed), size})
-	}
-	b.WriteString(renderFit(w, s))
-	return b.String()
-}
-
-// clockTime is the time of day of a time with fractions, to the millisecond.
-func clockTime(text string) string {
-	t, err := time.Parse(time.RFC3339Nano, text)
-	if err != nil {
-		return ""
-	}
-	return t.UTC().Format("15:04:05.000")
 }
 
 // fullNote is everything worth saying about a node in a table that stays.

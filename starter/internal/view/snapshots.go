@@ -1,0 +1,124 @@
+package view
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+
+	"github.com/katoflow/katoflow/internal/operation"
+)
+
+// snapshotted tells of a set of snapshots: what it is worth, and each of them.
+func snapshotted(set *operation.Snapshotted, s Style) string {
+	if set == nil {
+		return ""
+	}
+	var b strings.Builder
+	line := func(format string, args ...any) { b.WriteString(s.fit(fmt.Sprintf(format, args...)) + "\n") }
+	var levels []string
+	for _, q := range set.Quiesce {
+		levels = append(levels, clean(string(q)))
+	}
+	line("quiesce %s, provider %s", strings.Join(levels, ", "), clean(set.Provider))
+	for _, v := range set.Void {
+		line("%s", s.paint(yellow, "void: "+clean(v)))
+	}
+	if m := set.Moment; m != nil {
+		colour := green
+		if !m.Measured || m.Quiet != "" && !m.Inside {
+			colour = yellow
+		}
+		line("%s", s.paint(colour, "moment: "+clean(m.String())))
+	}
+	if set.Down > 0 {
+		line("stopped for %s", short(set.Down.D()))
+	}
+	if set.Location != "" {
+		line("manifest %s", clean(set.Location))
+	}
+	if len(set.Snapshots) == 0 {
+		return b.String()
+	}
+	b.WriteString("\n")
+	w := newTable(s, "NODE", "VM", "SNAPSHOT", "ID", "REQUESTED", "COMPLETED", "SIZE")
+	for _, have := range set.Snapshots {
+		size := ""
+		if have.Size > 0 {
+			size = operation.Size(have.Size)
+		}
+		w.AppendRow(table.Row{clean(have.Node), clean(have.VM), clean(have.Name), clean(have.ID), clockTime(have.Requested), clockTime(have.Completed), size})
+	}
+	b.WriteString(renderFit(w, s))
+	return b.String()
+}
+
+// clockTime is the time of day of a time with fractions, to the millisecond.
+func clockTime(text string) string {
+	t, err := time.Parse(time.RFC3339Nano, text)
+	if err != nil {
+		return ""
+	}
+	return t.UTC().Format("15:04:05.000")
+}
+
+// SnapshotSets is the list of a cluster's sets, the newest first.
+func SnapshotSets(cluster string, list *operation.SnapshotSets, s Style) string {
+	if len(list.Sets) == 0 {
+		return fmt.Sprintf("cluster %s has no set of snapshots; take one with: katoflow snapshot create %s\n", clean(cluster), clean(cluster))
+	}
+	w := newTable(s, "SET", "TAKEN", "VMS", "QUIESCE", "SKEW AT MOST", "QUIET", "BY", "NOTE")
+	for _, set := range list.Sets {
+		if set.Problem != "" {
+			w.AppendRow(table.Row{clean(set.Set), "", "", "", "", "", "", s.paint(red, clean(set.Problem))})
+			continue
+		}
+		var levels []string
+		for _, q := range set.Quiesce {
+			levels = append(levels, clean(string(q)))
+		}
+		skew, quiet := "not measured", ""
+		if m := set.Moment; m != nil {
+			if m.Measured {
+				skew = m.SkewBound.D().Round(time.Millisecond).String()
+			}
+			switch {
+			case m.Inside:
+				quiet = "inside " + m.QuietInterval.D().Round(time.Millisecond).String()
+			case m.Quiet != "":
+				quiet = s.paint(yellow, "not proved")
+			}
+		}
+		w.AppendRow(table.Row{clean(set.Set), fineStamp(set.TakenAt), itoa(set.Snapshots), strings.Join(levels, ", "), skew, quiet, clean(set.Who), clean(set.Note)})
+	}
+	text := renderFit(w, s)
+	if list.More > 0 {
+		text += fmt.Sprintf("and %d more: --limit\n", list.More)
+	}
+	return text
+}
+
+// fineStamp is a time with fractions, to the second.
+func fineStamp(text string) string {
+	t, err := time.Parse(time.RFC3339Nano, text)
+	if err != nil {
+		return clean(text)
+	}
+	return stamp(t.UTC().Format(time.RFC3339))
+}
+
+// SnapshotSet is everything about one set.
+func SnapshotSet(set *operation.SnapshotSet, s Style) string {
+	var b strings.Builder
+	line := func(format string, args ...any) { b.WriteString(s.fit(fmt.Sprintf(format, args...)) + "\n") }
+	line("set %s of %s, taken %s", clean(set.Set), clean(set.Cluster), fineStamp(set.TakenAt))
+	if set.Who != "" {
+		line("requested by %s", clean(set.Who))
+	}
+	if set.Note != "" {
+		line("note: %s", clean(set.Note))
+	}
+	b.WriteString(snapshotted(&set.Snapshotted, s))
+	return b.String()
+}
