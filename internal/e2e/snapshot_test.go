@@ -298,7 +298,7 @@ func TestSnapshot_Preflight_NamesAllProblemsAtOnceAndTouchesNothing(t *testing.T
 	s.replace("vm: vm-core", "vm: vm-other")
 	out := s.cli(7, "snapshot", "create", s.cluster.Name())
 	require.Contains(t, out.Stderr, "dea-1: it has 1 snapshots already, and 1 is the quota: delete one")
-	require.Contains(t, out.Stderr, "core: command check ended with exit code 1: vmctl: no VM vm-other is here")
+	require.Contains(t, out.Stderr, "core: command check ended with exit code 3: vmctl: no VM vm-other is here")
 	require.Empty(t, s.cluster.Commands())
 	f.end(refused)
 }

@@ -265,7 +265,7 @@ func vmctl(c *invocation) int {
 	}
 	n := h.cluster.byName[vm]
 	if n == nil {
-		return c.fail(1, "no VM %s is here", c.argv[2])
+		return c.fail(3, "no VM %s is here", c.argv[2])
 	}
 	switch verb {
 	case "take":
@@ -278,6 +278,7 @@ func vmctl(c *invocation) int {
 			<-c.p.ctx.Done()
 			return 1
 		}
+		c.printf("id=%s/%s\n", vm, name)
 	case "find":
 		h.mu.Lock()
 		defer h.mu.Unlock()

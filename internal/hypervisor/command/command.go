@@ -3,9 +3,10 @@
 // Each command is a list of words in which {vm}, {node} and {name} stand for the VM, the node and the snapshot's name. It is run by the login user without a terminal and with its
 // standard input closed. Exit code 0 is well, and what it prints on standard error is told when it is not. The commands have to keep what package hypervisor promises:
 //
-//   - snapshot takes one of all disks of the VM and ends when its moment is over. One of that name that is there already is no error.
-//   - find prints the state of one, pending, ready or failed, as its first word; then, if it likes, id=TEXT, created=RFC3339 and size=BYTES, one word each. None of that name is exit code 3.
-//   - list prints the names of all snapshots of the VM, one a line, the oldest first.
+//   - snapshot takes one of all disks of the VM and ends when its moment is over. One of that name that is there already is no error. It may print id=TEXT as its last line.
+//   - find prints the state of one, pending, ready or failed, as its first word; then, if it likes, id=TEXT, created=RFC3339 and size=BYTES, one word each, on the same line. None of that
+//     name is exit code 3.
+//   - list prints the names of all snapshots of the VM, one a line, the oldest first. No such VM is exit code 3.
 //   - delete removes one, and rollback puts the disks of a VM that is off back to it. None of that name is no error to delete.
 //   - power prints on, off or another word. start switches the VM on, stop asks the guest to shut down, kill takes its power away; none of them waits.
 //   - check prints what stands in the way of a snapshot, one problem a line; it is asked once a VM.
@@ -48,7 +49,7 @@ var _ hypervisor.Provider = (*Provider)(nil)
 
 const (
 	defaultTimeout = 2 * time.Minute
-	// exitNone says that there is no snapshot of that name.
+	// exitNone says that there is no snapshot of that name, or no such VM.
 	exitNone = 3
 	// atOnce is how many commands of one look run at the same time.
 	atOnce = 16
@@ -176,6 +177,13 @@ func (p *Provider) Prepare(ctx context.Context, vm hypervisor.VM, name string) (
 	}
 	ctx, cancel := context.WithTimeout(ctx, p.timeout())
 	defer cancel()
+	result, err := p.run(ctx, "list", p.Commands.List, vm, "", p.timeout())
+	if err == nil && result.ExitCode == exitNone {
+		return nil, &hypervisor.NotFoundError{Node: vm.Node, What: "VM " + vm.ID}
+	}
+	if err := well("list", vm, result, err); err != nil {
+		return nil, err
+	}
 	session, err := p.sessions.To(ctx, p.Runner, host)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", vm.Node, err)
@@ -194,7 +202,24 @@ func (s *shot) Take(ctx context.Context) (hypervisor.Snapshot, error) {
 	case code != 0:
 		return hypervisor.Snapshot{}, fmt.Errorf("%s: command snapshot ended with exit code %d: %s", s.vm.Node, code, remote.Escape(said))
 	}
-	return hypervisor.Snapshot{Name: s.name, State: hypervisor.Pending}, nil
+	out := hypervisor.Snapshot{Name: s.name, State: hypervisor.Pending}
+	fields(&out, strings.Fields(said))
+	return out, nil
+}
+
+// fields reads what a command may tell of a snapshot.
+func fields(out *hypervisor.Snapshot, words []string) {
+	for _, w := range words {
+		key, value, _ := strings.Cut(w, "=")
+		switch key {
+		case "id":
+			out.ID = value
+		case "created":
+			out.Created, _ = time.Parse(time.RFC3339, value)
+		case "size":
+			out.Size, _ = strconv.ParseInt(value, 10, 64)
+		}
+	}
 }
 
 // Close has nothing to give back: the session is the provider's.
@@ -210,24 +235,14 @@ func (p *Provider) Find(ctx context.Context, vm hypervisor.VM, name string) (hyp
 		return hypervisor.Snapshot{}, false, err
 	}
 	out := hypervisor.Snapshot{Name: name}
-	fields := strings.Fields(string(result.Stdout))
-	if len(fields) > 0 {
-		out.State = hypervisor.State(fields[0])
+	told := strings.Fields(string(result.Stdout))
+	if len(told) > 0 {
+		out.State = hypervisor.State(told[0])
 	}
 	if !slices.Contains([]hypervisor.State{hypervisor.Pending, hypervisor.Ready, hypervisor.Failed}, out.State) {
-		return hypervisor.Snapshot{}, false, fmt.Errorf("%s: command find printed %q: its first word is to be pending, ready or failed", vm.Node, remote.Escape(firstOf(fields)))
+		return hypervisor.Snapshot{}, false, fmt.Errorf("%s: command find printed %q: its first word is to be pending, ready or failed", vm.Node, remote.Escape(firstOf(told)))
 	}
-	for _, f := range fields[1:] {
-		key, value, _ := strings.Cut(f, "=")
-		switch key {
-		case "id":
-			out.ID = value
-		case "created":
-			out.Created, _ = time.Parse(time.RFC3339, value)
-		case "size":
-			out.Size, _ = strconv.ParseInt(value, 10, 64)
-		}
-	}
+	fields(&out, told[1:])
 	return out, true, nil
 }
 
