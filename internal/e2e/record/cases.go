@@ -41,6 +41,8 @@ type scenario struct {
 	earlier bool
 	// apps is restart or redeploy: an operation on the apps of an ALS cluster.
 	apps string
+	// snapshot is a set of snapshots of an ALS cluster with a hypervisor; backup is set, too, for its bucket.
+	snapshot bool
 	// input starts it without the CLI, which would refuse it.
 	input  *operation.SecurityUpgradeInput
 	script func(*recording)
@@ -156,6 +158,29 @@ func cases() []scenario {
 			}},
 		{name: "apps-dry-run", als: true, apps: "redeploy", args: []string{"--all", "--dry-run"}, phase: operation.PhaseDone},
 		{name: "apps-refused", als: true, apps: "restart", args: []string{"nobody/*/*"}, phase: operation.PhaseFailed},
+		{name: "snapshot", als: true, backup: true, snapshot: true, phase: operation.PhaseDone,
+			script: func(r *recording) {
+				r.ended(r.workflow)
+				r.katoflow("snapshot", "list", r.name)
+				r.katoflow("snapshot", "show", r.name, "op-1")
+				r.katoflow("snapshot", "verify", r.name, "op-1")
+				r.katoflow("snapshot", "delete", r.name, "op-1", "--yes")
+			}},
+		{name: "snapshot-void-asked-retried", als: true, backup: true, snapshot: true, args: []string{"--rounds", "2"}, phase: operation.PhaseDone,
+			faults: func(c *simcluster.Cluster) { c.Hypervisor().FailSnapshots("dea-1", 2) },
+			script: func(r *recording) { r.answer(operation.ClusterNode, operation.Retry) }},
+		{name: "snapshot-stop-failed-retried-vms-stopped", als: true, backup: true, snapshot: true, args: []string{"--quiesce", "vms-stopped,roles-stopped"}, phase: operation.PhaseDone,
+			faults: fail("dea-1", "kato stop", 1), script: func(r *recording) { r.answer("dea-1", operation.Retry) }},
+		{name: "snapshot-cancelled-in-stop", als: true, backup: true, snapshot: true, phase: operation.PhaseCancelled,
+			faults: func(c *simcluster.Cluster) { c.Node("dea-1").SlowCommand("kato stop", -1, time.Second) },
+			script: func(r *recording) {
+				r.working("dea-1", "kato")
+				r.katoflow("op", "cancel", r.workflow, "--detach")
+			}},
+		{name: "snapshot-unusable-aborted", als: true, backup: true, snapshot: true, phase: operation.PhaseAborted,
+			faults: func(c *simcluster.Cluster) { c.Hypervisor().BreakSnapshots("dea-1", 1) },
+			script: func(r *recording) { r.answer(operation.ClusterNode, operation.Abort) }},
+		{name: "snapshot-dry-run", als: true, backup: true, snapshot: true, args: []string{"--dry-run"}, phase: operation.PhaseDone},
 		{name: "dry-run", als: true, args: []string{"--dry-run"}, phase: operation.PhaseDone},
 		{name: "preflight-failed", faults: func(c *simcluster.Cluster) { c.Node("b").FillDisk(true) }, phase: operation.PhaseFailed},
 		{name: "bad-input", input: &operation.SecurityUpgradeInput{Nodes: []string{"nobody"}}, phase: operation.PhaseFailed},
@@ -378,6 +403,10 @@ func (r *recording) run() error {
 	if r.fromHost {
 		r.workflow = operation.WorkflowID(r.name, operation.KindRestore, "op-1")
 		args = append([]string{"backup", "restore", "--from-host", r.second(), "--cluster", r.name, "--confirm", r.name, "--id", "op-1", "--detach"}, r.args...)
+	}
+	if r.snapshot {
+		r.workflow = operation.WorkflowID(r.name, operation.KindSnapshot, "op-1")
+		args = append([]string{"snapshot", "create", r.name, "--id", "op-1", "--detach"}, r.args...)
 	}
 	if r.apps != "" {
 		r.workflow = operation.WorkflowID(r.name, "apps-"+r.apps, "op-1")
