@@ -33,15 +33,10 @@ func (p *Provider) Check(ctx context.Context, vms []hypervisor.VM) ([]hypervisor
 	}
 	instances := map[string]types.Instance{}
 	for ids := range slices.Chunk(idsOf(vms), atOnce) {
-		pages := ec2.NewDescribeInstancesPaginator(p.client, &ec2.DescribeInstancesInput{Filters: []types.Filter{filter("instance-id", ids...)}})
-		for pages.HasMorePages() {
-			page, err := pages.NextPage(ctx)
-			if err != nil && refused(err) && !throttled(err) && code(err) != "" {
-				problem("", "ec2 %s refuses to list instances: %s", p.cfg.Region, text(err))
-				return problems, nil
-			}
+		err := pages(func(token *string) (*string, error) {
+			page, err := p.client.DescribeInstances(ctx, &ec2.DescribeInstancesInput{Filters: []types.Filter{filter("instance-id", ids...)}, NextToken: token, MaxResults: aws.Int32(pageSize)})
 			if err != nil {
-				return nil, noAnswer(err)
+				return nil, err
 			}
 			for _, r := range page.Reservations {
 				for _, i := range r.Instances {
@@ -50,6 +45,14 @@ func (p *Provider) Check(ctx context.Context, vms []hypervisor.VM) ([]hypervisor
 					}
 				}
 			}
+			return page.NextToken, nil
+		})
+		if err != nil && refused(err) && !throttled(err) && code(err) != "" {
+			problem("", "ec2 %s refuses to list instances: %s", p.cfg.Region, text(err))
+			return problems, nil
+		}
+		if err != nil {
+			return nil, noAnswer(err)
 		}
 	}
 	kinds := map[types.InstanceType]bool{}
@@ -161,17 +164,12 @@ func (p *Provider) checkInstance(ctx context.Context, vm hypervisor.VM, i types.
 	}
 	slices.Sort(ids)
 	if len(ids) > 0 {
-		pages := ec2.NewDescribeSnapshotsPaginator(p.client, &ec2.DescribeSnapshotsInput{
-			OwnerIds: []string{"self"}, Filters: []types.Filter{filter("volume-id", ids...), filter("status", "pending")},
-		})
-		for pages.HasMorePages() {
-			page, err := pages.NextPage(ctx)
-			if err != nil {
-				return nil, err
-			}
-			for _, s := range page.Snapshots {
-				pending[aws.ToString(s.VolumeId)]++
-			}
+		under, err := p.describeSnapshots(ctx, filter("volume-id", ids...), filter("status", "pending"))
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range under {
+			pending[aws.ToString(s.VolumeId)]++
 		}
 	}
 	for _, id := range ids {

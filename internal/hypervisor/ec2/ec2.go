@@ -57,6 +57,8 @@ const (
 	defaultPoll    = 2 * time.Second
 	defaultSettle  = 15 * time.Second
 	warmEvery      = 10 * time.Second
+	// pageSize of lists.
+	pageSize = 500
 	// mostVolumes of an instance: a resource has at most 50 tags.
 	mostVolumes = 40
 )
@@ -90,7 +92,7 @@ type Provider struct {
 	cfg       Config
 	transport *connection.Transport
 	http      *http.Client
-	client    *ec2.Client
+	client    calls
 	warm      string
 
 	mu     sync.Mutex
@@ -140,7 +142,7 @@ func Open(cfg Config) (*Provider, error) {
 		// The SDK's own bucket would stop all retries when a hundred nodes are throttled at once.
 		o.RateLimiter = ratelimit.None
 	})
-	return &Provider{cfg: cfg, transport: transport, http: client, client: ec2.New(options), warm: warm, unsure: map[string]time.Time{}}, nil
+	return &Provider{cfg: cfg, transport: transport, http: client, client: callsOf(ec2.New(options)), warm: warm, unsure: map[string]time.Time{}}, nil
 }
 
 // Close is hypervisor.Provider's.
@@ -216,6 +218,32 @@ func literal(value string) string {
 	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`).Replace(value)
 }
 
+// pages asks for the pages of a list, each with the token that the one before gave. The SDK's own paginators need the client (see calls).
+func pages(ask func(token *string) (*string, error)) error {
+	var token *string
+	for {
+		next, err := ask(token)
+		if err != nil || aws.ToString(next) == "" {
+			return err
+		}
+		token = next
+	}
+}
+
+// describeSnapshots asks for our snapshots that filters name.
+func (p *Provider) describeSnapshots(ctx context.Context, filters ...types.Filter) ([]types.Snapshot, error) {
+	var all []types.Snapshot
+	err := pages(func(token *string) (*string, error) {
+		page, err := p.client.DescribeSnapshots(ctx, &ec2.DescribeSnapshotsInput{OwnerIds: []string{"self"}, Filters: filters, NextToken: token, MaxResults: aws.Int32(pageSize)})
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, page.Snapshots...)
+		return page.NextToken, nil
+	})
+	return all, err
+}
+
 // instance of a VM. One that is terminated is not there.
 func (p *Provider) instance(ctx context.Context, vm hypervisor.VM) (types.Instance, error) {
 	out, err := p.client.DescribeInstances(ctx, &ec2.DescribeInstancesInput{InstanceIds: []string{vm.ID}})
@@ -238,17 +266,17 @@ func (p *Provider) instance(ctx context.Context, vm hypervisor.VM) (types.Instan
 // volumes that filters name, by their id.
 func (p *Provider) volumes(ctx context.Context, filters ...types.Filter) (map[string]types.Volume, error) {
 	found := map[string]types.Volume{}
-	pages := ec2.NewDescribeVolumesPaginator(p.client, &ec2.DescribeVolumesInput{Filters: filters})
-	for pages.HasMorePages() {
-		page, err := pages.NextPage(ctx)
+	err := pages(func(token *string) (*string, error) {
+		page, err := p.client.DescribeVolumes(ctx, &ec2.DescribeVolumesInput{Filters: filters, NextToken: token, MaxResults: aws.Int32(pageSize)})
 		if err != nil {
 			return nil, err
 		}
 		for _, v := range page.Volumes {
 			found[aws.ToString(v.VolumeId)] = v
 		}
-	}
-	return found, nil
+		return page.NextToken, nil
+	})
+	return found, err
 }
 
 // attachment is how a volume was attached and of which kind it is, as its tag on snapshots says it.
@@ -386,27 +414,24 @@ func (p *Provider) sets(ctx context.Context, vm hypervisor.VM, name string) ([]s
 	}
 	byRequest := map[string]*set{}
 	var sets []*set
-	pages := ec2.NewDescribeSnapshotsPaginator(p.client, &ec2.DescribeSnapshotsInput{OwnerIds: []string{"self"}, Filters: filters})
-	for pages.HasMorePages() {
-		page, err := pages.NextPage(ctx)
-		if err != nil {
-			return nil, err
+	found, err := p.describeSnapshots(ctx, filters...)
+	if err != nil {
+		return nil, err
+	}
+	for _, x := range found {
+		tags := tagsOf(x.Tags)
+		key := tags[tagSnapshot] + "\n" + tags[tagRequest]
+		s := byRequest[key]
+		if s == nil {
+			s = &set{name: tags[tagSnapshot], attachments: map[string]attachment{}}
+			byRequest[key] = s
+			sets = append(sets, s)
 		}
-		for _, x := range page.Snapshots {
-			tags := tagsOf(x.Tags)
-			key := tags[tagSnapshot] + "\n" + tags[tagRequest]
-			s := byRequest[key]
-			if s == nil {
-				s = &set{name: tags[tagSnapshot], attachments: map[string]attachment{}}
-				byRequest[key] = s
-				sets = append(sets, s)
-			}
-			s.snapshots = append(s.snapshots, x)
-			for k, v := range tags {
-				if volume, ok := strings.CutPrefix(k, tagVolume); ok {
-					if s.attachments[volume], err = parseAttachment(v); err != nil {
-						return nil, fmt.Errorf("snapshot %s: %w", aws.ToString(x.SnapshotId), err)
-					}
+		s.snapshots = append(s.snapshots, x)
+		for k, v := range tags {
+			if volume, ok := strings.CutPrefix(k, tagVolume); ok {
+				if s.attachments[volume], err = parseAttachment(v); err != nil {
+					return nil, fmt.Errorf("snapshot %s: %w", aws.ToString(x.SnapshotId), err)
 				}
 			}
 		}
