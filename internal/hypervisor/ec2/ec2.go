@@ -172,7 +172,7 @@ func refused(err error) bool {
 		return true
 	}
 	var answer *smithyhttp.ResponseError
-	return errors.As(err, &answer) && answer.HTTPStatusCode() >= 400 && answer.HTTPStatusCode() < 500
+	return errors.As(err, &answer) && answer.HTTPStatusCode() >= 400 && answer.HTTPStatusCode() < 500 && answer.HTTPStatusCode() != http.StatusRequestTimeout
 }
 
 // once retries only what was certainly not carried out.

@@ -41,6 +41,9 @@ func (p *Provider) rollback(ctx context.Context, vm hypervisor.VM, name string) 
 	if err != nil {
 		return err
 	}
+	if i.Placement == nil {
+		return errors.New("ec2 does not say in which zone the instance is")
+	}
 	if i.State.Name != types.InstanceStateNameStopped {
 		return fmt.Errorf("the instance is %s, not stopped: stop it first", i.State.Name)
 	}

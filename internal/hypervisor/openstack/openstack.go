@@ -222,8 +222,9 @@ func status(err error) int {
 
 // refused tells whether a request that ended with err was certainly not carried out.
 func refused(err error) bool {
+	var token *gophercloud.ErrUnableToReauthenticate
 	s := status(err)
-	return s >= 400 && s < 500 || connection.Unsent(err)
+	return s >= 400 && s < 500 && s != http.StatusRequestTimeout || connection.Unsent(err) || errors.As(err, &token)
 }
 
 // reading repeats a read, or anything that may be done twice, that got no answer or one of a server in trouble.

@@ -204,6 +204,21 @@ func TestToken_EndedBetweenPrepareAndTake_IsRenewedAndNothingTwice(t *testing.T)
 	require.Equal(t, [2]int{1, 1}, [2]int{snapshots, images})
 }
 
+func TestToken_EndedAndNoOtherGranted_IsARefusal(t *testing.T) {
+	c := start(t)
+	id := c.Server("core", false, "/dev/vda")
+	p := open(t, c)
+	s := prepare(t, p, vmOf(id), "op-1")
+	c.EndTokens()
+	c.Fault(openstacktest.Fault{Call: "POST auth", Times: 1, Status: 401})
+	_, err := s.Take(bounded(t))
+	var unknown *hypervisor.UnknownError
+	require.Error(t, err)
+	require.False(t, errors.As(err, &unknown), "a request whose token was refused was not carried out: %v", err)
+	n, _ := c.Count()
+	require.Zero(t, n)
+}
+
 func TestToken_EndsSoon_IsRenewedByPrepare(t *testing.T) {
 	c := start(t)
 	c.Token = time.Minute
