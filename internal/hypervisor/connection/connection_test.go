@@ -57,14 +57,19 @@ func TestLine_AfterWarm_ItsRequestOpensNoConnection(t *testing.T) {
 }
 
 func TestLine_Warm_AsksAgainUntilItIsClosed(t *testing.T) {
-	var asked atomic.Int64
-	address, _ := server(t, func(http.ResponseWriter, *http.Request) { asked.Add(1) })
+	address, opened := server(t, func(http.ResponseWriter, *http.Request) {})
 	tr, client := transport(t)
 	l := tr.Line()
-	require.NoError(t, l.Warm(context.Background(), 5*time.Millisecond, Get(client, address)))
+	var asked atomic.Int64
+	ask := func(ctx context.Context) error {
+		asked.Add(1)
+		return Get(client, address)(ctx)
+	}
+	require.NoError(t, l.Warm(context.Background(), 5*time.Millisecond, ask))
 	require.Eventually(t, func() bool { return asked.Load() >= 4 }, 10*time.Second, time.Millisecond)
+	require.EqualValues(t, 1, opened.Load(), "it is the same connection that is kept")
 	l.Close()
-	after := asked.Load()
+	after := asked.Load() // Close has waited for the one under way
 	require.Never(t, func() bool { return asked.Load() > after }, 50*time.Millisecond, 5*time.Millisecond)
 }
 
