@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/katoflow/katoflow/internal/hypervisor"
 	"github.com/katoflow/katoflow/internal/hypervisor/connection"
+	"github.com/katoflow/katoflow/internal/webclient"
 )
 
 // shot is one CreateSnapshots with its own connection.
@@ -138,11 +138,7 @@ func (s *shot) Take(ctx context.Context) (hypervisor.Snapshot, error) {
 		p.mu.Lock()
 		p.unsure[s.vm.ID+"\n"+s.name] = time.Now()
 		p.mu.Unlock()
-		var u *url.Error
-		if errors.As(err, &u) {
-			err = u.Err
-		}
-		return hypervisor.Snapshot{}, &hypervisor.UnknownError{Node: s.vm.Node, Err: errors.New(text(err))}
+		return hypervisor.Snapshot{}, &hypervisor.UnknownError{Node: s.vm.Node, Err: webclient.Hide(err, text(err))}
 	}
 	made := set{name: s.name, attachments: s.volumes}
 	for _, x := range out.Snapshots {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/katoflow/katoflow/internal/hypervisor"
 	"github.com/katoflow/katoflow/internal/hypervisor/connection"
+	"github.com/katoflow/katoflow/internal/webclient"
 )
 
 // request is the one for the snapshot of one disk, with its own connection.
@@ -198,9 +199,9 @@ func (s *shot) Take(ctx context.Context) (hypervisor.Snapshot, error) {
 		case a.err == nil:
 			carried = true
 		case refused(a.err):
-			no = fmt.Errorf("%s: %s", disk, p.text(a.err))
+			no = fmt.Errorf("%s: %w", disk, webclient.Hide(a.err, p.text(a.err)))
 		default:
-			unknown = fmt.Errorf("%s: %s", disk, p.text(a.err))
+			unknown = fmt.Errorf("%s: %w", disk, webclient.Hide(a.err, p.text(a.err)))
 		}
 	}
 	switch {
@@ -223,7 +224,7 @@ func (s *shot) Take(ctx context.Context) (hypervisor.Snapshot, error) {
 	wait.Wait()
 	for _, r := range results {
 		if r.err != nil {
-			return hypervisor.Snapshot{}, s.unknown(errors.New(p.text(r.err)))
+			return hypervisor.Snapshot{}, s.unknown(webclient.Hide(r.err, p.text(r.err)))
 		}
 		made.parts = append(made.parts, r.part)
 	}

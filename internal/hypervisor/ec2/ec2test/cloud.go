@@ -36,7 +36,7 @@ const (
 	Unheard
 )
 
-// Fault is what happens to the next requests of an action.
+// Fault is what happens to the next requests of an action, "*" for any.
 type Fault struct {
 	Action string
 	// Skip lets so many requests pass first.
@@ -179,6 +179,13 @@ func (c *Cloud) Write(id, device, content string) {
 	c.volumes[c.instances[id].devices[device].volume].content = content
 }
 
+// Started is an instance that ran for a moment since.
+func (c *Cloud) Started(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.instances[id].launch = time.Now()
+}
+
 // Content of an instance's disk; "" where there is no volume.
 func (c *Cloud) Content(id, device string) string {
 	c.mu.Lock()
@@ -243,6 +250,44 @@ func (c *Cloud) Fault(f Fault) {
 	c.faults = append(c.faults, f)
 }
 
+// ClearFaults ends all faults.
+func (c *Cloud) ClearFaults() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.faults = nil
+}
+
+// SetCopying changes Copying while the double runs.
+func (c *Cloud) SetCopying(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.Copying = d
+}
+
+// Pend adds snapshots of somebody else that are pending, so many of each volume of an instance, and returns their ids.
+func (c *Cloud) Pend(id string, n int) []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var ids []string
+	for _, a := range c.instances[id].devices {
+		for range n {
+			s := &snapshot{id: c.id("snap"), volume: a.volume, size: 8, start: time.Now(), tags: map[string]string{}}
+			c.snapshots[s.id] = s
+			ids = append(ids, s.id)
+		}
+	}
+	return ids
+}
+
+// Drop takes snapshots away.
+func (c *Cloud) Drop(ids ...string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, id := range ids {
+		delete(c.snapshots, id)
+	}
+}
+
 // Calls returns the requests of an action so far, "" for all.
 func (c *Cloud) Calls(action string) []Call {
 	c.mu.Lock()
@@ -280,7 +325,7 @@ func (c *Cloud) serve(w http.ResponseWriter, r *http.Request) {
 	c.calls = append(c.calls, Call{Action: action, From: r.RemoteAddr, Form: form})
 	var fault *Fault
 	for n := range c.faults {
-		if f := &c.faults[n]; f.Action == action && f.Times > 0 && form.Get("DryRun") != "true" {
+		if f := &c.faults[n]; (f.Action == action || f.Action == "*") && f.Times > 0 && form.Get("DryRun") != "true" {
 			if f.Skip > 0 {
 				f.Skip--
 				continue

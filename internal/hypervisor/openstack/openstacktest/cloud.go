@@ -39,7 +39,7 @@ const (
 	Unheard
 )
 
-// Fault is what happens to the next requests of a kind. Call is the method and the resource or action, such as "POST snapshots", "GET servers", "revert", "createImage".
+// Fault is what happens to the next requests of a kind. Call is the method and the resource or action, such as "POST snapshots", "GET servers", "revert", "createImage", "*" for any.
 type Fault struct {
 	Call   string
 	Skip   int
@@ -294,6 +294,40 @@ func (c *Cloud) Fault(f Fault) {
 	c.faults = append(c.faults, f)
 }
 
+// ClearFaults ends all faults.
+func (c *Cloud) ClearFaults() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.faults = nil
+}
+
+// SetSaving changes Saving while the double runs.
+func (c *Cloud) SetSaving(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.Saving = d
+}
+
+// SetQuota changes the quota of volume snapshots while the double runs.
+func (c *Cloud) SetQuota(n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.Snapshots = n
+}
+
+// Begin adds a snapshot of somebody else, of the volume at a server's device, that is creating, and returns what takes it away.
+func (c *Cloud) Begin(id, device string) (end func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := &snapshot{id: newID(), name: "somebody's", volume: c.servers[id].devices[device], status: "creating", created: c.now(), size: 10}
+	c.snapshots[s.id] = s
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.snapshots, s.id)
+	}
+}
+
 // Calls returns the requests of a name so far, "" for all.
 func (c *Cloud) Calls(name string) []Call {
 	c.mu.Lock()
@@ -363,7 +397,7 @@ func (c *Cloud) serve(w http.ResponseWriter, r *http.Request) {
 	c.calls = append(c.calls, Call{Name: name, From: r.RemoteAddr})
 	var fault *Fault
 	for n := range c.faults {
-		if f := &c.faults[n]; f.Call == name && f.Times > 0 {
+		if f := &c.faults[n]; (f.Call == name || f.Call == "*") && f.Times > 0 {
 			if f.Skip > 0 {
 				f.Skip--
 				continue
