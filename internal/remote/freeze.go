@@ -19,7 +19,7 @@ const (
 	freezeStates  = "/run/katoflow-freeze"
 	freezeMark    = "@katoflow-freeze "
 	// MinFreeze and MaxFreeze bound FreezeSpec.Deadline.
-	MinFreeze = 2 * time.Second
+	MinFreeze = 5 * time.Second
 	MaxFreeze = 300 * time.Second
 	// maxFreezeID is of the encoded id.
 	maxFreezeID = 128

@@ -77,8 +77,9 @@ func lint(name, script string) []string {
 			}
 			switch command {
 			case "trap":
-				if len(node.Args) != 3 || node.Args[2].Lit() != "EXIT" {
-					report(node, "trap: only EXIT")
+				text := script[node.Pos().Offset():node.End().Offset()]
+				if text != "trap '' HUP INT TERM PIPE" && (len(node.Args) != 3 || node.Args[2].Lit() != "EXIT") {
+					report(node, "trap: only EXIT, or all of HUP INT TERM PIPE ignored")
 				}
 			case "exec":
 				if len(node.Args) == 1 {
