@@ -478,35 +478,12 @@ func (x *Snapshots) measureClock(ctx context.Context, s site, t *taking) {
 		t.fail(operation.ErrInternal, "%v", err)
 		return
 	}
-	offset, within, err := clockOffset(ctx, x.Connections, target.host)
+	offset, within, err := remote.ClockOffset(ctx, x.Connections, target.host)
 	if err != nil {
 		t.fail(operation.ErrSnapshot, "its clock cannot be read: %s", failureOf(err).Message)
 		return
 	}
 	t.out.ClockOffset, t.out.ClockError = operation.Duration(offset), operation.Duration(within)
-}
-
-// clockTries is how many round trips a clock is read in; the shortest counts.
-const clockTries = 4
-
-// clockOffset is the node's clock less this machine's, and how far that may be wrong: half the time of the shortest round trip.
-func clockOffset(ctx context.Context, c Connections, h remote.Host) (offset, within time.Duration, err error) {
-	for range clockTries {
-		began := time.Now()
-		result, err := c.Run(ctx, h, remote.Command{Argv: []string{"date", "+%s%N"}})
-		took := time.Since(began)
-		if err != nil {
-			return 0, 0, err
-		}
-		stamp, err := strconv.ParseInt(strings.TrimSpace(string(result.Stdout)), 10, 64)
-		if err != nil {
-			return 0, 0, &remote.Error{Kind: remote.KindExit, Node: h.Name, Message: "date +%s%N gives no number: the node needs coreutils"}
-		}
-		if within == 0 || took/2 < within {
-			offset, within = time.Unix(0, stamp).Sub(began.Add(took/2)), took/2
-		}
-	}
-	return offset, within, nil
 }
 
 // fire sends all requests at the same instant and waits for all answers. A lost answer is looked for.
