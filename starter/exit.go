@@ -54,7 +54,7 @@ func exitCodes() []struct {
 		{exitNoWorker, "no worker polls the task queue, or none answers"},
 		{exitNoServer, "no Temporal server answers, or it refuses us"},
 		{exitTooOld, "schedule list --max-age: the last success of a schedule is too old, or none is known"},
-		{exitArchive, "backup: an archive is damaged, not complete, locked, or could not be deleted"},
+		{exitArchive, "backup, snapshot: an archive is damaged, not complete, locked, or could not be deleted; of a set a snapshot is missing, or left"},
 		{exitAppsFailed, "apps, backup restore, backup rehearse: the operation ended and some apps do not run, or some of the archive is missing"},
 		{exitInterrupted, "interrupted: watching has stopped, the operation goes on"},
 	}
@@ -108,7 +108,7 @@ func codeOfType(errorType string) int {
 		return exitAborted
 	case operation.ErrCancelled:
 		return exitCancelled
-	case operation.ErrArchive:
+	case operation.ErrArchive, operation.ErrSnapshot:
 		return exitArchive
 	case operation.ErrAppsFailed, operation.ErrRestored:
 		return exitAppsFailed
