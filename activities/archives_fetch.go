@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"filippo.io/age"
 	"go.uber.org/zap"
 
 	"github.com/katoflow/katoflow/internal/archive"
@@ -43,10 +44,10 @@ type FetchResult struct {
 
 // Fetch brings an archive from its bucket into the file of the try on the node, in the folder that PrepareExport made. The parts of the manifest are the unit: each is written into its
 // place and hashed there, and counts when it is what the manifest says. What an earlier attempt has fetched is hashed and kept, so that whatever worker goes on, at most the parts in
-// flight are moved again. By Mode the worker reads from S3 and writes over SSH, or the node fetches presigned URLs, which go to it over standard input; with auto the latter falls back
+// flight are moved again. An encrypted archive is decrypted on its way through the worker, which then is the only way. By Mode the worker reads from S3 and writes over SSH, or the node fetches presigned URLs, which go to it over standard input; with auto the latter falls back
 // to the former where the node cannot reach S3. Repeating it is harmless, also after its end.
 //
-// Errors: Archive when there is no such archive, it is not complete, not what its manifest says, or encrypted; S3 when the bucket cannot be used; DiskFull when the node has no space for
+// Errors: Archive when there is no such archive, it is not complete, not what its manifest says, or encrypted to others than the inventory's identity; S3 when the bucket cannot be used; DiskFull when the node has no space for
 // it, with the file system; Verify when the node reads other bytes than were written there; Unreachable when the node is not reached for UnreachableAfter; what package remote tells.
 func (x *Archives) Fetch(ctx context.Context, in FetchInput) (FetchResult, error) {
 	a := begin(ctx, "fetching the archive")
@@ -71,9 +72,13 @@ func (x *Archives) Fetch(ctx context.Context, in FetchInput) (FetchResult, error
 	if err != nil {
 		return FetchResult{}, operation.NewError(operation.Failure{Type: operation.ErrS3, Message: oneLine(err.Error(), maxMessage)})
 	}
+	identities, err := archive.IdentitiesOf(from.file, from.cluster.S3, from.env)
+	if err != nil {
+		return FetchResult{}, operation.NewError(operation.Failure{Type: operation.ErrS3, Message: oneLine(err.Error(), maxMessage)})
+	}
 	file := NewNodeFile(x.Connections, t.host, in.staged())
 	defer file.Close()
-	f := Fetcher{Store: store, File: file, CA: cfg.CA, Secrets: partSecrets(in.Operation), Record: a.fetched,
+	f := Fetcher{Store: store, File: file, CA: cfg.CA, Identities: identities, Secrets: partSecrets(in.Operation), Record: a.fetched,
 		way: way{mode: in.Mode, log: logOf(x.Logger, in.Operation, in.Node.Name, operation.StepTransfer)}}
 	defer f.close()
 	err = a.againstFaults(t, in.UnreachableAfter.D(), func(ctx context.Context) error {
@@ -111,6 +116,8 @@ type Fetcher struct {
 	File  *NodeFile
 	// CA are the certificates, PEM, that the node verifies the endpoint against instead of its own.
 	CA []byte
+	// Identities open an archive that is encrypted.
+	Identities []age.Identity
 	// Secrets is how the names of the folders begin that URLs are kept in, in memory on the node: see DirectSender.
 	Secrets string
 	// Record is told how far it is; nil for nobody.
@@ -171,8 +178,10 @@ func (f *Fetcher) fetch(ctx context.Context, ref archive.Ref) error {
 			return err
 		}
 		if m.Encrypted() {
-			return &archive.Error{Kind: archive.KindDecrypt, Message: fmt.Sprintf(
-				"archive %s is encrypted, and no node gets a secret key: decrypt it with katoflow backup download --identity first", ref)}
+			if problem := sealed(f.Identities, f.mode); problem != "" {
+				return &archive.Error{Kind: archive.KindDecrypt, Message: fmt.Sprintf("archive %s %s", ref, problem)}
+			}
+			f.mode = operation.TransferWorker
 		}
 		f.manifest = m
 	}
@@ -196,6 +205,17 @@ func (f *Fetcher) fetch(ctx context.Context, ref archive.Ref) error {
 		return &remote.Error{Kind: remote.KindTransport, Node: f.File.host.Name, Message: fmt.Sprintf("%d parts of the archive are there no more, as after a reboot: fetching them again", n)}
 	}
 	return nil
+}
+
+// sealed says why an encrypted archive cannot be fetched this way, "" when it can.
+func sealed(identities []age.Identity, mode operation.TransferMode) string {
+	switch {
+	case len(identities) == 0:
+		return "is encrypted, and the worker has no key to it: write s3.identity into the inventory of the cluster that it was made of, by reference, or decrypt it with katoflow backup download --identity"
+	case mode == operation.TransferDirect:
+		return "is encrypted, and no node gets a secret key: use --transfer worker, or auto"
+	}
+	return ""
 }
 
 // look makes the file where it is not there, and compares the parts that may be in it with the manifest. What this process has compared before counts, unless the node has rebooted
@@ -461,7 +481,7 @@ func (f *Fetcher) written(a answer) error {
 func (f *Fetcher) byWorker(ctx context.Context, p archive.Part) (string, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	body, err := f.Store.OpenPart(ctx, f.manifest, p.Number)
+	body, err := f.Store.OpenPlainPart(ctx, f.manifest, p.Number, f.Identities)
 	if err != nil {
 		return "", err
 	}

@@ -427,7 +427,7 @@ func fetchEncrypted(t *testing.T, s archivetest.Server) {
 	must[TransferResult](t)(x.transfer(export, attemptOptions{}))
 	in := FetchInput{ExportInput: export.ExportInput, Archive: archive.Ref{Cluster: x.op.Cluster, Operation: x.op.ID}}
 	_, err = x.fetch(in, attemptOptions{})
-	wantFailure(t, err, operation.ErrArchive, false, "is encrypted", "katoflow backup download --identity")
+	wantFailure(t, err, operation.ErrArchive, false, "is encrypted", "write s3.identity into the inventory", "katoflow backup download --identity")
 }
 
 func fetchFull(t *testing.T, s archivetest.Server) {

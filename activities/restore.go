@@ -339,7 +339,9 @@ func (x *Archives) readyArchive(ctx context.Context, in RestoreReadyInput) (arch
 		out.problem("archive", "%s is not complete: %s", entry.Ref, entry.Reason)
 		return archive.Entry{}, out
 	case entry.Manifest.Encrypted():
-		out.problem("archive", "%s is encrypted, and no worker has a secret key: download it (katoflow backup download %s %s --identity FILE) and import it by hand", entry.Ref, in.From, entry.Ref.Operation)
+		if problem := x.sealedArchive(ctx, s, store, *entry.Manifest, in.Mode); problem != "" {
+			out.problem("archive", "%s %s", entry.Ref, problem)
+		}
 	case entry.Verified != nil && !entry.Verified.OK:
 		out.problem("archive", "%s did not read back as it was written on %s: %s", entry.Ref, entry.Verified.At.UTC().Format(time.RFC3339), entry.Verified.Problem)
 	}
@@ -347,6 +349,23 @@ func (x *Archives) readyArchive(ctx context.Context, in RestoreReadyInput) (arch
 		out.problem("archive", "%s: its manifest does not say what it holds, so that nothing could be proven: rehearse one that was made with a controller in the inventory", entry.Ref)
 	}
 	return entry, out
+}
+
+// sealedArchive says why an encrypted archive cannot be imported, "" when it can: its first part is opened for that.
+func (x *Archives) sealedArchive(ctx context.Context, s site, store *archive.Store, m archive.Manifest, mode operation.TransferMode) string {
+	identities, err := archive.IdentitiesOf(s.file, s.cluster.S3, s.env)
+	if err != nil {
+		return "is encrypted: " + err.Error()
+	}
+	if problem := sealed(identities, mode); problem != "" {
+		return problem
+	}
+	if err := store.CanDecrypt(ctx, m, identities); archive.IsKind(err, archive.KindDecrypt) {
+		return "is encrypted to other keys than that of s3.identity: see its recipients with katoflow backup show " + s.cluster.Name + " " + m.Ref.Operation
+	} else if err != nil {
+		return "is encrypted and cannot be opened: " + err.Error()
+	}
+	return ""
 }
 
 // sameMachine holds the Core that the worker reaches against the one that the Core of the import reaches by that address, as kato will.
@@ -372,7 +391,11 @@ func (x *Archives) examineArchive(ctx context.Context, in RestoreReadyInput, ref
 	defer store.Close()
 	ctx, cancel := context.WithTimeout(ctx, examineWithin)
 	defer cancel()
-	r, err := store.Open(ctx, ref, archive.OpenOptions{})
+	identities, err := archive.IdentitiesOf(s.file, s.cluster.S3, s.env)
+	if err != nil {
+		return examined{stopped: oneLine(err.Error(), 200)}
+	}
+	r, err := store.Open(ctx, ref, archive.OpenOptions{Identities: identities})
 	if err != nil {
 		return examined{stopped: oneLine(err.Error(), 200)}
 	}

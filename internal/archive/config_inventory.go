@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"filippo.io/age"
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/config"
 
@@ -56,6 +57,23 @@ func ConfigOf(file *inventory.File, s *inventory.S3, env func(string) (string, b
 		return Config{}, badInput("s3.secret_key is missing: access_key and secret_key go together")
 	}
 	return c, nil
+}
+
+// IdentitiesOf returns what the s3 section's identity opens encrypted archives with, read now; none where it has none. An error is of KindBadInput and names the field; no part of
+// the secret is in it.
+func IdentitiesOf(file *inventory.File, s *inventory.S3, env func(string) (string, bool)) ([]age.Identity, error) {
+	if s == nil || s.Identity == nil {
+		return nil, nil
+	}
+	value, err := s.Identity.Resolve(file, env)
+	if err != nil {
+		return nil, &Error{Kind: KindBadInput, Message: "s3.identity: " + err.Error(), Err: err}
+	}
+	identities, err := ParseIdentities(value)
+	if err != nil {
+		return nil, badInput("s3.identity: %v", err)
+	}
+	return identities, nil
 }
 
 // ownCredentials finds the process's own AWS credentials when they are asked for the first time, and again after it found none: finding them may

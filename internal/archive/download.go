@@ -172,11 +172,7 @@ func (r *Reader) end() error {
 
 // broken returns an error of reading as one of this package.
 func (r *Reader) broken(err error) error {
-	var own *Error
-	if errors.As(err, &own) || r.ctx.Err() != nil {
-		return err
-	}
-	return &Error{Kind: KindCorrupt, Err: err, Message: fmt.Sprintf("archive %s: part %d of %d cannot be decrypted: it is not what was written", r.manifest.Ref, r.index+1, len(r.manifest.Parts))}
+	return brokenPart(r.ctx, r.manifest.Ref, r.index+1, len(r.manifest.Parts), err)
 }
 
 // rawReader reads the object from pos to end over as many connections as it takes.

@@ -3,11 +3,13 @@ package archive
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"time"
 
+	"filippo.io/age"
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 )
@@ -57,6 +59,65 @@ func (s *Store) OpenPart(ctx context.Context, m Manifest, number int) (io.ReadCl
 		return nil, err
 	}
 	return &rawReader{store: s, ctx: ctx, key: s.key(m.Ref, exportName), etag: m.ETag, pos: p.StoredOffset, end: p.StoredOffset + p.StoredSize, size: m.StoredSize}, nil
+}
+
+// OpenPlainPart streams a part as it was before it was encrypted; of a plain archive it is OpenPart. Each 64 KiB are authenticated before they are returned, so that what was changed
+// in the bucket ends the reader with KindCorrupt; KindDecrypt when none of the identities is among the recipients. The reader must be closed.
+func (s *Store) OpenPlainPart(ctx context.Context, m Manifest, number int, identities []age.Identity) (io.ReadCloser, error) {
+	raw, err := s.OpenPart(ctx, m, number)
+	if err != nil || !m.Encrypted() {
+		return raw, err
+	}
+	p := &plainPart{ctx: ctx, raw: raw, ref: m.Ref, number: number, parts: len(m.Parts)}
+	if p.plain, err = decryptPart(raw, number, identities); err != nil {
+		_ = raw.Close()
+		return nil, p.broken(err)
+	}
+	return p, nil
+}
+
+// plainPart reads a part that is decrypted on its way.
+type plainPart struct {
+	ctx           context.Context
+	raw           io.ReadCloser
+	plain         io.Reader
+	ref           Ref
+	number, parts int
+}
+
+func (p *plainPart) Read(b []byte) (int, error) {
+	n, err := p.plain.Read(b)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = p.broken(err)
+	}
+	return n, err
+}
+
+// broken returns an error of reading as one of this package.
+func (p *plainPart) broken(err error) error { return brokenPart(p.ctx, p.ref, p.number, p.parts, err) }
+
+func (p *plainPart) Close() error { return p.raw.Close() }
+
+// brokenPart is the error of a part that cannot be read whole: one of this package as it is, anything else is age's word that it was changed.
+func brokenPart(ctx context.Context, ref Ref, number, parts int, err error) error {
+	var own *Error
+	if errors.As(err, &own) || ctx.Err() != nil {
+		return err
+	}
+	return &Error{Kind: KindCorrupt, Err: err, Message: fmt.Sprintf("archive %s: part %d of %d cannot be decrypted: it is not what was written", ref, number, parts)}
+}
+
+// CanDecrypt looks whether one of the identities opens an archive, by the beginning of its first part. An error of KindDecrypt when none does.
+func (s *Store) CanDecrypt(ctx context.Context, m Manifest, identities []age.Identity) error {
+	r, err := s.OpenPlainPart(ctx, m, 1, identities)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = r.Close() }()
+	if _, err := r.Read(make([]byte, 1)); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	return nil
 }
 
 // CheckPart reads a part and compares it with the manifest; an error of KindCorrupt when the object has other bytes there.

@@ -88,6 +88,21 @@ func (s *site) listedOf(cluster, name string) operation.Archive {
 	return operation.Archive{}
 }
 
+func TestRehearse_OfAnEncryptedArchive_IsListedAsProven(t *testing.T) {
+	t.Parallel()
+	onlySimulated(t, "the way of an encrypted archive is the same on real hosts, and an import shows it there")
+	s := newSite(t, nil, nil, rehearsing)
+	scratch := s.scratch(throwaway)
+	s.worker("")
+	s.controller().AddApp("shop", "production", cloudcontroller.App{Name: "rehearsed", Instances: 2})
+	sealed := s.sealed(true)
+	_, r := scratch.rehearse(0, s.cluster.Name()+"/"+sealed.id)
+	require.Equal(t, operation.PhaseDone, r.Phase)
+	proven := s.listedOf(s.cluster.Name(), sealed.id)
+	require.True(t, proven.Encrypted)
+	require.True(t, proven.Rehearsed.OK, proven.Rehearsed.Problem)
+}
+
 func TestRehearse_OfAGoodArchive_IsListedAsProvenAndNeverPruned(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, nil, nil, rehearsing, beside(1))

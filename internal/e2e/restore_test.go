@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -182,18 +184,147 @@ func TestRestore_ArchiveTampered_IsNotImported(t *testing.T) {
 	}
 }
 
-func TestRestore_Encrypted_IsRefused(t *testing.T) {
+// sealed makes an encrypted archive of the cluster, and gives the worker a key that opens it when open is set, another one else.
+func (s *site) sealed(open bool) *op {
+	s.t.Helper()
+	identity, err := age.GenerateX25519Identity()
+	require.NoError(s.t, err)
+	o := s.backup("--maintenance", "off", "--encrypt-to", identity.Recipient().String())
+	o.done(90 * time.Second)
+	s.bucket.Proxy.Forget()
+	if !open {
+		identity, err = age.GenerateX25519Identity()
+		require.NoError(s.t, err)
+	}
+	s.write("identity", identity.String()+"\n")
+	s.replace("secret_key: {file:", fmt.Sprintf("identity: {file: %q}, secret_key: {file:", filepath.Join(s.Dir, "identity")))
+	return o
+}
+
+func TestRestore_EncryptedWithoutItsKey_IsRefused(t *testing.T) {
 	t.Parallel()
 	onlySimulated(t, "it reaches no node but to ask")
 	s := newSite(t, nil, nil, exporting)
 	s.worker("")
+	refuses := func(archive string, args ...string) string {
+		out := s.cli(7, append([]string{"backup", "restore", archive, "--cluster", s.cluster.Name(), "--confirm", s.cluster.Name(), "--no-safety-backup"}, args...)...)
+		require.Zero(t, s.imports(core))
+		return out.Stderr
+	}
 	identity, err := age.GenerateX25519Identity()
 	require.NoError(t, err)
 	before := s.backup("--maintenance", "off", "--encrypt-to", identity.Recipient().String())
 	before.done(90 * time.Second)
-	out := s.cli(7, "backup", "restore", before.id, "--cluster", s.cluster.Name(), "--confirm", s.cluster.Name(), "--no-safety-backup")
-	require.Contains(t, out.Stderr, "is encrypted, and no worker has a secret key")
+	f := s.fault("an encrypted archive without its key, with another one, and by the node")
+	require.Contains(t, refuses(before.id), "is encrypted, and the worker has no key to it: write s3.identity into the inventory")
+	other := s.sealed(false)
+	require.Contains(t, refuses(other.id), "is encrypted to other keys than that of s3.identity: see its recipients with katoflow backup show")
+	s.write("identity", identity.String()+"\n")
+	require.Contains(t, refuses(before.id, "--transfer", "direct"), "is encrypted, and no node gets a secret key: use --transfer worker, or auto")
+	s.write("identity", "my password\n")
+	told := refuses(before.id)
+	require.Contains(t, told, "s3.identity: no age key file and no SSH private key")
+	require.NotContains(t, told, "my password")
+	f.end(refused)
+}
+
+func TestRestore_Encrypted_IsDecryptedOnItsWay(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, nil, nil, exporting)
+	s.worker("")
+	c := s.controller()
+	require.NoError(t, s.exporter(files).ExportSize(multiparted))
+	c.AddApp("lost", "dev", cloudcontroller.App{Name: "found-again", Instances: 2})
+	before := s.sealed(true)
+	c.Remove(s.guid("lost", "dev", "found-again"))
+	o := s.restore(before.id, "--no-safety-backup")
+	r := o.done(2 * time.Minute)
+	require.Equal(t, operation.TransferWorker, r.Restore.Transfer, "auto takes the only way there is")
+	require.Equal(t, r.Restore.Recorded, r.Restore.Found)
+	require.Empty(t, r.Restore.Missing)
+	require.NotEmpty(t, s.guid("lost", "dev", "found-again"))
+	require.Equal(t, 1, s.imports(core))
+	o.settled()
+	// The key is in the worker's memory alone.
+	key, err := os.ReadFile(filepath.Join(s.Dir, "identity"))
+	require.NoError(t, err)
+	secret := strings.TrimSpace(string(key))
+	for _, e := range s.history(o.workflow) {
+		require.NotContains(t, e.String(), secret)
+	}
+	logs, err := filepath.Glob(filepath.Join(s.Dir, "worker-*.log"))
+	require.NoError(t, err)
+	for _, l := range logs {
+		text, err := os.ReadFile(l)
+		require.NoError(t, err)
+		require.NotContains(t, string(text), secret)
+	}
+}
+
+func TestRestore_EncryptedAndTampered_IsNotImported(t *testing.T) {
+	t.Parallel()
+	onlySimulated(t, "it is S3 that is tampered with")
+	s := newSite(t, nil, nil, exporting)
+	s.worker("")
+	require.NoError(t, s.exporter(files).ExportSize(multiparted))
+	before := s.sealed(true)
+	f := s.fault("an encrypted archive was tampered with in its bucket")
+	var asked atomic.Int64
+	s.bucket.Proxy.Fail("GET export.tgz", archivetest.Always, func(w http.ResponseWriter, r *http.Request, forward http.Handler) {
+		if asked.Add(1) == 1 { // the preflight opens the first part
+			forward.ServeHTTP(w, r)
+			return
+		}
+		archivetest.Flip(1<<20)(w, r, forward)
+	})
+	o := s.restore(before.id, "--no-safety-backup")
+	q := o.question(90 * time.Second)
+	require.Equal(t, operation.StepFetch+" "+operation.ErrArchive, q.Step+" "+q.Cause.Type, q.Cause.Message)
+	require.Contains(t, q.Cause.Message, "cannot be decrypted: it is not what was written")
+	o.decide(q, operation.Abort)
+	_, err := o.end(60 * time.Second)
+	require.Error(t, err)
 	require.Zero(t, s.imports(core))
+	o.settled()
+	f.end(parkedFor("fetch (Archive)", "aborted, nothing imported"))
+}
+
+func TestRestore_EncryptedAndWorkerKilledInAPart_GoesOn(t *testing.T) {
+	t.Parallel()
+	onlySimulated(t, "the way of a plain archive is killed there")
+	s := newSite(t, nil, nil, exporting)
+	w := s.worker("")
+	require.NoError(t, s.exporter(files).ExportSize(multiparted))
+	before := s.sealed(true)
+	f := s.fault("worker killed while an encrypted archive is fetched")
+	o := s.restoreDirectly(operation.RestoreInput{Archive: before.id, NoSafetyBackup: true})
+	ctx, cancel := context.WithTimeout(context.Background(), stretched(60*time.Second))
+	defer cancel()
+	release, err := during("Fetch", inFetch(2))(ctx, o)
+	require.NoError(t, err)
+	w.Kill()
+	release()
+	s.worker("")
+	r := o.done(2 * time.Minute)
+	require.Equal(t, 1, s.imports(core))
+	require.Empty(t, r.Restore.Missing)
+	require.LessOrEqual(t, s.bucket.Proxy.Count("GET export.tgz"), 6+2*partsInFlight, "parts read")
+	o.settled()
+	f.end(wentOn)
+}
+
+// inFetch is the middle of a fetch, when so many parts have been asked for since it began; the next one stands still until the worker is dead.
+func inFetch(others int) func(ctx context.Context, o *op) (func(), error) {
+	return func(ctx context.Context, o *op) (func(), error) {
+		reached, release := o.bucket.Proxy.Hold("GET export.tgz", 0)
+		select {
+		case <-reached:
+		case <-ctx.Done():
+			release()
+			return nil, fmt.Errorf("no part was asked for: %w", ctx.Err())
+		}
+		return release, waitIn(ctx, "other parts", func() bool { return o.bucket.Proxy.Count("GET export.tgz") >= others })
+	}
 }
 
 func TestRestore_CancelledWhileItIsFetched_LeavesTheClusterAsItWas(t *testing.T) {

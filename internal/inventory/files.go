@@ -93,7 +93,7 @@ func (c *fileChecker) cluster(cluster *Cluster, path string) {
 		for _, ref := range []struct {
 			field  string
 			secret *Secret
-		}{{"access_key", s.AccessKey}, {"secret_key", s.SecretKey}, {"session_token", s.SessionToken}} {
+		}{{"access_key", s.AccessKey}, {"secret_key", s.SecretKey}, {"session_token", s.SessionToken}, {"identity", s.Identity}} {
 			if ref.secret != nil {
 				c.at(path+".s3."+ref.field, c.secret(ref.secret).err)
 			}

@@ -174,6 +174,9 @@ type S3 struct {
 	SecretKey *Secret `yaml:"secret_key,omitempty" json:"secret_key,omitempty"`
 	// SessionToken belongs to AccessKey and SecretKey when they are temporary.
 	SessionToken *Secret `yaml:"session_token,omitempty" json:"session_token,omitempty"`
+	// Identity opens archives that were encrypted when they were made: an age key file, or an SSH private key without a passphrase, by reference. Imports and rehearsals use it on the
+	// worker; no node gets it.
+	Identity *Secret `yaml:"identity,omitempty" json:"identity,omitempty"`
 	// PathStyle writes the bucket into the path instead of the host name, as many own S3 services need.
 	PathStyle bool `yaml:"path_style,omitempty" json:"path_style,omitempty"`
 	// CAFile holds the certificates that the endpoint is verified against. Relative to the inventory file.

@@ -471,6 +471,7 @@ func (v validator) s3(s *S3, path string) {
 		v.at(a, "is missing: access_key and secret_key go together")
 	}
 	v.secret(s.SessionToken, path+".session_token")
+	v.secret(s.Identity, path+".identity")
 	if p := path + ".session_token"; v.given(p) && v.missing(a) && v.missing(k) {
 		v.at(p, "belongs to access_key and secret_key: write them too or take it out")
 	}
