@@ -77,9 +77,8 @@ func lint(name, script string) []string {
 			}
 			switch command {
 			case "trap":
-				text := script[node.Pos().Offset():node.End().Offset()]
-				if text != "trap '' HUP INT TERM PIPE" && (len(node.Args) != 3 || node.Args[2].Lit() != "EXIT") {
-					report(node, "trap: only EXIT, or all of HUP INT TERM PIPE ignored")
+				if len(node.Args) != 3 || node.Args[2].Lit() != "EXIT" {
+					report(node, "trap: only EXIT")
 				}
 			case "exec":
 				if len(node.Args) == 1 {
