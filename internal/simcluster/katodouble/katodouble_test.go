@@ -97,9 +97,8 @@ func TestKato_Prompt_WaitsForTheEndOfStandardInputOrOfTheTime(t *testing.T) {
 	defer cancel()
 	r, w := blockingReader()
 	defer w()
-	start := time.Now()
 	c.Run(ctx, Invocation{Args: []string{"node", "list"}, Node: "10.0.0.1", UID: 1000, Home: "/h", Path: "/h/bin", Stdin: r, Stdout: &bytes.Buffer{}, Stderr: &bytes.Buffer{}})
-	require.Greater(t, time.Since(start), 25*time.Millisecond)
+	require.ErrorIs(t, ctx.Err(), context.DeadlineExceeded, "it has waited for all of its time")
 }
 
 type blocking chan struct{}
@@ -146,9 +145,8 @@ func TestKato_OfflineNode_IsAnErrorInStatusAndHangsTheOldOne(t *testing.T) {
 	c.SetLegacyStatus(true)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
 	defer cancel()
-	start := time.Now()
 	c.Run(ctx, Invocation{Args: []string{"status"}, Node: "10.0.0.1", UID: 1000, Home: "/h", Path: "/h/bin", Stdout: &bytes.Buffer{}, Stderr: &bytes.Buffer{}})
-	require.Greater(t, time.Since(start), 25*time.Millisecond)
+	require.ErrorIs(t, ctx.Err(), context.DeadlineExceeded, "it has hung for all of its time")
 }
 
 func TestKato_AfterABoot_RolesComeUpInOrder(t *testing.T) {
