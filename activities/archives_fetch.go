@@ -72,13 +72,9 @@ func (x *Archives) Fetch(ctx context.Context, in FetchInput) (FetchResult, error
 	if err != nil {
 		return FetchResult{}, operation.NewError(operation.Failure{Type: operation.ErrS3, Message: oneLine(err.Error(), maxMessage)})
 	}
-	identities, err := archive.IdentitiesOf(from.file, from.cluster.S3, from.env)
-	if err != nil {
-		return FetchResult{}, operation.NewError(operation.Failure{Type: operation.ErrS3, Message: oneLine(err.Error(), maxMessage)})
-	}
 	file := NewNodeFile(x.Connections, t.host, in.staged())
 	defer file.Close()
-	f := Fetcher{Store: store, File: file, CA: cfg.CA, Identities: identities, Secrets: partSecrets(in.Operation), Record: a.fetched,
+	f := Fetcher{Store: store, File: file, CA: cfg.CA, Identities: func() ([]age.Identity, error) { return archive.IdentitiesOf(from.file, from.cluster.S3, from.env) }, Secrets: partSecrets(in.Operation), Record: a.fetched,
 		way: way{mode: in.Mode, log: logOf(x.Logger, in.Operation, in.Node.Name, operation.StepTransfer)}}
 	defer f.close()
 	err = a.againstFaults(t, in.UnreachableAfter.D(), func(ctx context.Context) error {
@@ -116,8 +112,8 @@ type Fetcher struct {
 	File  *NodeFile
 	// CA are the certificates, PEM, that the node verifies the endpoint against instead of its own.
 	CA []byte
-	// Identities open an archive that is encrypted.
-	Identities []age.Identity
+	// Identities are asked for what opens an archive, if it is encrypted; nil for none.
+	Identities func() ([]age.Identity, error)
 	// Secrets is how the names of the folders begin that URLs are kept in, in memory on the node: see DirectSender.
 	Secrets string
 	// Record is told how far it is; nil for nobody.
@@ -125,8 +121,9 @@ type Fetcher struct {
 
 	way
 	manifest archive.Manifest
-	boot     string // of the node when the file was last looked at
-	compared bool   // what was there before
+	opens    []age.Identity // of an encrypted archive
+	boot     string         // of the node when the file was last looked at
+	compared bool           // what was there before
 	writers  *rangeServer
 	kept     int64
 
@@ -178,7 +175,12 @@ func (f *Fetcher) fetch(ctx context.Context, ref archive.Ref) error {
 			return err
 		}
 		if m.Encrypted() {
-			if problem := sealed(f.Identities, f.mode); problem != "" {
+			if f.Identities != nil {
+				if f.opens, err = f.Identities(); err != nil {
+					return err
+				}
+			}
+			if problem := sealed(f.opens, f.mode); problem != "" {
 				return &archive.Error{Kind: archive.KindDecrypt, Message: fmt.Sprintf("archive %s %s", ref, problem)}
 			}
 			f.mode = operation.TransferWorker
@@ -481,7 +483,7 @@ func (f *Fetcher) written(a answer) error {
 func (f *Fetcher) byWorker(ctx context.Context, p archive.Part) (string, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	body, err := f.Store.OpenPlainPart(ctx, f.manifest, p.Number, f.Identities)
+	body, err := f.Store.OpenPlainPart(ctx, f.manifest, p.Number, f.opens)
 	if err != nil {
 		return "", err
 	}

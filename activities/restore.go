@@ -338,12 +338,13 @@ func (x *Archives) readyArchive(ctx context.Context, in RestoreReadyInput) (arch
 	case !entry.Complete || entry.Manifest == nil:
 		out.problem("archive", "%s is not complete: %s", entry.Ref, entry.Reason)
 		return archive.Entry{}, out
-	case entry.Manifest.Encrypted():
+	case entry.Verified != nil && !entry.Verified.OK:
+		out.problem("archive", "%s did not read back as it was written on %s: %s", entry.Ref, entry.Verified.At.UTC().Format(time.RFC3339), entry.Verified.Problem)
+	}
+	if entry.Manifest.Encrypted() {
 		if problem := x.sealedArchive(ctx, s, store, *entry.Manifest, in.Mode); problem != "" {
 			out.problem("archive", "%s %s", entry.Ref, problem)
 		}
-	case entry.Verified != nil && !entry.Verified.OK:
-		out.problem("archive", "%s did not read back as it was written on %s: %s", entry.Ref, entry.Verified.At.UTC().Format(time.RFC3339), entry.Verified.Problem)
 	}
 	if c := entry.Manifest.Content; in.Rehearsal && (c == nil || len(c.List) == 0 && c.Orgs > 0) {
 		out.problem("archive", "%s: its manifest does not say what it holds, so that nothing could be proven: rehearse one that was made with a controller in the inventory", entry.Ref)

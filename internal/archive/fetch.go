@@ -62,13 +62,14 @@ func (s *Store) OpenPart(ctx context.Context, m Manifest, number int) (io.ReadCl
 }
 
 // OpenPlainPart streams a part as it was before it was encrypted; of a plain archive it is OpenPart. Each 64 KiB are authenticated before they are returned, so that what was changed
-// in the bucket ends the reader with KindCorrupt; KindDecrypt when none of the identities is among the recipients. The reader must be closed.
+// in the bucket ends the reader with KindCorrupt, as does an age file of fewer or more bytes than the manifest has, of which no more are returned; KindDecrypt when none of the
+// identities is among the recipients. The reader must be closed.
 func (s *Store) OpenPlainPart(ctx context.Context, m Manifest, number int, identities []age.Identity) (io.ReadCloser, error) {
 	raw, err := s.OpenPart(ctx, m, number)
 	if err != nil || !m.Encrypted() {
 		return raw, err
 	}
-	p := &plainPart{ctx: ctx, raw: raw, ref: m.Ref, number: number, parts: len(m.Parts)}
+	p := &plainPart{ctx: ctx, raw: raw, ref: m.Ref, number: number, parts: len(m.Parts), left: m.Parts[number-1].Size}
 	if p.plain, err = decryptPart(raw, number, identities); err != nil {
 		_ = raw.Close()
 		return nil, p.broken(err)
@@ -83,10 +84,21 @@ type plainPart struct {
 	plain         io.Reader
 	ref           Ref
 	number, parts int
+	left          int64 // bytes that the manifest has
 }
+
+// errPartSize says that an age file holds another part. Whoever knows the recipients can make one, and it is authentic.
+var errPartSize = errors.New("it holds fewer or more bytes than the manifest has")
 
 func (p *plainPart) Read(b []byte) (int, error) {
 	n, err := p.plain.Read(b)
+	if int64(n) > p.left {
+		n, err = int(p.left), errPartSize
+	}
+	p.left -= int64(n)
+	if errors.Is(err, io.EOF) && p.left > 0 {
+		err = errPartSize
+	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		err = p.broken(err)
 	}
