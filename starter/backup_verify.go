@@ -33,7 +33,7 @@ what was found. Without ARCHIVE it is the latest. The exit code is %d when they 
 The worker reads, which takes as long as the archive is large; Ctrl-C ends the watching only. A worker that dies is
 replaced, and reading begins again.
 
-An encrypted archive is compared as it is stored: the worker has no secret key. With --identity it is read and decrypted
+An encrypted archive is compared as it is stored: a key that the worker has for imports is not used. With --identity it is read and decrypted
 here instead, with the bucket and credentials of the local inventory file, and the export's own checksum is compared too.`, exitArchive),
 		Example: `  katoflow backup verify prod
   katoflow backup verify prod nightly-20261122t020000z --detach
