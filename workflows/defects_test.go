@@ -77,6 +77,7 @@ func TestSecurityUpgrade_SkippedNodeWhoseJobMayStillRun_KeepsItsSlotUntilTheJobH
 	report, _ := w.run(input())
 	require.Equal(t, []string{"a/upgrade/1", "a/out-of-service/1"}, w.asked)
 	require.Less(t, w.fake.place("Upgrade a settle"), w.fake.place("Probe b"), "b waits for the job on a")
+	require.Equal(t, w.fake.plan.BootTimeout.D(), w.fake.patience["Upgrade a"], "who answers wait may have just switched the node on")
 	require.False(t, node(t, report, "a").OutOfService)
 }
 

@@ -58,6 +58,8 @@ type fake struct {
 	maintenanceInputs []activities.MaintenanceInput
 	signEvery         time.Duration
 	signing           chan struct{}
+	// patience is how long the last call of a step on a node lets the node be away, by "ACTIVITY node".
+	patience map[string]time.Duration
 	// repairInterrupted: the node reboots in the middle of dpkg --configure -a.
 	repairInterrupted bool
 }
@@ -118,6 +120,12 @@ func (f *fake) step(ctx context.Context, name string, in activities.NodeInput) e
 	if in.Settle {
 		notes = append(notes, "settle")
 	}
+	f.mu.Lock()
+	if f.patience == nil {
+		f.patience = map[string]time.Duration{}
+	}
+	f.patience[name+" "+in.Node.Name] = in.UnreachableAfter.D()
+	f.mu.Unlock()
 	return f.call(ctx, name, in.Node.Name, notes...)
 }
 

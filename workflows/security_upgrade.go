@@ -419,6 +419,8 @@ func (u *securityUpgrade) jobEnded(ctx workflow.Context, node string) bool {
 	if !ok {
 		return true
 	}
+	// It may have been switched on just before the answer.
+	left.Plan.UnreachableAfter = max(left.Plan.UnreachableAfter, left.Plan.BootTimeout)
 	if out := u.child(ctx, left); out.Status != operation.NodeCancelled {
 		return false
 	}

@@ -536,7 +536,7 @@ func TestBackup_Cancelled_EndsWithNothingLeft(t *testing.T) {
 		}},
 		"in the move to a path": {args: []string{"--to-path", "/mnt/backup"}, reach: func(t *testing.T, s *site, o *op) {
 			ctx := t.Context()
-			require.NoError(t, s.reached(ctx, o.workflow, killPoint{name: "Place", activity: "Place", event: scheduled}))
+			require.NoError(t, s.reached(ctx, o.workflow, killPoint{name: "Place", activity: "Place", event: scheduled}, time.Time{}))
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -88,7 +89,7 @@ func atRequest(operation string) func(ctx context.Context, o *op) (func(), error
 // during is a moment that comes while an activity of the operation runs.
 func during(activity string, moment func(ctx context.Context, o *op) (func(), error)) func(ctx context.Context, o *op) (func(), error) {
 	return func(ctx context.Context, o *op) (func(), error) {
-		if err := o.reached(ctx, o.workflow, killPoint{name: activity + " scheduled", activity: activity, event: scheduled}); err != nil {
+		if err := o.reached(ctx, o.workflow, killPoint{name: activity + " scheduled", activity: activity, event: scheduled}, o.killedAt); err != nil {
 			return nil, err
 		}
 		return moment(ctx, o)
@@ -117,12 +118,12 @@ func backupMatrix(input operation.BackupInput) matrix {
 			return s
 		},
 		start: func(s *site) *op { return s.backupDirectly(input) },
-		intact: func(o *op) {
+		intact: func(o *op, kills int) {
 			o.done(2 * time.Minute)
 			require.Equal(o.t, 1, o.exports(files), "runs of kato data export")
 			if input.ToPath == "" {
 				o.listed()
-				require.LessOrEqual(o.t, o.bucket.Proxy.SentAgain(), partsInFlight, "parts sent again")
+				require.LessOrEqual(o.t, o.bucket.Proxy.SentAgain(), kills*partsInFlight, "parts sent again")
 			} else {
 				o.placed(input.ToPath)
 			}
@@ -140,22 +141,24 @@ func TestKillMatrix_OfABackup(t *testing.T) {
 	t.Parallel()
 	t.Run("points", func(t *testing.T) {
 		worker := backupMatrix(operation.BackupInput{Transfer: operation.TransferWorker})
-		worker.lanes(t, "by the worker", 8, append(
-			boundaries("Resolve", "LockToken", "Preflight", "ExportReady", "Fence", "PrepareExport", "EnterMaintenance", "Export", "LeaveMaintenance", "CheckArchive", "Transfer", "TidyExport"),
-			killPoint{name: "in maintenance on", moment: inCommand(core, "kato config set cloud_controller_ng maintenance_mode true")},
-			killPoint{name: "in export", moment: inCommand(files, "kato data export")},
-			killPoint{name: "in maintenance off", moment: inCommand(core, "kato config set cloud_controller_ng maintenance_mode false")},
-			killPoint{name: "in check", moment: inProcess(files, "tar tzf /")},
-			killPoint{name: "in a part", moment: inPart(4)},
-			killPoint{name: "at the begin of the upload", moment: atRequest("CreateMultipartUpload")},
-			killPoint{name: "at its state", moment: atRequest("PUT upload.json")},
-			killPoint{name: "at its end", moment: atRequest("CompleteMultipartUpload")},
-			killPoint{name: "at the manifest", moment: atRequest("PUT manifest.json")},
-			killPoint{name: "at the removal of its state", moment: atRequest("DELETE upload.json")}))
+		worker.lanes(t, "by the worker", 5, slices.Concat(
+			boundaries("Resolve", "LockToken", "Preflight", "ExportReady", "Fence", "PrepareExport"),
+			within("EnterMaintenance", killPoint{name: "in maintenance on", moment: inCommand(core, "kato config set cloud_controller_ng maintenance_mode true")}),
+			within("Export", killPoint{name: "in export", moment: inCommand(files, "kato data export")}),
+			within("LeaveMaintenance", killPoint{name: "in maintenance off", moment: inCommand(core, "kato config set cloud_controller_ng maintenance_mode false")}),
+			within("CheckArchive", killPoint{name: "in check", moment: inProcess(files, "tar tzf /")}),
+			within("Transfer",
+				killPoint{name: "at the begin of the upload", moment: atRequest("CreateMultipartUpload")},
+				killPoint{name: "at its state", moment: atRequest("PUT upload.json")},
+				killPoint{name: "in a part", moment: inPart(4)},
+				killPoint{name: "at its end", moment: atRequest("CompleteMultipartUpload")},
+				killPoint{name: "at the manifest", moment: atRequest("PUT manifest.json")},
+				killPoint{name: "at the removal of its state", moment: atRequest("DELETE upload.json")}),
+			boundaries("TidyExport")))
 		direct := backupMatrix(operation.BackupInput{Transfer: operation.TransferDirect})
-		direct.lanes(t, "by the node", 2, append(boundaries("Transfer"), killPoint{name: "in a part", moment: inPart(2)}, killPoint{name: "at its end", moment: atRequest("CompleteMultipartUpload")}))
+		direct.lanes(t, "by the node", 2, within("Transfer", killPoint{name: "in a part", moment: inPart(2)}, killPoint{name: "at its end", moment: atRequest("CompleteMultipartUpload")}))
 		path := backupMatrix(operation.BackupInput{ToPath: "/mnt/backup"})
-		path.lanes(t, "to a path", 1, append(boundaries("Place"), in(killPoint{name: "in its job", moment: during("Place", inProcess(files, "\nsha256sum"))}, killPoint{name: "in its job", moment: during("Place", inProcess(files, ""))})))
+		path.lanes(t, "to a path", 2, within("Place", killPoint{name: "in its job", moment: during("Place", inProcess(files, in("\nsha256sum", "")))}))
 		t.Run("random moments", func(t *testing.T) {
 			t.Parallel()
 			killBackupAtRandom(t)

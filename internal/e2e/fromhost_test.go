@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -339,7 +340,7 @@ func TestFromHost_ImportFails_LetsTheOldClusterGoUntilTheNextTry(t *testing.T) {
 // holds is the moment an event of an activity stands in the history of the operation that holds the old cluster.
 func holds(activity string, event enumspb.EventType) func(ctx context.Context, o *op) (func(), error) {
 	return func(ctx context.Context, o *op) (func(), error) {
-		return nil, o.reached(ctx, operation.WorkflowID(o.source.cluster.Name(), operation.KindHold, o.id+"-source"), killPoint{name: activity + " of the hold", activity: activity, event: event})
+		return nil, o.reached(ctx, operation.WorkflowID(o.source.cluster.Name(), operation.KindHold, o.id+"-source"), killPoint{name: activity + " of the hold", activity: activity, event: event}, o.killedAt)
 	}
 }
 
@@ -359,7 +360,7 @@ func TestKillMatrix_FromHost(t *testing.T) {
 			start: func(s *site) *op {
 				return s.restoreDirectly(operation.RestoreInput{FromHost: true, From: s.source.cluster.Name()})
 			},
-			intact: func(o *op) {
+			intact: func(o *op, _ int) {
 				r := o.done(2 * time.Minute)
 				require.Equal(o.t, 1, o.imports(core), "runs of kato data import")
 				require.Empty(o.t, r.Restore.Missing)
@@ -367,14 +368,13 @@ func TestKillMatrix_FromHost(t *testing.T) {
 				o.letGo(o.source)
 			},
 		}
-		// The boundaries are the same in both worlds; real hosts would take minutes for them.
-		steps := in([]string{"PrepareSource", "Import"}, nil)
-		m.lanes(t, "running", in(3, 2), append(boundaries(steps...), killPoint{name: "in import", moment: inCommand(core, "kato data import")},
-			killPoint{name: "while kato reads", moment: func(ctx context.Context, o *op) (func(), error) {
+		m.lanes(t, "running", 3, slices.Concat(
+			[]killPoint{{name: "in the hold", moment: holds("EnterMaintenance", scheduled)}, {name: "held", moment: holds("EnterMaintenance", completed)}},
+			boundaries("PrepareSource"),
+			within("Import", killPoint{name: "while kato reads", moment: func(ctx context.Context, o *op) (func(), error) {
 				return nil, waitIn(ctx, "kato to read the old cluster", func() bool { return o.source.running(core, "kato data export") })
-			}},
-			killPoint{name: "in the hold", moment: holds("EnterMaintenance", scheduled)}, killPoint{name: "held", moment: holds("EnterMaintenance", completed)},
-			killPoint{name: "in letting go", moment: holds("LeaveMaintenance", scheduled)}))
+			}}, killPoint{name: "in import", moment: inCommand(core, "kato data import")}),
+			[]killPoint{{name: "in letting go", moment: holds("LeaveMaintenance", scheduled)}}))
 	})
 	tellKills(t, "import of a running cluster")
 }

@@ -2,9 +2,11 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"testing"
@@ -48,6 +50,12 @@ func boundaries(activities ...string) []killPoint {
 	return out
 }
 
+// within are the moments before, in and after an activity.
+func within(activity string, moments ...killPoint) []killPoint {
+	around := boundaries(activity)
+	return slices.Concat(around[:1], moments, around[1:])
+}
+
 // stepKills are the boundaries of every step of a node and the middle of every job; operationKills those of the operation itself.
 func stepKills() []killPoint {
 	return append(boundaries("Probe", "Retire", "Upgrade", "Reboot", "Proof", "Gates", "Record"),
@@ -59,8 +67,8 @@ func operationKills() []killPoint {
 	return boundaries("Resolve", "LockToken", "Preflight", "Fence", "EnterMaintenance", "ClusterGates", "LeaveMaintenance")
 }
 
-// reached waits until a workflow's history has the point's event.
-func (s *site) reached(ctx context.Context, workflowID string, p killPoint) error {
+// reached waits until a workflow's history has the point's event. One from before the last kill is none.
+func (s *site) reached(ctx context.Context, workflowID string, p killPoint, after time.Time) error {
 	name := map[int64]string{}
 	for ctx.Err() == nil {
 		it := s.client.GetWorkflowHistory(ctx, workflowID, "", true, enumspb.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
@@ -70,6 +78,9 @@ func (s *site) reached(ctx context.Context, workflowID string, p killPoint) erro
 				break // not there yet, or the long poll ended: asked again
 			}
 			if activityOf(e, name) == p.activity && e.EventType == p.event {
+				if e.EventTime.AsTime().Before(after) {
+					return fmt.Errorf("%s: %w", p.name, errPassed)
+				}
 				return nil
 			}
 		}
@@ -142,12 +153,12 @@ func TestKillMatrix(t *testing.T) {
 		upgrade := matrix{
 			site:  func(t *testing.T) *site { return newSite(t, nil, nil, deas(1)) },
 			start: func(s *site) *op { return s.startDirectly(operation.SecurityUpgradeInput{Maintenance: true}) },
-			intact: func(o *op) {
+			intact: func(o *op, _ int) {
 				o.done(2 * time.Minute)
 				o.intact(1)
 			},
 		}
-		upgrade.lanes(t, "operation", 3, operationKills())
+		upgrade.lanes(t, "operation", 2, operationKills())
 		t.Run("random moments", func(t *testing.T) {
 			t.Parallel()
 			killAtRandom(t)
@@ -166,50 +177,76 @@ func tellKills(t *testing.T, of string) {
 type matrix struct {
 	site  func(t *testing.T) *site
 	start func(s *site) *op
-	// intact waits for the end and requires what must hold.
-	intact func(o *op)
+	// intact waits for the end and requires what must hold after so many kills.
+	intact func(o *op, kills int)
 }
 
-// lanes kills the worker once in each of as many operations as there are points, some of them side by side.
+// errPassed is a moment that lies before the kill before it.
+var errPassed = errors.New("it had passed before the kill before it")
+
+// lanes runs some operations side by side and kills the worker in each of them at several points, those of the first at the first, the lanes+1st and so on. The points
+// come in the order of their moments, so that neighbours, whose moments may be close to each other, are of different operations. A moment that had passed before the kill before it
+// is no point of its own: another operation is killed there.
 func (m matrix) lanes(t *testing.T, name string, lanes int, points []killPoint) {
 	for lane := range lanes {
+		var mine []killPoint
+		for i := lane; i < len(points); i += lanes {
+			mine = append(mine, points[i])
+		}
 		t.Run(fmt.Sprintf("%s %d", name, lane+1), func(t *testing.T) {
 			t.Parallel()
-			for i := lane; i < len(points); i += lanes {
-				t.Run(points[i].name, func(t *testing.T) { m.kill(t, points[i]) })
+			for round := 1; len(mine) > 0; round++ {
+				t.Run(fmt.Sprintf("%s, %d kills", mine[0].name, len(mine)), func(t *testing.T) { mine = m.kill(t, mine) })
+				if t.Failed() {
+					return
+				}
 			}
 		})
 	}
 }
 
-// kill runs one operation and kills the worker at one point of it.
-func (m matrix) kill(t *testing.T, p killPoint) {
+// kill runs one operation and kills the worker at some points of it, one after the other. It returns the points that were passed.
+func (m matrix) kill(t *testing.T, points []killPoint) (passed []killPoint) {
 	s := m.site(t)
 	w := s.worker("")
 	o := m.start(s)
+	kills := 0
+	for _, p := range points {
+		after, err := m.moment(o, p)
+		if errors.Is(err, errPassed) && kills > 0 {
+			passed = append(passed, p)
+			continue
+		}
+		if err != nil {
+			r, _ := o.report()
+			require.NoError(t, err, "%s, after %d kills: %s %s %+v", p.name, kills, r.Phase, r.Message, r.Questions)
+		}
+		w.Kill()
+		kills++
+		killed.Add(1)
+		o.killedAt = time.Now()
+		if after != nil {
+			after()
+		}
+		w = s.worker("")
+	}
+	t.Logf("killed %d times, %d points passed before their turn", kills, len(passed))
+	m.intact(o, kills)
+	return passed
+}
+
+// moment waits for a point's.
+func (m matrix) moment(o *op, p killPoint) (after func(), err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), stretched(60*time.Second))
 	defer cancel()
-	var after func()
-	var err error
 	switch {
 	case p.moment != nil:
-		after, err = p.moment(ctx, o)
+		return p.moment(ctx, o)
 	case p.program != "":
-		err = s.commandRuns(ctx, p.on, p.program, "")
+		return nil, o.commandRuns(ctx, p.on, p.program, "")
 	default:
-		err = s.reached(ctx, o.workflow, p)
+		return nil, o.reached(ctx, o.workflow, p, o.killedAt)
 	}
-	if err != nil {
-		r, _ := o.report()
-		require.NoError(t, err, "%s: %s %s %+v", p.name, r.Phase, r.Message, r.Questions)
-	}
-	w.Kill()
-	killed.Add(1)
-	if after != nil {
-		after()
-	}
-	s.worker("")
-	m.intact(o)
 }
 
 // killSteps runs one operation over as many DEAs as there are points.
@@ -231,7 +268,7 @@ func killSteps(t *testing.T, points []killPoint) {
 		case p.program != "":
 			err = s.commandRuns(ctx, node, p.program, "")
 		default:
-			err = s.reached(ctx, operation.NodeWorkflowID(o.workflow, node), p)
+			err = s.reached(ctx, operation.NodeWorkflowID(o.workflow, node), p, time.Time{})
 		}
 		cancel()
 		if err != nil {

@@ -199,6 +199,8 @@ type op struct {
 	*site
 	id, workflow string
 	run          client.WorkflowRun
+	// killedAt is when a worker was last killed by a kill matrix.
+	killedAt time.Time
 }
 
 // start begins a security upgrade by the CLI, detached, and returns when its preflight has passed.

@@ -380,7 +380,7 @@ func TestKillMatrix_OfASnapshot(t *testing.T) {
 			return s
 		},
 		start: func(s *site) *op { return s.snapshotDirectly(operation.SnapshotInput{}) },
-		intact: func(o *op) {
+		intact: func(o *op, _ int) {
 			r := o.done(2 * time.Minute)
 			for _, have := range o.whole(r) {
 				require.Empty(o.t, have.Roles, "%s was snapshot with roles that ran", have.Node)
@@ -391,11 +391,12 @@ func TestKillMatrix_OfASnapshot(t *testing.T) {
 		return nil, waitIn(ctx, "snapshots to be asked for", func() bool { return o.hypervisor().Asked("core") > 0 && o.hypervisor().Asked("dea-1") > 0 })
 	}
 	t.Run("points", func(t *testing.T) {
-		m.lanes(t, "snapshot", 4, append(
-			boundaries("Resolve", "LockToken", "Preflight", "SnapshotReady", "Fence", "EnterMaintenance", "StopRoles", "TakeSnapshots", "StartRoles", "ClusterGates", "LeaveMaintenance", "Usable", "KeepSet"),
-			killPoint{name: "in stop", moment: inCommand("dea-1", "kato stop")}, killPoint{name: "in stop of the Core", moment: inCommand("core", "kato stop")},
-			killPoint{name: "in the snapshots", moment: taking},
-			killPoint{name: "in start of the Core", moment: inCommand("core", "kato start")}, killPoint{name: "in start", moment: inCommand("dea-1", "kato start")}))
+		m.lanes(t, "snapshot", 5, slices.Concat(
+			boundaries("Resolve", "LockToken", "Preflight", "SnapshotReady", "Fence", "EnterMaintenance"),
+			within("StopRoles", killPoint{name: "in stop", moment: inCommand("dea-1", "kato stop")}, killPoint{name: "in stop of the Core", moment: inCommand("core", "kato stop")}),
+			within("TakeSnapshots", killPoint{name: "in the snapshots", moment: taking}),
+			within("StartRoles", killPoint{name: "in start of the Core", moment: inCommand("core", "kato start")}, killPoint{name: "in start", moment: inCommand("dea-1", "kato start")}),
+			boundaries("ClusterGates", "LeaveMaintenance", "Usable", "KeepSet")))
 	})
 	tellKills(t, "snapshot")
 }
