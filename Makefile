@@ -42,10 +42,10 @@ $(BIN)/devstack: $(DEVSTACK)
 demo: build ## a rolling security upgrade of a simulated cluster, with the Web UI (ONCE=1 ends by itself; PORT=, UI_PORT=)
 	@ONCE=$(ONCE) deploy/demo/run
 
-# Most tests wait: several packages at a time.
-test: build ## all tests that need no root, with the race detector
+# Most tests wait: several packages at a time. The end-to-end tests run processes that are built without the race detector, and it would only slow the cases down.
+test: build ## all tests that need no root; those of single packages with the race detector
 	CGO_ENABLED=1 $(GO) test -race -p 4 -timeout 30m $$($(GO) list ./... | grep -v /internal/e2e)
-	CGO_ENABLED=1 $(GO) test -race -timeout 40m -parallel 6 ./internal/e2e/...
+	$(GO) test -timeout 40m -parallel 8 ./internal/e2e/...
 	$(GO) test -C deploy/devstack -timeout 10m ./...
 	$(GO) test -C tools -timeout 10m ./...
 
@@ -79,7 +79,7 @@ lab-down: $(BIN)/lab ## end them and remove all of it
 lab-test: build $(BIN)/kato ## the end-to-end tests on real hosts
 	@deploy/lab/install
 	KATOFLOW_LAB=1 $(GO) test -count=1 -timeout 10m ./internal/lab
-	KATOFLOW_LAB=1 $(GO) test -count=1 -timeout 38m -parallel 6 -v ./internal/e2e
+	KATOFLOW_LAB=1 $(GO) test -count=1 -timeout 38m -parallel 8 -v ./internal/e2e
 
 lab-bench: build $(BIN)/rclone ## upgrades beside Ansible and a bare ssh loop, transfers beside rclone, on real hosts, as JSON
 	@deploy/lab/install ansible >&2

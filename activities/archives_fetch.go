@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -33,7 +35,8 @@ type FetchInput struct {
 
 // FetchResult is the file that is on the node.
 type FetchResult struct {
-	// Size in bytes and SHA256, in hexadecimal, of the whole as the manifest has them. Every part was compared on the node with what the manifest has of it.
+	// Size in bytes and SHA256, in hexadecimal, of the whole as the manifest has them. Every part was compared with what the manifest has of it: on the node where the node fetched it or
+	// had it from an earlier attempt, on its way through the worker otherwise. CheckArchive proves the whole on the node.
 	Size   int64                  `json:"size"`
 	SHA256 string                 `json:"sha256"`
 	Mode   operation.TransferMode `json:"mode"`
@@ -43,12 +46,13 @@ type FetchResult struct {
 }
 
 // Fetch brings an archive from its bucket into the file of the try on the node, in the folder that PrepareExport made. The parts of the manifest are the unit: each is written into its
-// place and hashed there, and counts when it is what the manifest says. What an earlier attempt has fetched is hashed and kept, so that whatever worker goes on, at most the parts in
-// flight are moved again. An encrypted archive is decrypted on its way through the worker, which then is the only way. By Mode the worker reads from S3 and writes over SSH, or the node fetches presigned URLs, which go to it over standard input; with auto the latter falls back
+// place and counts when it is what the manifest says: what the node fetches is hashed there, what the worker sends is hashed on its way, and SSH keeps it as it is. What an earlier attempt
+// has fetched is hashed on the node and kept, so that whatever worker goes on, at most the parts in flight are moved again. Whether the disk has kept it all is CheckArchive's to say, which
+// reads the whole. An encrypted archive is decrypted on its way through the worker, which then is the only way. By Mode the worker reads from S3 and writes over SSH, or the node fetches presigned URLs, which go to it over standard input; with auto the latter falls back
 // to the former where the node cannot reach S3. Repeating it is harmless, also after its end.
 //
 // Errors: Archive when there is no such archive, it is not complete, not what its manifest says, or encrypted to others than the inventory's identity; S3 when the bucket cannot be used; DiskFull when the node has no space for
-// it, with the file system; Verify when the node reads other bytes than were written there; Unreachable when the node is not reached for UnreachableAfter; what package remote tells.
+// it, with the file system; Verify when a part comes again and again as something else than S3 has; Unreachable when the node is not reached for UnreachableAfter; what package remote tells.
 func (x *Archives) Fetch(ctx context.Context, in FetchInput) (FetchResult, error) {
 	a := begin(ctx, "fetching the archive")
 	defer a.finish()
@@ -150,7 +154,7 @@ const (
 var (
 	fileScript  = script("range_file")
 	fetchScript = remote.VaultsScript() + script("curl_order", "range_place", "range_sum", "range_fetch")
-	writeScript = script("range_place", "range_sum", "range_write")
+	writeScript = script("range_place", "range_write")
 )
 
 // Fetch brings the archive there by the way that is named; it can be repeated, and goes on then.
@@ -405,7 +409,7 @@ func (f *Fetcher) round(ctx context.Context, numbers []int, atOnce int, move fun
 	return nil
 }
 
-// part fetches one part until the node reads it as what the manifest says. move returns the SHA-256 of what is there then.
+// part fetches one part until it is what the manifest says. move returns the SHA-256 of what came.
 func (f *Fetcher) part(ctx context.Context, number int, move func(context.Context, archive.Part) (string, error)) error {
 	p := f.manifest.Parts[number-1]
 	for try := 1; ; try++ {
@@ -428,7 +432,7 @@ func (f *Fetcher) part(ctx context.Context, number int, move func(context.Contex
 			return directFailure{text: fmt.Sprintf("%s: part %d arrived %d times as something else than S3 has: something changes it on its way, or the disk fails", remote.Escape(f.File.host.Name),
 				number, try), final: true, elsewhere: true}
 		}
-		return fail(operation.ErrVerify, f.File.host.Name, "part %d of the archive was written %d times and is read as something else there: see to the node's disk, then retry", number, try)
+		return fail(operation.ErrVerify, f.File.host.Name, "part %d of the archive came %d times as something else than S3 has: something changes it on its way to the worker", number, try)
 	}
 }
 
@@ -479,7 +483,7 @@ func (f *Fetcher) written(a answer) error {
 	return fail(operation.ErrDiskFull, name, "no space for the archive in %s: %s of it are missing: free some, then retry", where, operation.Size(f.manifest.Size-f.progress().Bytes()))
 }
 
-// byWorker reads a part from S3 and writes it over SSH.
+// byWorker reads a part from S3 and writes it over SSH. The sum is of what was sent: reading it back on the node took a tenth of a download, for what CheckArchive proves anyway.
 func (f *Fetcher) byWorker(ctx context.Context, p archive.Part) (string, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -506,12 +510,14 @@ func (f *Fetcher) byWorker(ctx context.Context, p archive.Part) (string, error) 
 	}()
 	told := make(chan answer, 1)
 	go func() { told <- readAnswer(s.bytes) }()
+	sum := sha256.New()
 	_, err = fmt.Fprintf(s.orders, "%d %d\n", p.Offset, p.Size)
 	for piece := make([]byte, fetchPiece); err == nil; {
 		timer.Stop()
 		n, readErr := body.Read(piece)
 		timer.Reset(takeWithin)
 		if n > 0 {
+			sum.Write(piece[:n])
 			_, err = s.orders.Write(piece[:n])
 		}
 		if err == nil && errors.Is(readErr, io.EOF) {
@@ -524,7 +530,7 @@ func (f *Fetcher) byWorker(ctx context.Context, p archive.Part) (string, error) 
 		}
 	}
 	// Where the session ended it may have said why.
-	timer.Reset(takeWithin + time.Duration(p.Size/sumRate)*time.Second)
+	timer.Reset(takeWithin)
 	a := <-told
 	if err := f.written(a); err != nil {
 		return "", err
@@ -533,7 +539,7 @@ func (f *Fetcher) byWorker(ctx context.Context, p archive.Part) (string, error) 
 	switch {
 	case a.complete && err == nil:
 		whole = true
-		return a.value("sum"), nil
+		return hex.EncodeToString(sum.Sum(nil)), nil
 	case errors.As(context.Cause(ctx), &silent):
 		return "", silent
 	case ctx.Err() != nil:
@@ -543,7 +549,7 @@ func (f *Fetcher) byWorker(ctx context.Context, p archive.Part) (string, error) 
 	if s.err != nil && !errors.Is(s.err, errShort) {
 		return "", s.err
 	}
-	return "", &remote.Error{Kind: remote.KindExit, Node: name, Message: fmt.Sprintf("part %d of the archive was written and cannot be read back: see to the disk", p.Number)}
+	return "", &remote.Error{Kind: remote.KindExit, Node: name, Message: fmt.Sprintf("part %d of the archive was sent and the node does not say that it was written: see to the disk", p.Number)}
 }
 
 // readAnswer reads what a script tells of one order. It is not complete when the script ended before.

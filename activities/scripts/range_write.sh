@@ -1,5 +1,5 @@
-# Writes ranges of a file, one after the other, as long as there are orders: a line "OFFSET LENGTH" on standard input and the bytes after it. Tells the SHA-256 of what is
-# read there afterwards. Arguments: the file.
+# Writes ranges of a file, one after the other, as long as there are orders: a line "OFFSET LENGTH" on standard input and the bytes after it. Tells when each
+# is written. Arguments: the file.
 
 file=$1
 while read -r offset length; do
@@ -9,6 +9,5 @@ while read -r offset length; do
 		say end
 		exit 5
 	fi
-	say_sum "$offset" "$length"
 	say end
 done
