@@ -2,12 +2,14 @@ package e2e
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	enumspb "go.temporal.io/api/enums/v1"
+	historypb "go.temporal.io/api/history/v1"
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/katoflow/katoflow/internal/operation"
@@ -157,6 +159,13 @@ func TestCancel_InEveryPhase_EndsInANamedSafeState(t *testing.T) {
 			began := time.Now()
 			if c.held != nil {
 				require.NoError(t, s.client.CancelWorkflow(context.Background(), o.workflow, ""))
+				// The node's own workflow has to know, or it goes on when the node does.
+				child := operation.NodeWorkflowID(o.workflow, dea)
+				o.eventually(20*time.Second, "the cancel to reach "+child, func() bool {
+					return slices.ContainsFunc(s.history(child), func(e *historypb.HistoryEvent) bool {
+						return e.EventType == enumspb.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED
+					})
+				})
 				c.held(t, world{s, o, n})
 			}
 			r, took := o.cancel()
