@@ -485,7 +485,7 @@ func (r *recording) archives() {
 		{operation.KindBackupList, operation.WorkflowBackupList, operation.BackupListInput{Cluster: r.name}},
 		{operation.KindBackupShow, operation.WorkflowBackupShow, operation.BackupShowInput{Cluster: r.name, Archive: operation.LatestArchive}},
 		{operation.KindBackupVerify, operation.WorkflowBackupVerify, operation.BackupVerifyInput{Request: who}},
-		{operation.KindBackupPrune, operation.WorkflowBackupPrune, operation.BackupPruneInput{Request: who, Retention: operation.Retention{KeepLast: 1}}},
+		{operation.KindBackupPrune, operation.WorkflowBackupPrune, operation.PruneInput{Request: who, Retention: operation.Retention{KeepLast: 1}}},
 		{operation.KindBackupDelete, operation.WorkflowBackupDelete, operation.BackupDeleteInput{Request: who, Archive: "op-1"}},
 	} {
 		id := operation.WorkflowID(r.name, w.kind, "1")
