@@ -37,7 +37,9 @@ which do not run any more are aborted when they are older than 24 hours.`,
   katoflow schedule apply prune --cron "0 6 * * sun" -- backup prune prod --keep-daily 14 --keep-monthly 12 --time-zone Europe/Paris`,
 		Args:              exactly("CLUSTER"),
 		ValidArgsFunction: c.completeClusters(&f.inventory),
-		RunE:              func(cmd *cobra.Command, args []string) error { return c.prune(cmd.Context(), args[0], f, prunedArchives) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.prune(cmd.Context(), args[0], f, prunedArchives)
+		},
 	}
 	f.register(c, cmd, prunedArchives)
 	return cmd
