@@ -49,7 +49,7 @@ type figures struct {
 	Apps appsFigures `json:"apps"`
 	// Snapshots are sets of snapshots of many nodes whose hypervisor takes 20 to 200 ms for each.
 	Snapshots snapshotFigures `json:"snapshots"`
-	Demo float64     `json:"demo_warm_s,omitempty"`
+	Demo      float64         `json:"demo_warm_s,omitempty"`
 }
 
 type largeFigures struct {
