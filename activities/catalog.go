@@ -419,7 +419,7 @@ func retention(r operation.Retention) (archive.Policy, error) {
 }
 
 // PlanPrune says what a retention keeps of a cluster's archives, what it does not, and which uploads dead operations have left. It reads only.
-func (c *Catalog) PlanPrune(ctx context.Context, in operation.BackupPruneInput) (PlanPruneResult, error) {
+func (c *Catalog) PlanPrune(ctx context.Context, in operation.PruneInput) (PlanPruneResult, error) {
 	a := begin(ctx, "plan the prune")
 	defer a.finish()
 	out := PlanPruneResult{Prune: operation.PruneReport{Retention: in.Retention}}

@@ -362,7 +362,7 @@ func deleteGoesOn(t *testing.T, s *services) {
 	require.Empty(t, b.keys())
 }
 
-func (b *shelf) plan(in operation.BackupPruneInput) PlanPruneResult {
+func (b *shelf) plan(in operation.PruneInput) PlanPruneResult {
 	b.t.Helper()
 	in.Cluster = "prod"
 	return must[PlanPruneResult](b.t)(run(b.t, b.catalog.PlanPrune, in, attemptOptions{}))
@@ -382,12 +382,12 @@ func pruneDeletes(t *testing.T, s *services) {
 	must[VerifyArchiveResult](t)(b.verify("night-2", attemptOptions{}))
 	keep2 := operation.Retention{KeepLast: 2}
 
-	plan := b.plan(operation.BackupPruneInput{Retention: keep2})
+	plan := b.plan(operation.PruneInput{Retention: keep2})
 	require.Equal(t, "night-6:last night-5:last night-2:last verified",
 		archiveNames(plan.Prune.Keep, func(k operation.KeptArchive) string { return k.Operation + ":" + strings.Join(k.Reasons, ",") }))
 	require.Equal(t, "night-1:would be deleted locked:locked night-3:would be deleted night-4:would be deleted", outcomes(plan.Prune))
 	require.Contains(t, plan.Prune.Delete[1].Problem, "object lock: COMPLIANCE until ")
-	only := b.plan(operation.BackupPruneInput{Retention: keep2, Only: []string{"night-3"}})
+	only := b.plan(operation.PruneInput{Retention: keep2, Only: []string{"night-3"}})
 	require.Equal(t, "night-1:not confirmed locked:locked night-3:would be deleted night-4:not confirmed", outcomes(only.Prune))
 	require.Len(t, b.list(0).Archives, 7, "a plan deletes nothing")
 
@@ -412,15 +412,15 @@ func pruneDeletes(t *testing.T, s *services) {
 	require.Empty(t, b.list(0).Incomplete)
 	require.Equal(t, operation.PruneLocked, prune(attemptOptions{}, "locked").Kept[0].Outcome)
 
-	_, err = run(t, b.catalog.PlanPrune, operation.BackupPruneInput{Request: operation.Request{Cluster: "prod"}, Retention: operation.Retention{TimeZone: "Europe/Atlantis"}}, attemptOptions{})
+	_, err = run(t, b.catalog.PlanPrune, operation.PruneInput{Request: operation.Request{Cluster: "prod"}, Retention: operation.Retention{TimeZone: "Europe/Atlantis"}}, attemptOptions{})
 	if f := wantFailure(t, err, operation.ErrBadInput, false); len(f.Problems) != 2 {
 		t.Errorf("%q", f.Problems)
 	}
 	// Days begin where the zone says: of two archives of one day in UTC, both are the newest of their day in Auckland.
 	b.keep("day-a", 100, month(8).Add(6*time.Hour))
 	b.keep("day-b", 100, month(8).Add(10*time.Hour))
-	require.Contains(t, outcomes(b.plan(operation.BackupPruneInput{Retention: operation.Retention{KeepDaily: 2}}).Prune), "day-a")
-	require.NotContains(t, outcomes(b.plan(operation.BackupPruneInput{Retention: operation.Retention{KeepDaily: 2, TimeZone: "Pacific/Auckland"}}).Prune), "day-")
+	require.Contains(t, outcomes(b.plan(operation.PruneInput{Retention: operation.Retention{KeepDaily: 2}}).Prune), "day-a")
+	require.NotContains(t, outcomes(b.plan(operation.PruneInput{Retention: operation.Retention{KeepDaily: 2, TimeZone: "Pacific/Auckland"}}).Prune), "day-")
 }
 
 func pruneAborts(t *testing.T, s *services) {
@@ -434,10 +434,10 @@ func pruneAborts(t *testing.T, s *services) {
 	uploads := func(list []operation.LeftoverUpload) string {
 		return archiveNames(list, func(u operation.LeftoverUpload) string { return u.Operation })
 	}
-	require.Equal(t, "dead", uploads(b.plan(operation.BackupPruneInput{Retention: keep1}).Prune.Uploads))
+	require.Equal(t, "dead", uploads(b.plan(operation.PruneInput{Retention: keep1}).Prune.Uploads))
 	young := *b.catalog
 	young.LeftoverAge = 0 // a day
-	plan := must[PlanPruneResult](t)(run(t, young.PlanPrune, operation.BackupPruneInput{Request: operation.Request{Cluster: "prod"}, Retention: keep1}, attemptOptions{}))
+	plan := must[PlanPruneResult](t)(run(t, young.PlanPrune, operation.PruneInput{Request: operation.Request{Cluster: "prod"}, Retention: keep1}, attemptOptions{}))
 	require.Empty(t, plan.Prune.Uploads, "they may be of operations that have begun since")
 	there := func() int {
 		left, err := b.bucket.Uploads(t.Context())
@@ -455,7 +455,7 @@ func pruneAborts(t *testing.T, s *services) {
 
 	// Where uploads may not be listed the retention works all the same.
 	b.bucket.Proxy.Fail("ListMultipartUploads", 100, archivetest.AccessDenied)
-	plan = b.plan(operation.BackupPruneInput{Retention: keep1})
+	plan = b.plan(operation.PruneInput{Retention: keep1})
 	require.Len(t, plan.Notes, 1)
 	require.Len(t, plan.Prune.Keep, 1)
 }

@@ -86,7 +86,7 @@ func rehearsalIsShown(t *testing.T, s *services) {
 	require.True(t, show("night-2").LastProven)
 	require.Equal(t, "op-2", keep(r.kept(second, 1, false)).Operation, "a later one stays")
 	reasons := func() string {
-		plan := must[PlanPruneResult](t)(run(t, r.catalog.PlanPrune, operation.BackupPruneInput{Request: operation.Request{Cluster: "prod"}, Retention: operation.Retention{KeepLast: 1}}, attemptOptions{}))
+		plan := must[PlanPruneResult](t)(run(t, r.catalog.PlanPrune, operation.PruneInput{Request: operation.Request{Cluster: "prod"}, Retention: operation.Retention{KeepLast: 1}}, attemptOptions{}))
 		return archiveNames(plan.Prune.Keep, func(k operation.KeptArchive) string { return k.Operation + ":" + strings.Join(k.Reasons, ",") })
 	}
 	require.Equal(t, "night-3:last night-2:last proven restorable", reasons())

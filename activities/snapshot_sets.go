@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/katoflow/katoflow/internal/archive"
 	"github.com/katoflow/katoflow/internal/hypervisor"
@@ -48,10 +49,23 @@ func (x *Snapshots) ListSets(ctx context.Context, in operation.SnapshotListInput
 		return operation.SnapshotSets{}, x.storeFailed(a, err)
 	}
 	shown := refs[:min(len(refs), limit)]
-	sets, errs := make([]operation.SnapshotSummary, len(shown)), make([]error, len(shown))
+	sets, err := x.summaries(a, store, shown)
+	if err != nil {
+		return operation.SnapshotSets{}, err
+	}
+	out := operation.SnapshotSets{Sets: []operation.SnapshotSummary{}}
+	list, more := bounded(sets, limit, setsBudget, func(s operation.SnapshotSummary) operation.SnapshotSummary { return s })
+	out.Sets, out.More = append(out.Sets, list...), more+len(refs)-len(shown)
+	return out, nil
+}
+
+// summaries reads the manifests of sets, the set that was taken last first. One that cannot be read has a problem; one that has been deleted since it was listed is left out. The error is
+// the activity's.
+func (x *Snapshots) summaries(a *attempt, store *archive.Store, refs []archive.Ref) ([]operation.SnapshotSummary, error) {
+	sets, errs := make([]operation.SnapshotSummary, len(refs)), make([]error, len(refs))
 	places := make(chan struct{}, setsAtOnce)
 	var all sync.WaitGroup
-	for i, ref := range shown {
+	for i, ref := range refs {
 		places <- struct{}{}
 		all.Go(func() {
 			defer func() { <-places }()
@@ -70,16 +84,13 @@ func (x *Snapshots) ListSets(ctx context.Context, in operation.SnapshotListInput
 	all.Wait()
 	for _, err := range errs {
 		if err != nil {
-			return operation.SnapshotSets{}, x.storeFailed(a, err)
+			return nil, x.storeFailed(a, err)
 		}
 	}
 	sets = slices.DeleteFunc(sets, func(s operation.SnapshotSummary) bool { return s.Set == "" })
 	// By when they were taken, not by when their manifests were written.
 	slices.SortStableFunc(sets, func(a, b operation.SnapshotSummary) int { return strings.Compare(b.TakenAt, a.TakenAt) })
-	out := operation.SnapshotSets{Sets: []operation.SnapshotSummary{}}
-	list, more := bounded(sets, limit, setsBudget, func(s operation.SnapshotSummary) operation.SnapshotSummary { return s })
-	out.Sets, out.More = append(out.Sets, list...), more+len(refs)-len(shown)
-	return out, nil
+	return sets, nil
 }
 
 // readSet reads the manifest of a set; KindCorrupt when it is none.
@@ -268,6 +279,11 @@ func (x *Snapshots) DeleteSet(ctx context.Context, in SetInput) error {
 		return err
 	}
 	defer func() { _ = p.Close() }()
+	return x.deleteSet(a, store, p, set)
+}
+
+// deleteSet deletes every snapshot of a set, and when all are gone its manifest. The error is the activity's.
+func (x *Snapshots) deleteSet(a *attempt, store *archive.Store, p hypervisor.Provider, set operation.SnapshotSet) error {
 	failures := make([]error, len(set.Snapshots))
 	each(len(set.Snapshots), func(i int) {
 		s := set.Snapshots[i]
@@ -286,8 +302,133 @@ func (x *Snapshots) DeleteSet(ctx context.Context, in SetInput) error {
 		return operation.NewError(operation.Failure{Type: operation.ErrSnapshot, Problems: shortList(problems, 50),
 			Message: oneLine(fmt.Sprintf("%d of %d snapshots could not be deleted, and the set stays in the list: %s", len(problems), len(set.Snapshots), problems[0]), maxMessage)})
 	}
-	if err := store.ForgetSnapshotSet(a.ctx, ref); err != nil {
+	if err := store.ForgetSnapshotSet(a.ctx, archive.Ref{Cluster: set.Cluster, Operation: set.Set}); err != nil {
 		return x.storeFailed(a, err)
 	}
 	return nil
+}
+
+// --- prune -------------------------------------------------------------------------------------------------------------------------------
+
+// setPlan is what a retention makes of the sets of a cluster.
+type setPlan struct {
+	keep []operation.KeptSet
+	drop []operation.SnapshotSummary // the newest first
+}
+
+// planSets says which sets a retention keeps. Sets that were quiet in another way do not take each other's place: one with --quiesce none is no substitute for one of stopped roles. A set
+// whose manifest cannot be read is kept for somebody to look at. The error is the activity's.
+func (x *Snapshots) planSets(a *attempt, store *archive.Store, cluster string, rules operation.Retention) (setPlan, error) {
+	var plan setPlan
+	policy, err := retention(rules)
+	if err != nil {
+		return plan, err
+	}
+	keeper, err := archive.NewKeeper(policy)
+	if err != nil {
+		return plan, badInput(err.Error())
+	}
+	refs, err := store.SnapshotSets(a.ctx, cluster)
+	if err != nil {
+		return plan, x.storeFailed(a, err)
+	}
+	sets, err := x.summaries(a, store, refs)
+	if err != nil {
+		return plan, err
+	}
+	for _, set := range sets {
+		taken, err := time.Parse(time.RFC3339Nano, set.TakenAt)
+		if set.Problem != "" || err != nil {
+			plan.keep = append(plan.keep, operation.KeptSet{SnapshotSummary: set, Reasons: []string{"cannot be read"}})
+			continue
+		}
+		if reasons := keeper.Reasons(fmt.Sprint(set.Quiesce), taken); len(reasons) > 0 {
+			plan.keep = append(plan.keep, operation.KeptSet{SnapshotSummary: set, Reasons: reasons})
+		} else {
+			plan.drop = append(plan.drop, set)
+		}
+	}
+	return plan, nil
+}
+
+// PlanSetPrune says what a retention keeps of a cluster's sets and what it does not. It reads only, and asks no hypervisor. Errors: BadInput, S3.
+func (x *Snapshots) PlanSetPrune(ctx context.Context, in operation.PruneInput) (operation.SetPruneReport, error) {
+	a := begin(ctx, "plan the prune")
+	defer a.finish()
+	out := operation.SetPruneReport{Retention: in.Retention}
+	store, err := x.setStore(in.Cluster)
+	if err != nil {
+		return out, err
+	}
+	defer store.Close()
+	plan, err := x.planSets(a, store, in.Cluster, in.Retention)
+	if err != nil {
+		return out, err
+	}
+	out.Keep, out.MoreKept = bounded(plan.keep, operation.MaxArchives, setsBudget, func(k operation.KeptSet) operation.KeptSet { return k })
+	// The oldest go first: what is left for the next run is what would be missed least if there is none.
+	slices.Reverse(plan.drop)
+	out.Delete, out.MoreDeleted = bounded(plan.drop, operation.MaxPrunedSets, setsBudget, func(s operation.SnapshotSummary) operation.PrunedSet {
+		row := operation.PrunedSet{SnapshotSummary: s, Outcome: operation.PrunePlanned}
+		if len(in.Only) > 0 && !slices.Contains(in.Only, s.Set) {
+			row.Outcome = operation.PruneUnasked
+		}
+		return row
+	})
+	return out, nil
+}
+
+// PruneSetsInput names the sets that a plan has found.
+type PruneSetsInput struct {
+	Operation Operation           `json:"operation"`
+	Retention operation.Retention `json:"retention"`
+	// Delete are the ids of the sets that are deleted, if the retention still does not keep them.
+	Delete []string `json:"delete"`
+}
+
+// PruneSets deletes the sets named, each only if the retention does not keep it by now either, and returns those that are still there. It can be repeated: what an attempt before has
+// deleted counts as deleted. A set that cannot be deleted does not stop the others, and stays in the list. Errors: BadInput, S3, and Snapshot when the hypervisor cannot be used at all.
+func (x *Snapshots) PruneSets(ctx context.Context, in PruneSetsInput) ([]PruneOutcome, error) {
+	a := begin(ctx, "prune")
+	defer a.finish()
+	cluster := in.Operation.Cluster
+	store, err := x.setStore(cluster)
+	if err != nil {
+		return nil, err
+	}
+	defer store.Close()
+	plan, err := x.planSets(a, store, cluster, in.Retention)
+	if err != nil {
+		return nil, err
+	}
+	_, p, _, err := x.open(cluster, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = p.Close() }()
+	var stay []PruneOutcome
+	for i, name := range in.Delete {
+		a.phase(fmt.Sprintf("delete set %d of %d", i+1, len(in.Delete)))
+		if slices.ContainsFunc(plan.keep, func(k operation.KeptSet) bool { return k.Set == name }) {
+			stay = append(stay, PruneOutcome{Archive: name, Outcome: operation.PruneUnasked, Problem: "the retention keeps it by now"})
+			continue
+		}
+		set, err := readSet(a.ctx, store, archive.Ref{Cluster: cluster, Operation: name})
+		if archive.IsKind(err, archive.KindNotFound) {
+			continue // an attempt before has deleted it, or somebody else has
+		}
+		if err != nil && !archive.IsKind(err, archive.KindCorrupt) {
+			return nil, x.storeFailed(a, err)
+		}
+		if err == nil {
+			err = x.deleteSet(a, store, p, set)
+		}
+		if a.ctx.Err() != nil {
+			return nil, ended(a.ctx)
+		}
+		if err != nil {
+			stay = append(stay, PruneOutcome{Archive: name, Outcome: operation.PruneFailed, Problem: oneLine(operation.FailureOf(err).Message, mostText)})
+		}
+	}
+	return stay, nil
 }

@@ -173,9 +173,9 @@ func (c *cli) keep(ctx context.Context, s *server, k keeping) (*operation.Report
 	return report, code, nil
 }
 
-// printKept prints the report of an operation on archives. One that could not begin is told on standard error only, unless a program reads it.
+// printKept prints the report of an operation on archives or sets. One that could not begin is told on standard error only, unless a program reads it.
 func (c *cli) printKept(report *operation.Report, code int) error {
-	begun := report.Catalog != nil && (report.Catalog.Archive != nil || report.Catalog.Prune != nil)
+	begun := report.Sets != nil || report.Catalog != nil && (report.Catalog.Archive != nil || report.Catalog.Prune != nil)
 	if code == exitDone || begun || c.output != "table" {
 		if err := c.printEnd(report); err != nil {
 			return err

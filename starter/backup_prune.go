@@ -11,7 +11,7 @@ import (
 	"github.com/katoflow/katoflow/starter/internal/view"
 )
 
-// pruneFlags are the flags of `backup prune`.
+// pruneFlags are the flags of `backup prune` and `snapshot prune`.
 type pruneFlags struct {
 	catalogFlags
 	operation.Retention
@@ -37,19 +37,62 @@ which do not run any more are aborted when they are older than 24 hours.`,
   katoflow schedule apply prune --cron "0 6 * * sun" -- backup prune prod --keep-daily 14 --keep-monthly 12 --time-zone Europe/Paris`,
 		Args:              exactly("CLUSTER"),
 		ValidArgsFunction: c.completeClusters(&f.inventory),
-		RunE:              func(cmd *cobra.Command, args []string) error { return c.backupPrune(cmd.Context(), args[0], f) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.prune(cmd.Context(), args[0], f, prunedArchives)
+		},
 	}
-	f.register(c, cmd)
+	f.register(c, cmd, prunedArchives)
 	return cmd
 }
 
+// pruned is what a prune thins out.
+type pruned struct {
+	// one of them: "archive".
+	one, kind, workflow string
+	// plan is what an operator is asked about: which would be deleted, and the question.
+	plan func(*operation.Report) (ids []string, question string)
+}
+
+var (
+	prunedArchives = pruned{"archive", operation.KindBackupPrune, operation.WorkflowBackupPrune, func(r *operation.Report) (ids []string, question string) {
+		if r.Catalog == nil || r.Catalog.Prune == nil {
+			return nil, ""
+		}
+		p := r.Catalog.Prune
+		for i := range p.Delete {
+			if p.Delete[i].Outcome == operation.PrunePlanned {
+				ids = append(ids, p.Delete[i].Operation)
+			}
+		}
+		if len(ids)+len(p.Uploads) == 0 {
+			return nil, ""
+		}
+		return ids, fmt.Sprintf("Delete %s and abort %s?", plural(len(ids), "archive"), plural(len(p.Uploads)+p.MoreUploads, "upload"))
+	}}
+	prunedSets = pruned{"set", operation.KindSnapshotPrune, operation.WorkflowSnapshotPrune, func(r *operation.Report) (ids []string, question string) {
+		if r.Sets == nil || r.Sets.Prune == nil {
+			return nil, ""
+		}
+		p := r.Sets.Prune
+		for i := range p.Delete {
+			if p.Delete[i].Outcome == operation.PrunePlanned {
+				ids = append(ids, p.Delete[i].Set)
+			}
+		}
+		if len(ids) == 0 {
+			return nil, ""
+		}
+		return ids, fmt.Sprintf("Delete %s with all snapshots?", plural(len(ids), "set"))
+	}}
+)
+
 // register adds the flags to the command that takes them.
-func (f *pruneFlags) register(c *cli, cmd *cobra.Command) {
+func (f *pruneFlags) register(c *cli, cmd *cobra.Command, of pruned) {
 	flags := cmd.Flags()
-	flags.IntVar(&f.KeepLast, "keep-last", 0, "keep so many of the newest archives")
-	flags.IntVar(&f.KeepDaily, "keep-daily", 0, "keep the newest archive of each of so many days")
-	flags.IntVar(&f.KeepWeekly, "keep-weekly", 0, "keep the newest archive of each of so many weeks")
-	flags.IntVar(&f.KeepMonthly, "keep-monthly", 0, "keep the newest archive of each of so many months")
+	flags.IntVar(&f.KeepLast, "keep-last", 0, "keep so many of the newest "+of.one+"s")
+	flags.IntVar(&f.KeepDaily, "keep-daily", 0, "keep the newest "+of.one+" of each of so many days")
+	flags.IntVar(&f.KeepWeekly, "keep-weekly", 0, "keep the newest "+of.one+" of each of so many weeks")
+	flags.IntVar(&f.KeepMonthly, "keep-monthly", 0, "keep the newest "+of.one+" of each of so many months")
 	flags.StringVar(&f.TimeZone, "time-zone", "", "IANA name of the zone in which days begin (default UTC)")
 	flags.BoolVar(&f.dryRun, "dry-run", false, "show what would be kept and deleted, change nothing")
 	flags.BoolVar(&f.yes, "yes", false, "delete without asking")
@@ -60,8 +103,8 @@ func (f *pruneFlags) register(c *cli, cmd *cobra.Command) {
 }
 
 // input checks all flags and gives every problem at once.
-func (f *pruneFlags) input(c *cli, cluster string) (operation.BackupPruneInput, error) {
-	in := operation.BackupPruneInput{Retention: f.Retention,
+func (f *pruneFlags) input(c *cli, cluster string) (operation.PruneInput, error) {
+	in := operation.PruneInput{Retention: f.Retention,
 		Request: operation.Request{OperationID: newID(c.now()), Cluster: cluster, RequestedBy: c.who(), DryRun: f.dryRun}}
 	var problems []string
 	for _, p := range f.Retention.Check() {
@@ -78,11 +121,11 @@ func (f *pruneFlags) input(c *cli, cluster string) (operation.BackupPruneInput, 
 	return in, f.check(c, cluster, "", problems)
 }
 
-func pruneDetails(in operation.BackupPruneInput) string {
-	return fmt.Sprintf("Keeps %s of the archives of `%s`, asked for by `%s`.", in.Retention, in.Cluster, strings.ReplaceAll(oneLine(in.RequestedBy), "`", "'"))
+func pruneDetails(in operation.PruneInput, of pruned) string {
+	return fmt.Sprintf("Keeps %s of the %ss of `%s`, asked for by `%s`.", in.Retention, of.one, in.Cluster, strings.ReplaceAll(oneLine(in.RequestedBy), "`", "'"))
 }
 
-func (c *cli) backupPrune(ctx context.Context, cluster string, f *pruneFlags) error {
+func (c *cli) prune(ctx context.Context, cluster string, f *pruneFlags, of pruned) error {
 	in, err := f.input(c, cluster)
 	if err != nil {
 		return err
@@ -100,9 +143,9 @@ func (c *cli) backupPrune(ctx context.Context, cluster string, f *pruneFlags) er
 	if err := s.requireWorker(ctx, f.queue); err != nil {
 		return err
 	}
-	run := func(in operation.BackupPruneInput) (*operation.Report, int, error) {
-		return c.keep(ctx, s, keeping{queue: f.queue, cluster: cluster, id: in.OperationID, kind: operation.KindBackupPrune, workflow: operation.WorkflowBackupPrune,
-			in: in, summary: "Retention of the archives of " + cluster, details: pruneDetails(in)})
+	run := func(in operation.PruneInput) (*operation.Report, int, error) {
+		return c.keep(ctx, s, keeping{queue: f.queue, cluster: cluster, id: in.OperationID, kind: of.kind, workflow: of.workflow,
+			in: in, summary: "Retention of the " + of.one + "s of " + cluster, details: pruneDetails(in, of)})
 	}
 	if !asks {
 		report, code, err := run(in)
@@ -117,32 +160,25 @@ func (c *cli) backupPrune(ctx context.Context, cluster string, f *pruneFlags) er
 	if err != nil {
 		return err
 	}
-	if code != exitDone || report.Catalog == nil || report.Catalog.Prune == nil {
+	if code != exitDone {
 		return c.printKept(report, code)
 	}
-	prune := report.Catalog.Prune
-	planned := prune.Count(operation.PrunePlanned)
-	if planned+len(prune.Uploads) == 0 {
+	planned, question := of.plan(report)
+	if question == "" {
 		return c.printEnd(report)
 	}
 	// The plan is no result yet, so that with -o json only the outcome stands on standard output.
 	if _, err := fmt.Fprint(c.err, view.Report(report, c.now(), c.style(c.err))); err != nil {
 		return err
 	}
-	uploads := len(prune.Uploads) + prune.MoreUploads
-	answer, err := c.ask(ctx, fmt.Sprintf("Delete %s and abort %s? [y/N]", plural(planned, "archive"), plural(uploads, "upload")), otherwise)
+	answer, err := c.ask(ctx, question+" [y/N]", otherwise)
 	if err != nil {
 		return err
 	}
 	if a := strings.ToLower(answer); a != "y" && a != "yes" {
 		return fail(exitAborted, "nothing was deleted")
 	}
-	in.OperationID = newID(c.now())
-	for i := range prune.Delete {
-		if prune.Delete[i].Outcome == operation.PrunePlanned {
-			in.Only = append(in.Only, prune.Delete[i].Operation)
-		}
-	}
+	in.OperationID, in.Only = newID(c.now()), planned
 	if report, code, err = run(in); err != nil {
 		return err
 	}

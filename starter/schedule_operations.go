@@ -45,9 +45,10 @@ func schedulables() []schedulable {
 		{"upgrade security", operation.KindSecurityUpgrade, operation.WorkflowSecurityUpgrade, "Rolling security upgrade", securityOptions},
 		{"backup create", operation.KindBackup, operation.WorkflowBackup, "Export of a cluster", backupOptions},
 		{"backup verify", operation.KindBackupVerify, operation.WorkflowBackupVerify, "Verification of the latest archive", verifyOptions},
-		{"backup prune", operation.KindBackupPrune, operation.WorkflowBackupPrune, "Retention of the archives", pruneOptions},
+		{"backup prune", operation.KindBackupPrune, operation.WorkflowBackupPrune, "Retention of the archives", pruneOptions(prunedArchives)},
 		{"backup rehearse", operation.KindRehearse, operation.WorkflowRestore, "Rehearsal of the latest archive", rehearseOptions},
 		{"snapshot create", operation.KindSnapshot, operation.WorkflowSnapshot, "Snapshots of all VMs", snapshotOptions},
+		{"snapshot prune", operation.KindSnapshotPrune, operation.WorkflowSnapshotPrune, "Retention of the sets of snapshots", pruneOptions(prunedSets)},
 		{"apps restart", operation.KindAppsRestart, operation.WorkflowApps, "Restart of apps", appsOptions(operation.AppRestart)},
 		{"apps redeploy", operation.KindAppsRedeploy, operation.WorkflowApps, "Redeployment of apps", appsOptions(operation.AppRestage)},
 	}
@@ -91,12 +92,14 @@ func rehearseOptions(c *cli, cmd *cobra.Command) func(string) (prepared, error) 
 	}
 }
 
-func pruneOptions(c *cli, cmd *cobra.Command) func(string) (prepared, error) {
-	f := &pruneFlags{}
-	f.register(c, cmd)
-	return func(cluster string) (prepared, error) {
-		in, err := f.input(c, cluster)
-		return prepared{input: &in, queue: f.queue, details: func() string { return pruneDetails(in) }}, err
+func pruneOptions(of pruned) func(*cli, *cobra.Command) func(string) (prepared, error) {
+	return func(c *cli, cmd *cobra.Command) func(string) (prepared, error) {
+		f := &pruneFlags{}
+		f.register(c, cmd, of)
+		return func(cluster string) (prepared, error) {
+			in, err := f.input(c, cluster)
+			return prepared{input: &in, queue: f.queue, details: func() string { return pruneDetails(in, of) }}, err
+		}
 	}
 }
 

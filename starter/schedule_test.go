@@ -200,7 +200,7 @@ func TestSchedulables_EveryOperation_CanBeScheduledByItsCommand(t *testing.T) {
 		if !operation.OnArchives(s.kind) { // those ask nothing
 			require.NotNil(t, options.flags.Lookup("answer-within"), "%s takes no --answer-within", s.command)
 		}
-		if s.kind == operation.KindBackupPrune { // nothing is its standard
+		if s.kind == operation.KindBackupPrune || s.kind == operation.KindSnapshotPrune { // nothing is its standard
 			require.NoError(t, options.set("keep-last", "7"))
 		}
 		if operation.OnApps(s.kind) { // none is meant unless it is named

@@ -26,7 +26,8 @@ the sets' manifests.`,
   katoflow snapshot list prod
   katoflow snapshot verify prod`,
 	})
-	cmd.AddCommand(c.snapshotCreateCommand(), c.snapshotListCommand(), c.snapshotShowCommand(), c.snapshotVerifyCommand(), c.snapshotDeleteCommand())
+	cmd.AddCommand(c.snapshotCreateCommand(), c.snapshotListCommand(), c.snapshotShowCommand(), c.snapshotVerifyCommand(), c.snapshotDeleteCommand(),
+		c.snapshotPruneCommand())
 	return cmd
 }
 

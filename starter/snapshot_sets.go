@@ -157,6 +157,30 @@ list. It is asked for unless --yes is given.`,
 	return cmd
 }
 
+func (c *cli) snapshotPruneCommand() *cobra.Command {
+	f := &pruneFlags{}
+	cmd := &cobra.Command{
+		Use:   "prune CLUSTER",
+		Short: "Delete the sets of snapshots that a retention does not keep",
+		Long: `Delete the sets of a cluster that no rule keeps, with all their snapshots. --keep-last keeps so many of the newest;
+--keep-daily, --keep-weekly and --keep-monthly keep the newest of each of so many days, ISO weeks and months that have one.
+Rules add up. They count each choice of quiesce levels by itself: a set of running VMs never takes the place of one of
+stopped roles. A set whose manifest cannot be read stays.
+
+What would be deleted is shown with the reasons, and asked for unless --yes is given.`,
+		Example: `  katoflow snapshot prune prod --keep-last 3 --keep-weekly 4 --dry-run
+  katoflow snapshot prune prod --keep-last 3 --yes
+
+  # after the snapshots of the night
+  katoflow schedule apply thin-out --cron "0 6 * * *" -- snapshot prune prod --keep-last 3 --keep-weekly 4`,
+		Args:              exactly("CLUSTER"),
+		ValidArgsFunction: c.completeClusters(&f.inventory),
+		RunE:              func(cmd *cobra.Command, args []string) error { return c.prune(cmd.Context(), args[0], f, prunedSets) },
+	}
+	f.register(c, cmd, prunedSets)
+	return cmd
+}
+
 // onSet runs an operation on a set to its end.
 func (c *cli) onSet(ctx context.Context, queue, cluster, set, kind, workflow, summary string) error {
 	s, err := c.connect(ctx)

@@ -55,7 +55,7 @@ func TestRegister_Everything_HasAUniqueNameAndItsDependencies(t *testing.T) {
 
 	want := []string{operation.WorkflowApps, operation.WorkflowAppsBatch, operation.WorkflowAppsList, operation.WorkflowBackup, operation.WorkflowBackupDelete, operation.WorkflowBackupList, operation.WorkflowBackupPrune, operation.WorkflowBackupShow, operation.WorkflowBackupVerify,
 		operation.WorkflowClusterCheck, operation.WorkflowHold, operation.WorkflowClusterLock, operation.WorkflowClusterTrust, operation.WorkflowRestore, operation.WorkflowSecurityUpgrade, operation.WorkflowSecurityUpgradeNode, operation.WorkflowSnapshot,
-		operation.WorkflowSnapshotDelete, operation.WorkflowSnapshotList, operation.WorkflowSnapshotShow, operation.WorkflowSnapshotVerify}
+		operation.WorkflowSnapshotDelete, operation.WorkflowSnapshotList, operation.WorkflowSnapshotPrune, operation.WorkflowSnapshotShow, operation.WorkflowSnapshotVerify}
 	slices.Sort(r.workflows)
 	if !slices.Equal(r.workflows, want) {
 		t.Errorf("workflows %v, want %v", r.workflows, want)
@@ -65,7 +65,7 @@ func TestRegister_Everything_HasAUniqueNameAndItsDependencies(t *testing.T) {
 		t.Errorf("two activities have one name: %v", r.activities)
 	}
 	for _, name := range strings.Fields("Resolve Trust LockToken LockHolder Preflight Fence ClusterGates Probe Upgrade Repair Reboot Proof Gates Record PlanCommands Retire " +
-		"EnterMaintenance LeaveMaintenance Notify LocateArchives ListArchives ShowArchive VerifyArchive DeleteArchive PlanPrune PruneArchives") {
+		"EnterMaintenance LeaveMaintenance Notify LocateArchives ListArchives ShowArchive VerifyArchive DeleteArchive PlanPrune PruneArchives PlanSetPrune PruneSets") {
 		if !slices.Contains(r.activities, name) {
 			t.Errorf("activity %s is not registered", name)
 		}

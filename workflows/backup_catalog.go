@@ -115,7 +115,7 @@ func BackupDelete(ctx workflow.Context, in operation.BackupDeleteInput) (*operat
 
 // BackupPrune deletes what a retention does not keep of a cluster's archives, and aborts the uploads that dead operations have left. The last archive
 // that was verified well always stays. It fails with ErrArchive when some could not be deleted; what object lock keeps for now is no failure.
-func BackupPrune(ctx workflow.Context, in operation.BackupPruneInput) (*operation.Report, error) {
+func BackupPrune(ctx workflow.Context, in operation.PruneInput) (*operation.Report, error) {
 	k := &keeping{req: in.Request, kind: operation.KindBackupPrune, problems: in.Retention.Check()}
 	return k.run(ctx, func(ctx workflow.Context) *operation.Failure {
 		var catalog *activities.Catalog
@@ -375,6 +375,8 @@ func cancelNote(kind string) string {
 		return "nothing was changed"
 	case operation.KindSnapshotDelete:
 		return "snapshots of the set may have been deleted; it is listed until all are: delete it again"
+	case operation.KindSnapshotPrune:
+		return "sets may have been deleted: see katoflow snapshot list; one that is half deleted is listed until all of it is: prune again"
 	case operation.KindBackupDelete:
 		return "the archive may be half deleted, and is then not listed any more: delete it again with --force"
 	}

@@ -86,7 +86,7 @@ func (w *bucketWorld) DeleteArchive(ctx context.Context, in activities.DeleteArc
 	return w.call(ctx, "DeleteArchive", in)
 }
 
-func (w *bucketWorld) PlanPrune(ctx context.Context, in operation.BackupPruneInput) (activities.PlanPruneResult, error) {
+func (w *bucketWorld) PlanPrune(ctx context.Context, in operation.PruneInput) (activities.PlanPruneResult, error) {
 	return w.plan, w.call(ctx, "PlanPrune", in)
 }
 
@@ -205,8 +205,8 @@ func TestBackupOperations_BadInput_TouchNothingAndNameAll(t *testing.T) {
 		"verify":         {operation.WorkflowBackupVerify, verifyID, operation.BackupVerifyInput{Archive: "../x"}, []string{`archive "../x": write the id`, "cluster is missing"}},
 		"delete":         {operation.WorkflowBackupDelete, deleteID, operation.BackupDeleteInput{Request: request(), Archive: "latest"}, []string{"archive latest is not deleted by that name"}},
 		"delete without": {operation.WorkflowBackupDelete, deleteID, operation.BackupDeleteInput{Request: request()}, []string{`archive "": write the id`}},
-		"prune":          {operation.WorkflowBackupPrune, pruneID, operation.BackupPruneInput{Request: request(), Retention: operation.Retention{KeepLast: -1, KeepDaily: 1 << 40}}, []string{"keep-last -1", "keep-daily 1099511627776"}},
-		"prune all":      {operation.WorkflowBackupPrune, pruneID, operation.BackupPruneInput{Request: request()}, []string{"nothing would be kept"}},
+		"prune":          {operation.WorkflowBackupPrune, pruneID, operation.PruneInput{Request: request(), Retention: operation.Retention{KeepLast: -1, KeepDaily: 1 << 40}}, []string{"keep-last -1", "keep-daily 1099511627776"}},
+		"prune all":      {operation.WorkflowBackupPrune, pruneID, operation.PruneInput{Request: request()}, []string{"nothing would be kept"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newBucketWorld(t, row.id)
@@ -225,7 +225,7 @@ func TestBackupOperations_BadInput_TouchNothingAndNameAll(t *testing.T) {
 func TestBackupOperations_TakenUpTooLate_TouchNothing(t *testing.T) {
 	w := newBucketWorld(t, "op/prod/backup-prune/nightly-2026-11-22T03:00:00Z")
 	w.SetStartTime(time.Date(2026, 11, 22, 3, 0, 0, 0, time.UTC))
-	in := operation.BackupPruneInput{Retention: operation.Retention{KeepLast: 1}}
+	in := operation.PruneInput{Retention: operation.Retention{KeepLast: 1}}
 	in.Cluster = "prod"
 	in.Schedule(operation.ScheduleDefinition{Name: "nightly", CatchUp: operation.Duration(time.Nanosecond)})
 	w.OnActivity(w.LocateArchives, mock.Anything, mock.Anything).After(time.Minute).Return(w.place, nil)
@@ -283,7 +283,7 @@ func TestBackupPrune_ByAPlan_DeletesWhatItNamesAndReportsEach(t *testing.T) {
 		Uploads: []operation.LeftoverUpload{{Operation: "dead"}, {Operation: "ended-since"}}}
 	w.pruned = activities.PruneArchivesResult{Kept: []activities.PruneOutcome{{Archive: "night-3", Outcome: operation.PruneFailed, Problem: "access denied"}},
 		Uploads: []operation.LeftoverUpload{{Operation: "dead"}}, Notes: []string{"a note"}}
-	in := operation.BackupPruneInput{Request: request(), Retention: operation.Retention{KeepLast: 3}, Only: []string{"night-1", "night-3", "night-5"}}
+	in := operation.PruneInput{Request: request(), Retention: operation.Retention{KeepLast: 3}, Only: []string{"night-1", "night-3", "night-5"}}
 	r, err := w.play(operation.WorkflowBackupPrune, in)
 	require.ErrorContains(t, err, "1 archive could not be deleted; 2 archives deleted, 3 kept, 1 kept by object lock, 1 not confirmed, 7 left for the next run, 1 leftover upload aborted")
 	require.Equal(t, operation.ErrArchive, r.Failure.Type)
@@ -303,7 +303,7 @@ func TestBackupPrune_ByAPlan_DeletesWhatItNamesAndReportsEach(t *testing.T) {
 func TestBackupPrune_DryRunOrNothingToDo_DeletesNothing(t *testing.T) {
 	w := newBucketWorld(t, pruneID)
 	w.plan.Prune = operation.PruneReport{Delete: []operation.PrunedArchive{pruneRow("night-1", operation.PrunePlanned)}}
-	in := operation.BackupPruneInput{Request: request(), Retention: operation.Retention{KeepLast: 3}}
+	in := operation.PruneInput{Request: request(), Retention: operation.Retention{KeepLast: 3}}
 	in.DryRun = true
 	r, err := w.play(operation.WorkflowBackupPrune, in)
 	require.NoError(t, err)

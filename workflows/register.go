@@ -22,6 +22,7 @@ func Register(r Registry) {
 	r.RegisterWorkflowWithOptions(SnapshotList, workflow.RegisterOptions{Name: operation.WorkflowSnapshotList})
 	r.RegisterWorkflowWithOptions(SnapshotShow, workflow.RegisterOptions{Name: operation.WorkflowSnapshotShow})
 	r.RegisterWorkflowWithOptions(SnapshotVerify, workflow.RegisterOptions{Name: operation.WorkflowSnapshotVerify})
+	r.RegisterWorkflowWithOptions(SnapshotPrune, workflow.RegisterOptions{Name: operation.WorkflowSnapshotPrune})
 	r.RegisterWorkflowWithOptions(SnapshotDelete, workflow.RegisterOptions{Name: operation.WorkflowSnapshotDelete})
 	r.RegisterWorkflowWithOptions(Apps, workflow.RegisterOptions{Name: operation.WorkflowApps})
 	r.RegisterWorkflowWithOptions(AppsBatch, workflow.RegisterOptions{Name: operation.WorkflowAppsBatch})

@@ -78,3 +78,78 @@ func SnapshotDelete(ctx workflow.Context, in operation.SnapshotSetInput) (*opera
 		return nil
 	})
 }
+
+// SnapshotPrune deletes the sets that a retention does not keep, the oldest first. It fails with ErrSnapshot when one could not be deleted; such a set stays in the list.
+func SnapshotPrune(ctx workflow.Context, in operation.PruneInput) (*operation.Report, error) {
+	k := &keeping{req: in.Request, kind: operation.KindSnapshotPrune, problems: in.Retention.Check()}
+	return k.run(ctx, func(ctx workflow.Context) *operation.Failure {
+		var snapshots *activities.Snapshots
+		prune := &operation.SetPruneReport{}
+		if err := workflow.ExecuteActivity(looking(ctx, "what the retention keeps: "+in.Retention.String()), snapshots.PlanSetPrune, in).Get(ctx, prune); err != nil {
+			return operation.FailureOf(err)
+		}
+		k.report.Sets = &operation.SetReport{Prune: prune}
+		if in.DryRun {
+			k.report.Message = fmt.Sprintf("dry run: %s would be deleted, %d would stay, nothing was changed", count(prune.Count(operation.PrunePlanned)+prune.MoreDeleted, "set"),
+				len(prune.Keep)+prune.MoreKept)
+			return nil
+		}
+		var doomed []string
+		for i := range prune.Delete {
+			if prune.Delete[i].Outcome == operation.PrunePlanned {
+				doomed = append(doomed, prune.Delete[i].Set)
+			}
+		}
+		if len(doomed) > 0 {
+			k.say(ctx, "deleting "+count(len(doomed), "set"))
+			var stay []activities.PruneOutcome
+			if err := workflow.ExecuteActivity(keepingOn(ctx, "delete "+count(len(doomed), "set")), snapshots.PruneSets,
+				activities.PruneSetsInput{Operation: k.operation(), Retention: in.Retention, Delete: doomed}).Get(ctx, &stay); err != nil {
+				return operation.FailureOf(err)
+			}
+			prunedSets(prune, stay)
+		}
+		k.report.Message = setPruneSummary(prune)
+		failed := prune.Count(operation.PruneFailed)
+		if failed == 0 {
+			return nil
+		}
+		f := operation.Failure{Type: operation.ErrSnapshot, Message: fmt.Sprintf("%s could not be deleted; %s", count(failed, "set"), k.report.Message)}
+		for i := range prune.Delete {
+			if d := &prune.Delete[i]; d.Outcome == operation.PruneFailed {
+				f.Problems = append(f.Problems, d.Set+": "+d.Why)
+			}
+		}
+		f.Problems = bound(f.Problems, 50)
+		return &f
+	})
+}
+
+// prunedSets puts what became of the sets into the report.
+func prunedSets(prune *operation.SetPruneReport, stay []activities.PruneOutcome) {
+	outcomes := map[string]activities.PruneOutcome{}
+	for _, o := range stay {
+		outcomes[o.Archive] = o
+	}
+	for i := range prune.Delete {
+		d := &prune.Delete[i]
+		if d.Outcome != operation.PrunePlanned {
+			continue
+		}
+		d.Outcome = operation.PruneDeleted
+		if o, ok := outcomes[d.Set]; ok {
+			d.Outcome, d.Why = o.Outcome, o.Problem
+		}
+	}
+}
+
+func setPruneSummary(prune *operation.SetPruneReport) string {
+	text := fmt.Sprintf("%s deleted, %d kept", count(prune.Count(operation.PruneDeleted), "set"), len(prune.Keep)+prune.MoreKept)
+	if n := prune.Count(operation.PruneUnasked); n > 0 {
+		text += fmt.Sprintf(", %d not confirmed", n)
+	}
+	if prune.MoreDeleted > 0 {
+		text += fmt.Sprintf(", %d left for the next run", prune.MoreDeleted)
+	}
+	return text
+}

@@ -45,15 +45,9 @@ type PruneFailure struct {
 // restorable. One that is known to be damaged takes no place of a good one, and is kept for somebody to look at. Entries that are not complete are left out: they are no
 // archives. A policy that keeps nothing is refused with KindBadInput.
 func PlanPrune(archives []Entry, policy Policy) (Plan, error) {
-	if policy.Last < 0 || policy.Daily < 0 || policy.Weekly < 0 || policy.Monthly < 0 {
-		return Plan{}, badInput("retention: a number is negative")
-	}
-	if policy.Last+policy.Daily+policy.Weekly+policy.Monthly == 0 {
-		return Plan{}, badInput("retention: nothing would be kept: say how many last, daily, weekly or monthly archives stay")
-	}
-	zone := policy.Zone
-	if zone == nil {
-		zone = time.UTC
+	keeper, err := NewKeeper(policy)
+	if err != nil {
+		return Plan{}, err
 	}
 	var complete []Entry
 	for _, entry := range archives {
@@ -62,11 +56,6 @@ func PlanPrune(archives []Entry, policy Policy) (Plan, error) {
 		}
 	}
 	slices.SortFunc(complete, newestFirst)
-	type counts struct {
-		last    int
-		periods [3]map[string]bool
-	}
-	groups := map[string]*counts{}
 	// The last verified one is the one that was exported last, not the one that was looked at last.
 	verified := map[string]Ref{}
 	for _, entry := range complete {
@@ -83,33 +72,7 @@ func PlanPrune(archives []Entry, policy Policy) (Plan, error) {
 			continue
 		}
 		name := sortOf(*entry.Manifest)
-		group := groups[name]
-		if group == nil {
-			group = &counts{}
-			for i := range group.periods {
-				group.periods[i] = map[string]bool{}
-			}
-			groups[name] = group
-		}
-		var reasons []string
-		if group.last++; group.last <= policy.Last {
-			reasons = append(reasons, "last")
-		}
-		at := entry.Manifest.Started.In(zone)
-		year, week := at.ISOWeek()
-		for i, period := range []struct {
-			keep       int
-			name, when string
-		}{
-			{policy.Daily, "daily", at.Format("2006-01-02")},
-			{policy.Weekly, "weekly", fmt.Sprintf("%d-W%02d", year, week)},
-			{policy.Monthly, "monthly", at.Format("2006-01")},
-		} {
-			if seen := group.periods[i]; len(seen) < period.keep && !seen[period.when] {
-				seen[period.when] = true
-				reasons = append(reasons, period.name+" "+period.when)
-			}
-		}
+		reasons := keeper.Reasons(name, entry.Manifest.Started)
 		if verified[name] == entry.Ref {
 			reasons = append(reasons, "last verified")
 		}
@@ -123,6 +86,60 @@ func PlanPrune(archives []Entry, policy Policy) (Plan, error) {
 		}
 	}
 	return plan, nil
+}
+
+// Keeper says of things that come newest first which of them a policy keeps. Things of different sorts are counted by themselves.
+type Keeper struct {
+	policy Policy
+	sorts  map[string]*keptOf
+}
+
+type keptOf struct {
+	last    int
+	periods [3]map[string]bool
+}
+
+// NewKeeper of a policy; one that keeps nothing is refused with KindBadInput.
+func NewKeeper(policy Policy) (*Keeper, error) {
+	if policy.Last < 0 || policy.Daily < 0 || policy.Weekly < 0 || policy.Monthly < 0 {
+		return nil, badInput("retention: a number is negative")
+	}
+	if policy.Last+policy.Daily+policy.Weekly+policy.Monthly == 0 {
+		return nil, badInput("retention: nothing would be kept: say how many last, daily, weekly or monthly ones stay")
+	}
+	if policy.Zone == nil {
+		policy.Zone = time.UTC
+	}
+	return &Keeper{policy: policy, sorts: map[string]*keptOf{}}, nil
+}
+
+// Reasons why the next thing of a sort is kept, none when it is not: "last", "daily 2026-11-22", "weekly 2026-W47", "monthly 2026-11".
+func (k *Keeper) Reasons(sort string, at time.Time) []string {
+	kept := k.sorts[sort]
+	if kept == nil {
+		kept = &keptOf{periods: [3]map[string]bool{{}, {}, {}}}
+		k.sorts[sort] = kept
+	}
+	var reasons []string
+	if kept.last++; kept.last <= k.policy.Last {
+		reasons = append(reasons, "last")
+	}
+	at = at.In(k.policy.Zone)
+	year, week := at.ISOWeek()
+	for i, period := range []struct {
+		keep       int
+		name, when string
+	}{
+		{k.policy.Daily, "daily", at.Format("2006-01-02")},
+		{k.policy.Weekly, "weekly", fmt.Sprintf("%d-W%02d", year, week)},
+		{k.policy.Monthly, "monthly", at.Format("2006-01")},
+	} {
+		if seen := kept.periods[i]; len(seen) < period.keep && !seen[period.when] {
+			seen[period.when] = true
+			reasons = append(reasons, period.name+" "+period.when)
+		}
+	}
+	return reasons
 }
 
 // sortOf names the archives that replace each other.

@@ -199,6 +199,48 @@ func TestSnapshotSets_ListedShownVerifiedAndDeleted(t *testing.T) {
 	f.end("verify names both, with an exit code of its own")
 }
 
+func TestSnapshotSets_ThatNoRuleKeeps_ArePruned(t *testing.T) {
+	onlySimulated(t, "a fault of the simulated hypervisor")
+	t.Parallel()
+	s := newSite(t, nil, nil, onVMs)
+	s.worker("")
+	name := s.cluster.Name()
+	stopped := s.snapshot() // roles stopped: of another sort than the others
+	stopped.done(60 * time.Second)
+	var running []string
+	for range 3 {
+		o := s.snapshot("--quiesce", "none")
+		o.done(60 * time.Second)
+		running = append(running, o.id)
+	}
+	all := len(s.hypervisor().Snapshots())
+	require.Contains(t, s.cli(2, "snapshot", "prune", name, "--yes").Stderr, "nothing would be kept")
+	require.Contains(t, s.cli(2, "snapshot", "prune", name, "--keep-last", "1").Stderr, "there is no terminal to ask on: look with --dry-run, then say --yes")
+
+	dry := s.cli(0, "snapshot", "prune", name, "--keep-last", "1", "--dry-run").Stdout
+	require.Contains(t, dry, "dry run: 2 sets would be deleted, 2 would stay, nothing was changed")
+	require.Regexp(t, stopped.id+` .*kept +last`, dry)
+	require.Regexp(t, running[2]+` .*kept +last`, dry)
+	require.Regexp(t, running[0]+` .*would be deleted +no rule keeps it`, dry)
+	require.Len(t, s.hypervisor().Snapshots(), all)
+
+	f := s.fault("a snapshot cannot be deleted while sets are pruned")
+	s.hypervisor().Host().FailCommand("vmctl delete", 1, 1, "the storage is away")
+	out := s.cli(11, "snapshot", "prune", name, "--keep-last", "1", "--yes").Stdout
+	require.Contains(t, out, "1 set could not be deleted; 1 set deleted, 2 kept")
+	require.Contains(t, out, "the storage is away")
+	require.Contains(t, s.cli(0, "snapshot", "prune", name, "--keep-last", "1", "--yes").Stdout, "1 set deleted, 2 kept")
+	var list operation.SnapshotSets
+	require.NoError(t, s.cli(0, "snapshot", "list", name, "-o", "json").JSON(&list))
+	require.Equal(t, []string{running[2], stopped.id}, []string{list.Sets[0].Set, list.Sets[1].Set})
+	require.Len(t, list.Sets, 2)
+	require.Len(t, s.hypervisor().Snapshots(), all/2, "those of the sets that are kept, and no other")
+	for _, set := range list.Sets {
+		require.Contains(t, s.cli(0, "snapshot", "verify", name, set.Set).Stdout, "is whole")
+	}
+	f.end("told with its exit code, the other sets pruned, the rest by the next run")
+}
+
 func TestSnapshot_RoundThatDoesNotCount_IsDeletedAndTriedAgain(t *testing.T) {
 	onlySimulated(t, "a fault of the simulated hypervisor")
 	t.Parallel()

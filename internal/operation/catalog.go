@@ -26,7 +26,7 @@ const (
 // OnArchives reports whether operations of a kind are on archives or sets of snapshots only, so that "the operation of this cluster" never means one of them.
 func OnArchives(kind string) bool {
 	switch kind {
-	case KindBackupList, KindBackupShow, KindBackupVerify, KindBackupDelete, KindBackupPrune, KindSnapshotList, KindSnapshotShow, KindSnapshotVerify, KindSnapshotDelete:
+	case KindBackupList, KindBackupShow, KindBackupVerify, KindBackupDelete, KindBackupPrune, KindSnapshotList, KindSnapshotShow, KindSnapshotVerify, KindSnapshotDelete, KindSnapshotPrune:
 		return true
 	}
 	return false
@@ -79,15 +79,15 @@ type BackupDeleteInput struct {
 	Force bool `json:"force,omitempty"`
 }
 
-// BackupPruneInput asks for everything to be deleted that the retention does not keep. Request.DryRun only says what that is.
-type BackupPruneInput struct {
+// PruneInput asks for everything to be deleted that the retention does not keep, of a cluster's archives or of its sets of snapshots. Request.DryRun only says what that is.
+type PruneInput struct {
 	Request
 	Retention
-	// Only, when given, are the ids of the archives that may be deleted: those an operator has seen and confirmed.
+	// Only, when given, are the ids of the archives or sets that may be deleted: those an operator has seen and confirmed.
 	Only []string `json:"only,omitempty"`
 }
 
-// Retention says how many archives are kept, of each sort of export.
+// Retention says how many archives are kept, of each sort of export, or how many sets of snapshots, of each choice of quiesce levels.
 type Retention struct {
 	// KeepLast archives are kept.
 	KeepLast int `json:"keepLast,omitempty"`

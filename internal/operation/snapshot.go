@@ -348,11 +348,13 @@ const (
 	WorkflowSnapshotShow   = "SnapshotShow"
 	WorkflowSnapshotVerify = "SnapshotVerify"
 	WorkflowSnapshotDelete = "SnapshotDelete"
+	WorkflowSnapshotPrune  = "SnapshotPrune"
 
 	KindSnapshotList   = "snapshot-list"
 	KindSnapshotShow   = "snapshot-show"
 	KindSnapshotVerify = "snapshot-verify"
 	KindSnapshotDelete = "snapshot-delete"
+	KindSnapshotPrune  = "snapshot-prune"
 )
 
 // SnapshotListInput asks for the sets of a cluster.
@@ -394,4 +396,46 @@ type SetReport struct {
 	// Problems are what is wrong with it, by node; Orphans are snapshots of katoflow that stand in no manifest.
 	Problems []string `json:"problems,omitempty"`
 	Orphans  []string `json:"orphans,omitempty"`
+	// Prune is what a retention keeps of the sets, and what it does not.
+	Prune *SetPruneReport `json:"prune,omitempty"`
+}
+
+// MaxPrunedSets is how many sets one prune deletes; the next one goes on.
+const MaxPrunedSets = 200
+
+// SetPruneReport is what a retention keeps of a cluster's sets and what it does not.
+type SetPruneReport struct {
+	Retention Retention `json:"retention"`
+	// Keep are the sets that stay, with all reasons, the newest first; MoreKept are left out here.
+	Keep     []KeptSet `json:"keep,omitempty"`
+	MoreKept int       `json:"moreKept,omitempty"`
+	// Delete are those that do not, the oldest first; MoreDeleted are left for the next run.
+	Delete      []PrunedSet `json:"delete,omitempty"`
+	MoreDeleted int         `json:"moreDeleted,omitempty"`
+}
+
+// KeptSet is a set that stays.
+type KeptSet struct {
+	SnapshotSummary
+	// Reasons: "last", "daily 2026-11-22", "weekly 2026-W47", "monthly 2026-11", "cannot be read".
+	Reasons []string `json:"reasons"`
+}
+
+// PrunedSet is a set that the retention does not keep.
+type PrunedSet struct {
+	SnapshotSummary
+	// Outcome is one of PrunePlanned, PruneDeleted, PruneFailed and PruneUnasked; Why it is still there.
+	Outcome string `json:"outcome"`
+	Why     string `json:"why,omitempty"`
+}
+
+// Count returns how many sets had an outcome.
+func (p *SetPruneReport) Count(outcome string) int {
+	n := 0
+	for i := range p.Delete {
+		if p.Delete[i].Outcome == outcome {
+			n++
+		}
+	}
+	return n
 }

@@ -23,6 +23,7 @@ import (
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
 
+	"github.com/katoflow/katoflow/internal/archive/archivetest"
 	"github.com/katoflow/katoflow/internal/e2e/harness"
 	"github.com/katoflow/katoflow/internal/inventory"
 	"github.com/katoflow/katoflow/internal/operation"
@@ -46,7 +47,9 @@ type figures struct {
 	Cancel []float64 `json:"cancel_to_job_stopped_s"`
 	// Apps is a restart of many apps, so many at once, each of which takes its time until it runs.
 	Apps appsFigures `json:"apps"`
-	Demo float64     `json:"demo_warm_s,omitempty"`
+	// Snapshots are sets of snapshots of many nodes whose hypervisor takes 20 to 200 ms for each.
+	Snapshots snapshotFigures `json:"snapshots"`
+	Demo      float64         `json:"demo_warm_s,omitempty"`
 }
 
 type largeFigures struct {
@@ -72,23 +75,45 @@ type appsFigures struct {
 	Ratio   float64 `json:"ratio"`
 }
 
+type snapshotFigures struct {
+	Nodes int `json:"nodes"`
+	Sets  int `json:"sets"`
+	// Requests lie behind the first one of their set by so much; Spread is the largest of each set.
+	RequestP50  float64   `json:"request_behind_the_first_p50_s"`
+	RequestP99  float64   `json:"request_behind_the_first_p99_s"`
+	Spread      []float64 `json:"request_spread_s"`
+	SlowestCall []float64 `json:"slowest_call_s"`
+	// SkewOver is the skew bound less the slowest call; QuietOver the quiet interval less the slowest call; both of each set.
+	SkewOver  []float64 `json:"skew_bound_above_the_slowest_call_s"`
+	QuietOver []float64 `json:"quiet_interval_above_the_slowest_call_s"`
+	Down      []float64 `json:"roles_stopped_s"`
+}
+
 func main() {
 	nodes := flag.Int("nodes", 50, "nodes for the cost of a node")
 	large := flag.Int("large", 500, "nodes of the large operation")
 	trials := flag.Int("trials", 3, "trials of take-over and cancel")
 	apps := flag.Int("apps", 1000, "apps that are restarted")
 	onlyApps := flag.Bool("only-apps", false, "measure nothing but the apps")
+	vms := flag.Int("vms", 100, "nodes that snapshots are taken of")
+	onlySnapshots := flag.Bool("only-snapshots", false, "measure nothing but the snapshots")
 	demo := flag.Bool("demo", true, "run the demo once and time it")
 	flag.Parse()
 	var out figures
 	var err error
-	if *onlyApps {
+	switch {
+	case *onlySnapshots:
+		err = with(func(b *bench) (err error) {
+			out.Snapshots, err = b.snapshots(*vms, 5)
+			return err
+		})
+	case *onlyApps:
 		err = with(func(b *bench) (err error) {
 			out.Apps, err = b.apps(*apps)
 			return err
 		})
-	} else {
-		out, err = measure(*nodes, *large, *trials, *apps, *demo)
+	default:
+		out, err = measure(*nodes, *large, *trials, *apps, *vms, *demo)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -126,20 +151,20 @@ func with(f func(b *bench) error) error {
 	return f(&bench{dir: dir, server: server, client: c})
 }
 
-func measure(nodes, large, trials, apps int, demo bool) (out figures, err error) {
+func measure(nodes, large, trials, apps, vms int, demo bool) (out figures, err error) {
 	if demo {
 		if out.Demo, err = timeDemo(); err != nil {
 			return out, err
 		}
 	}
 	err = with(func(b *bench) (err error) {
-		out, err = b.all(out, nodes, large, trials, apps)
+		out, err = b.all(out, nodes, large, trials, apps, vms)
 		return err
 	})
 	return out, err
 }
 
-func (b *bench) all(out figures, nodes, large, trials, apps int) (_ figures, err error) {
+func (b *bench) all(out figures, nodes, large, trials, apps, vms int) (_ figures, err error) {
 	out.CostNodes = nodes
 	if out.CostPerNode, out.CostPerNodeFloor, err = b.cost(nodes); err != nil {
 		return out, fmt.Errorf("cost per node: %w", err)
@@ -162,6 +187,9 @@ func (b *bench) all(out figures, nodes, large, trials, apps int) (_ figures, err
 	}
 	if out.Apps, err = b.apps(apps); err != nil {
 		return out, fmt.Errorf("apps: %w", err)
+	}
+	if out.Snapshots, err = b.snapshots(vms, 5); err != nil {
+		return out, fmt.Errorf("snapshots: %w", err)
 	}
 	return out, nil
 }
@@ -196,6 +224,90 @@ func (b *bench) apps(count int) (out appsFigures, err error) {
 	}
 	out = appsFigures{Apps: count, AtOnce: atOnce, Each: seconds(appTime), Floor: seconds(appTime) * float64(count) / atOnce, Seconds: seconds(time.Since(began))}
 	out.Ratio = out.Seconds / out.Floor
+	return out, nil
+}
+
+// snapshots takes sets of a cluster of so many nodes, roles stopped and maintenance on, one after the other.
+func (b *bench) snapshots(count, sets int) (out snapshotFigures, err error) {
+	s, cluster, w, err := b.site(0, func(cfg *simcluster.Config) {
+		cfg.Platform = "als"
+		cfg.Nodes = []simcluster.NodeConfig{{Name: "core", Roles: []string{"base", "primary", "controller", "router"}}}
+		for i := 1; i < count; i++ {
+			cfg.Nodes = append(cfg.Nodes, simcluster.NodeConfig{Name: fmt.Sprintf("dea-%03d", i), Roles: []string{"dea"}})
+		}
+		cfg.Hypervisor = &simcluster.HypervisorConfig{CallMin: 20 * time.Millisecond, CallMax: 200 * time.Millisecond}
+	})
+	if err != nil {
+		return out, err
+	}
+	defer func() { _ = cluster.Close() }()
+	defer s.Close()
+	bucket, err := archivetest.NewBucket(context.Background(), b.server.S3, cluster.Name(), false)
+	if err != nil {
+		return out, err
+	}
+	defer bucket.Close()
+	section, err := harness.S3Section(s.Dir, b.server.S3.URL, bucket)
+	if err != nil {
+		return out, err
+	}
+	text, err := os.ReadFile(s.Inventory)
+	if err != nil {
+		return out, err
+	}
+	key := "  " + cluster.Name() + ":\n"
+	if err := os.WriteFile(s.Inventory, []byte(strings.Replace(string(text), key, key+section, 1)), 0o600); err != nil {
+		return out, err
+	}
+	out.Nodes, out.Sets = count, sets
+	var behind []float64
+	for range sets {
+		b.number++
+		in := operation.SnapshotInput{}
+		in.Cluster, in.OperationID = cluster.Name(), fmt.Sprintf("bench-%d", b.number)
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+		run, err := b.client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: operation.WorkflowID(in.Cluster, operation.KindSnapshot, in.OperationID), TaskQueue: s.Queue, WorkflowTaskTimeout: 5 * time.Second,
+			TypedSearchAttributes: temporal.NewSearchAttributes(operation.AttributeCluster.ValueSet(in.Cluster), operation.AttributeOperation.ValueSet(operation.KindSnapshot))}, operation.WorkflowSnapshot, in)
+		var report operation.Report
+		if err == nil {
+			err = run.Get(ctx, &report)
+		}
+		cancel()
+		if err != nil {
+			return out, fmt.Errorf("%w: %s", err, w.Tail())
+		}
+		set := report.Snapshot
+		if set == nil || set.Moment == nil || !set.Moment.Measured || !set.Moment.Inside || len(set.Snapshots) != count {
+			return out, fmt.Errorf("the set is no moment of %d nodes: %+v", count, set)
+		}
+		var first time.Time
+		var requests []time.Time
+		slowest := time.Duration(0)
+		for _, snapshot := range set.Snapshots {
+			requested, err := time.Parse(time.RFC3339Nano, snapshot.Requested)
+			if err != nil {
+				return out, err
+			}
+			completed, err := time.Parse(time.RFC3339Nano, snapshot.Completed)
+			if err != nil {
+				return out, err
+			}
+			if first.IsZero() || requested.Before(first) {
+				first = requested
+			}
+			requests, slowest = append(requests, requested), max(slowest, completed.Sub(requested))
+		}
+		for _, r := range requests {
+			behind = append(behind, seconds(r.Sub(first)))
+		}
+		out.Spread = append(out.Spread, seconds(set.Moment.RequestSpread.D()))
+		out.SlowestCall = append(out.SlowestCall, seconds(slowest))
+		out.SkewOver = append(out.SkewOver, seconds(set.Moment.SkewBound.D()-slowest))
+		out.QuietOver = append(out.QuietOver, seconds(set.Moment.QuietInterval.D()-slowest))
+		out.Down = append(out.Down, seconds(set.Down.D()))
+	}
+	slices.Sort(behind)
+	out.RequestP50, out.RequestP99 = behind[len(behind)/2], behind[len(behind)*99/100]
 	return out, nil
 }
 

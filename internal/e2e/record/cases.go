@@ -159,13 +159,7 @@ func cases() []scenario {
 		{name: "apps-dry-run", als: true, apps: "redeploy", args: []string{"--all", "--dry-run"}, phase: operation.PhaseDone},
 		{name: "apps-refused", als: true, apps: "restart", args: []string{"nobody/*/*"}, phase: operation.PhaseFailed},
 		{name: "snapshot", als: true, backup: true, snapshot: true, phase: operation.PhaseDone,
-			script: func(r *recording) {
-				r.ended(r.workflow)
-				r.katoflow("snapshot", "list", r.name)
-				r.katoflow("snapshot", "show", r.name, "op-1")
-				r.katoflow("snapshot", "verify", r.name, "op-1")
-				r.katoflow("snapshot", "delete", r.name, "op-1", "--yes")
-			}},
+			script: (*recording).sets},
 		{name: "snapshot-void-asked-retried", als: true, backup: true, snapshot: true, args: []string{"--rounds", "2"}, phase: operation.PhaseDone,
 			faults: func(c *simcluster.Cluster) { c.Hypervisor().FailSnapshots("dea-1", 2) },
 			script: func(r *recording) { r.answer(operation.ClusterNode, operation.Retry) }},
@@ -474,20 +468,38 @@ func (r *recording) exporting() {
 	})
 }
 
+// kept is an operation on what another one has left in the bucket.
+type kept struct {
+	kind, workflow string
+	input          any
+}
+
 // archives are the operations on what the export has made.
 func (r *recording) archives() {
 	r.ended(r.workflow)
 	who := operation.Request{Cluster: r.name, OperationID: "1"}
-	for _, w := range []struct {
-		kind, workflow string
-		input          any
-	}{
-		{operation.KindBackupList, operation.WorkflowBackupList, operation.BackupListInput{Cluster: r.name}},
-		{operation.KindBackupShow, operation.WorkflowBackupShow, operation.BackupShowInput{Cluster: r.name, Archive: operation.LatestArchive}},
-		{operation.KindBackupVerify, operation.WorkflowBackupVerify, operation.BackupVerifyInput{Request: who}},
-		{operation.KindBackupPrune, operation.WorkflowBackupPrune, operation.BackupPruneInput{Request: who, Retention: operation.Retention{KeepLast: 1}}},
-		{operation.KindBackupDelete, operation.WorkflowBackupDelete, operation.BackupDeleteInput{Request: who, Archive: "op-1"}},
-	} {
+	r.each(kept{operation.KindBackupList, operation.WorkflowBackupList, operation.BackupListInput{Cluster: r.name}},
+		kept{operation.KindBackupShow, operation.WorkflowBackupShow, operation.BackupShowInput{Cluster: r.name, Archive: operation.LatestArchive}},
+		kept{operation.KindBackupVerify, operation.WorkflowBackupVerify, operation.BackupVerifyInput{Request: who}},
+		kept{operation.KindBackupPrune, operation.WorkflowBackupPrune, operation.PruneInput{Request: who, Retention: operation.Retention{KeepLast: 1}}},
+		kept{operation.KindBackupDelete, operation.WorkflowBackupDelete, operation.BackupDeleteInput{Request: who, Archive: "op-1"}})
+}
+
+// sets are the operations on the snapshots that were taken. A second set is taken for the retention to delete the first.
+func (r *recording) sets() {
+	r.ended(r.workflow)
+	who := operation.Request{Cluster: r.name, OperationID: "1"}
+	r.each(kept{operation.KindSnapshotList, operation.WorkflowSnapshotList, operation.SnapshotListInput{Cluster: r.name}},
+		kept{operation.KindSnapshotShow, operation.WorkflowSnapshotShow, operation.SnapshotShowInput{Cluster: r.name, Set: operation.LatestArchive}},
+		kept{operation.KindSnapshotVerify, operation.WorkflowSnapshotVerify, operation.SnapshotSetInput{Request: who, Set: "op-1"}})
+	r.katoflow("snapshot", "create", r.name, "--id", "op-2")
+	r.each(kept{operation.KindSnapshotPrune, operation.WorkflowSnapshotPrune, operation.PruneInput{Request: who, Retention: operation.Retention{KeepLast: 1}}},
+		kept{operation.KindSnapshotDelete, operation.WorkflowSnapshotDelete, operation.SnapshotSetInput{Request: who, Set: "op-2"}})
+}
+
+// each runs operations one after the other and keeps their histories.
+func (r *recording) each(all ...kept) {
+	for _, w := range all {
 		id := operation.WorkflowID(r.name, w.kind, "1")
 		r.do(func(ctx context.Context) error {
 			run, err := r.client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: id, TaskQueue: r.Queue}, w.workflow, w.input)

@@ -56,6 +56,9 @@ func Report(r *operation.Report, now time.Time, s Style) string {
 	b.WriteString(export(r.Export, s))
 	b.WriteString(restored(r.Restore, s))
 	b.WriteString(snapshotted(r.Snapshot, s))
+	if r.Sets != nil && r.Sets.Prune != nil {
+		b.WriteString(prunedSets(r, s))
+	}
 	if r.Sets != nil && r.Sets.Set != nil {
 		b.WriteString(snapshotted(&r.Sets.Set.Snapshotted, s))
 	}

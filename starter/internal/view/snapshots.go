@@ -1,7 +1,9 @@
 package view
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -120,5 +122,51 @@ func SnapshotSet(set *operation.SnapshotSet, s Style) string {
 		line("note: %s", clean(set.Note))
 	}
 	b.WriteString(snapshotted(&set.Snapshotted, s))
+	return b.String()
+}
+
+// prunedSets is the table of what a retention keeps of a cluster's sets and what it does not, the newest first.
+func prunedSets(r *operation.Report, s Style) string {
+	p := r.Sets.Prune
+	var b strings.Builder
+	line := func(format string, args ...any) { b.WriteString(s.fit(fmt.Sprintf(format, args...)) + "\n") }
+	line("keeps %s", clean(p.Retention.String()))
+	type row struct {
+		operation.SnapshotSummary
+		outcome, color, why string
+	}
+	var rows []row
+	for _, k := range p.Keep {
+		rows = append(rows, row{k.SnapshotSummary, "kept", green, strings.Join(k.Reasons, ", ")})
+	}
+	for _, d := range p.Delete {
+		color, why := yellow, d.Why
+		if d.Outcome == operation.PruneFailed {
+			color = red
+		}
+		if why == "" {
+			why = "no rule keeps it"
+		}
+		rows = append(rows, row{d.SnapshotSummary, d.Outcome, color, why})
+	}
+	slices.SortStableFunc(rows, func(a, b row) int { return cmp.Compare(b.TakenAt, a.TakenAt) })
+	if len(rows) > 0 {
+		b.WriteString("\n")
+		w := newTable(s, "SET", "TAKEN", "VMS", "QUIESCE", "", "WHY")
+		for _, r := range rows {
+			var levels []string
+			for _, q := range r.Quiesce {
+				levels = append(levels, clean(string(q)))
+			}
+			w.AppendRow(table.Row{clean(r.Set), fineStamp(r.TakenAt), itoa(r.Snapshots), strings.Join(levels, ", "), s.paint(r.color, clean(r.outcome)), clean(r.why)})
+		}
+		b.WriteString(renderFit(w, s))
+	}
+	if p.MoreKept > 0 {
+		line("and %d more that are kept", p.MoreKept)
+	}
+	if p.MoreDeleted > 0 {
+		line("and %d more that are not: the next run deletes them", p.MoreDeleted)
+	}
 	return b.String()
 }
