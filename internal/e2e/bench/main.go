@@ -242,7 +242,7 @@ func (b *bench) snapshots(count, sets int) (out snapshotFigures, err error) {
 	}
 	defer func() { _ = cluster.Close() }()
 	defer s.Close()
-	bucket, err := archivetest.NewBucket(context.Background(), b.server.S3, cluster.Name(), false)
+	bucket, err := archivetest.NewBucket(context.Background(), b.server.S3, "sets-of-"+cluster.Name(), false)
 	if err != nil {
 		return out, err
 	}
