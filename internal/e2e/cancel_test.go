@@ -32,6 +32,17 @@ func (o *op) cancel() (operation.Report, time.Duration) {
 	return r, took
 }
 
+// cancelReaches waits until a node's own workflow knows of the cancel: before, it goes on when the node does.
+func (o *op) cancelReaches(node string) {
+	o.t.Helper()
+	child := operation.NodeWorkflowID(o.workflow, node)
+	o.eventually(20*time.Second, "the cancel to reach "+child, func() bool {
+		return slices.ContainsFunc(o.history(child), func(e *historypb.HistoryEvent) bool {
+			return e.EventType == enumspb.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED
+		})
+	})
+}
+
 // clean requires that nothing of a cancelled operation is left: the lock is free, maintenance mode is off, no package is half installed, nothing runs.
 func (s *site) clean() {
 	s.t.Helper()
@@ -159,13 +170,7 @@ func TestCancel_InEveryPhase_EndsInANamedSafeState(t *testing.T) {
 			began := time.Now()
 			if c.held != nil {
 				require.NoError(t, s.client.CancelWorkflow(context.Background(), o.workflow, ""))
-				// The node's own workflow has to know, or it goes on when the node does.
-				child := operation.NodeWorkflowID(o.workflow, dea)
-				o.eventually(20*time.Second, "the cancel to reach "+child, func() bool {
-					return slices.ContainsFunc(s.history(child), func(e *historypb.HistoryEvent) bool {
-						return e.EventType == enumspb.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED
-					})
-				})
+				o.cancelReaches(dea)
 				c.held(t, world{s, o, n})
 			}
 			r, took := o.cancel()

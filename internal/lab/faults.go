@@ -300,10 +300,10 @@ func (h *Host) HangCommand(name string, times int) error {
 
 // SlowCommand lets it wait before it does its work.
 func (h *Host) SlowCommand(name string, times int, d time.Duration) error {
-	return h.fault(name, "slow", times, strconv.FormatFloat(d.Seconds(), 'f', -1, 64), "")
+	return h.fault(name, "slow", times, strconv.FormatInt(int64((d+99*time.Millisecond)/(100*time.Millisecond)), 10), "")
 }
 
-// HealCommands ends the three.
+// HealCommands ends the three; a command that waits for SlowCommand's time does its work at once.
 func (h *Host) HealCommands() error {
 	return os.RemoveAll(h.path("etc/katoflow-lab/faults"))
 }

@@ -200,10 +200,28 @@ func (n *Node) SlowCommand(name string, times int, d time.Duration) {
 	})
 }
 
-// HealCommands ends all FailCommand, HangCommand and SlowCommand faults that are left.
+// HealCommands ends all FailCommand, HangCommand and SlowCommand faults that are left. A command that waits for SlowCommand's time does its work at once.
 func (n *Node) HealCommands() {
 	n.fault("commands healed")
-	n.set(func(f *faults) { f.commands = nil })
+	n.set(func(f *faults) {
+		f.commands = nil
+		f.healCommands()
+	})
+}
+
+// healed is closed when the faults of commands, as they are now, end.
+func (f *faults) healed() <-chan struct{} {
+	if f.commandsHealed == nil {
+		f.commandsHealed = make(chan struct{})
+	}
+	return f.commandsHealed
+}
+
+func (f *faults) healCommands() {
+	if f.commandsHealed != nil {
+		close(f.commandsHealed)
+		f.commandsHealed = nil
+	}
 }
 
 // ExitZeroOnFailure makes kato exit 0 whatever happens while on, as old versions did (kato.md §0.4).
@@ -407,6 +425,7 @@ func (n *Node) injected(c *invocation, name string) (exit int, done bool) {
 			break
 		}
 	}
+	healed := n.faults.healed()
 	n.mu.Unlock()
 	switch {
 	case hit == nil:
@@ -419,6 +438,8 @@ func (n *Node) injected(c *invocation, name string) (exit int, done bool) {
 		defer timer.Stop()
 		select {
 		case <-timer.C:
+			return 0, false
+		case <-healed:
 			return 0, false
 		case <-c.p.ctx.Done():
 			return 128 + sigKILL, true
@@ -464,6 +485,7 @@ func (n *Node) Heal() {
 	}
 	n.packages.releaseHolders()
 	n.set(func(f *faults) {
+		f.healCommands()
 		*f = faults{refuse: f.refuse, roleNeverStarts: f.roleNeverStarts}
 	})
 	n.Refuse(false)

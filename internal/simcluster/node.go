@@ -71,6 +71,7 @@ type faults struct {
 	noOutbound        bool
 	slowBoot          time.Duration
 	commands          []*commandFault
+	commandsHealed    chan struct{}
 	roleNeverStarts   map[string]bool
 }
 

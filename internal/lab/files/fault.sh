@@ -29,7 +29,13 @@ if [ "${times:-0}" -ne 0 ]; then
 		exit "$value"
 		;;
 	hang) while :; do sleep 3600; done ;;
-	slow) sleep "$value" ;;
+	# Until its tenths of a second are over, or the faults are healed.
+	slow)
+		while [ "$value" -gt 0 ] && [ -e "$file" ]; do
+			sleep 0.1
+			value=$((value - 1))
+		done
+		;;
 	esac
 fi
 exec "$real" "$@"
