@@ -183,10 +183,10 @@ func TestFromHost_CancelledInTheImport_SeesItThroughAndLetsBothGo(t *testing.T) 
 	t.Parallel()
 	for name, slow := range map[string]func(old, target *site){
 		"begins": func(_, target *site) {
-			target.cluster.Node(core).SlowCommand("kato data import", -1, 3*time.Second)
+			target.cluster.Node(core).SlowCommand("kato data import", -1, time.Minute)
 		},
 		"reads the old cluster": func(old, _ *site) {
-			require.NoError(old.t, old.exporter(core).ExportTime(4*time.Second))
+			require.NoError(old.t, old.exporter(core).ExportTime(8*time.Second))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -203,6 +203,8 @@ func TestFromHost_CancelledInTheImport_SeesItThroughAndLetsBothGo(t *testing.T) 
 			}[name]
 			target.eventually(60*time.Second, "kato to begin", at)
 			target.cli(0, "op", "cancel", o.id, "--detach")
+			o.seesThrough()
+			target.cluster.Node(core).HealCommands()
 			r, err := o.end(90 * time.Second)
 			require.Error(t, err)
 			require.Equal(t, operation.PhaseCancelled, r.Phase)
@@ -279,12 +281,13 @@ func TestFromHost_HoldEndedWhileKatoReads_IsNotCalledAGoodImport(t *testing.T) {
 	old, target := twoRunning(t, true, true)
 	target.worker("")
 	target.controller().Empty()
-	target.cluster.Node(core).SlowCommand("kato data import", -1, 3*time.Second)
+	target.cluster.Node(core).SlowCommand("kato data import", -1, time.Minute)
 	f := target.fault("the operation that holds a running cluster is cancelled while kato reads it")
 	o := target.fromHost(old)
 	target.eventually(60*time.Second, "kato to import", func() bool { return target.running(core, "kato data import") })
 	target.cli(0, "op", "cancel", o.id+"-source")
 	require.False(t, old.cluster.Maintenance())
+	target.cluster.Node(core).HealCommands()
 	q := o.question(60 * time.Second)
 	require.Contains(t, q.Cause.Message, "was not held while kato read it")
 	o.decide(q, operation.Retry)

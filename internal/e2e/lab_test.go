@@ -333,7 +333,7 @@ func (h host) RebootDoesNothing(on bool) {
 	if on {
 		h.FailCommand("reboot", -1, 0, "")
 	} else {
-		h.must(h.HealCommands())
+		h.HealCommands()
 	}
 }
 
@@ -367,6 +367,7 @@ func (h host) again(ask func() error) error {
 	return nil
 }
 
+func (h host) HealCommands()        { h.must(h.Host.HealCommands()) }
 func (h host) HealExports()         { h.must(h.Host.HealExports()) }
 func (h host) NoCoreAccess(on bool) { h.must(h.Host.NoCoreAccess(on)) }
 func (h host) NoOutbound(on bool)   { h.must(h.Host.NoOutbound(on)) }
@@ -398,7 +399,7 @@ func (h host) Heal() {
 	for _, release := range h.c.held[h.Name()] {
 		release()
 	}
-	h.must(h.HealCommands())
+	h.HealCommands()
 	h.NeverReturn(false)
 	h.PowerOn()
 }

@@ -179,7 +179,7 @@ func TestReset_CancelledAfterwards_EndsSafelyAndFreesTheCluster(t *testing.T) {
 			o.reset(to)
 			o.cli(0, "op", "cancel", o.id, "--detach")
 			o.cancelReaches("b")
-			s.cluster.Node("b").Heal()
+			s.cluster.Node("b").HealCommands()
 			r, err := o.end(30 * time.Second)
 			require.Error(t, err)
 			require.Equal(t, operation.PhaseCancelled, r.Phase)

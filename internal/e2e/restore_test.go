@@ -353,11 +353,13 @@ func TestRestore_CancelledInTheImport_SeesItThrough(t *testing.T) {
 	s := newSite(t, nil, nil, exporting)
 	s.worker("")
 	before := s.archived()
-	s.cluster.Node(core).SlowCommand("kato data import", -1, 3*time.Second)
+	s.cluster.Node(core).SlowCommand("kato data import", -1, time.Minute)
 	f := s.fault("an import cancelled while kato imports")
 	o := s.restore(before.id, "--no-safety-backup")
 	s.eventually(60*time.Second, "kato to import", func() bool { return s.running(core, "kato data import") })
 	s.cli(0, "op", "cancel", o.id, "--detach")
+	o.seesThrough()
+	s.cluster.Node(core).HealCommands()
 	r, err := o.end(90 * time.Second)
 	require.Error(t, err)
 	require.Equal(t, operation.PhaseCancelled, r.Phase)
@@ -367,9 +369,16 @@ func TestRestore_CancelledInTheImport_SeesItThrough(t *testing.T) {
 			require.Equal(t, 0, e.ExitCode)
 		}
 	}
-	require.Contains(t, strings.Join(r.Nodes[0].Notes, "\n"), "kato data import is not interrupted")
 	o.settled()
 	f.end("the import seen through, then ended as cancelled")
+}
+
+// seesThrough waits until an import that was cancelled says that kato is not interrupted.
+func (o *op) seesThrough() {
+	o.t.Helper()
+	o.until(20*time.Second, "the word that kato data import is not interrupted", func(r operation.Report) bool {
+		return len(r.Nodes) > 0 && strings.Contains(strings.Join(r.Nodes[0].Notes, "\n"), "kato data import is not interrupted")
+	})
 }
 
 // importer is a node that imports, with what can happen to it there. Package katodouble says what each does.

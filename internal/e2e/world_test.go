@@ -72,6 +72,8 @@ type machine interface {
 	FailCommand(name string, times, exit int, stderr string)
 	HangCommand(name string, times int)
 	SlowCommand(name string, times int, d time.Duration)
+	// HealCommands ends the three; a command that waits for SlowCommand's time does its work at once.
+	HealCommands()
 	// StopRole, RoleNeverStarts and StartRole are for nodes with kato.
 	StopRole(role string)
 	RoleNeverStarts(role string)
