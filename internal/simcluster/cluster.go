@@ -278,7 +278,7 @@ func (c *Cluster) InventoryYAML() []byte {
 	}
 	if h := c.hypervisor; h != nil {
 		cs.Hypervisor = &hypervisorSection{Provider: "command", Hosts: []nodeSection{{Name: h.host.name, Address: h.host.address, SSH: sshSection{Port: h.host.port}}}, Command: map[string][]string{}}
-		for field, verb := range map[string]string{"snapshot": "take", "find": "find", "delete": "delete"} {
+		for field, verb := range map[string]string{"snapshot": "take", "find": "find", "delete": "delete", "rollback": "rollback"} {
 			cs.Hypervisor.Command[field] = []string{"vmctl", verb, "{vm}", "{name}"}
 		}
 		for _, verb := range []string{"list", "power", "start", "stop", "kill", "check"} {

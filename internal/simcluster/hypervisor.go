@@ -3,6 +3,8 @@ package simcluster
 import (
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -46,19 +48,24 @@ type Hypervisor struct {
 	mu        sync.Mutex
 	snapshots map[string][]*simSnapshot
 	asked     map[string]int // snapshots that were asked for, by node
+	reverted  map[string]int // how often the disks of a node were put back
 	faults    map[string]*hypervisorFault
+	disks     int // folders of snapshots so far
 }
 
 type simSnapshot struct {
 	SnapshotState
 	ready  time.Time
 	failed bool
+	disk   *disk
 }
 
 // hypervisorFault is what goes wrong with the snapshots of one node.
 type hypervisorFault struct {
 	fail, lost, broken int           // so many times: refused; made, and the answer lost; made, and failed later
 	slow               time.Duration // every one takes so much longer
+	failBack, lostBack int           // so many rollbacks: refused; done, and the answer lost
+	slowBack           time.Duration // every rollback takes so long
 }
 
 // Hypervisor of the cluster; nil when it has none.
@@ -76,7 +83,7 @@ func (c *Cluster) startHypervisor() error {
 	if err != nil {
 		return err
 	}
-	c.hypervisor = &Hypervisor{cluster: c, host: host, cfg: cfg, snapshots: map[string][]*simSnapshot{}, asked: map[string]int{}, faults: map[string]*hypervisorFault{}}
+	c.hypervisor = &Hypervisor{cluster: c, host: host, cfg: cfg, snapshots: map[string][]*simSnapshot{}, asked: map[string]int{}, reverted: map[string]int{}, faults: map[string]*hypervisorFault{}}
 	return nil
 }
 
@@ -102,6 +109,28 @@ func (h *Hypervisor) Asked(node string) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.asked[node]
+}
+
+// RolledBack is how often the disks of a node were put back.
+func (h *Hypervisor) RolledBack(node string) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.reverted[node]
+}
+
+// FailRollbacks refuses the next rollbacks of a node; LoseRollbackAnswers does them and breaks the connection instead of answering; SlowRollbacks makes each take so long.
+func (h *Hypervisor) FailRollbacks(node string, times int) {
+	h.change(node, func(f *hypervisorFault) { f.failBack = times })
+}
+
+// LoseRollbackAnswers is described at FailRollbacks.
+func (h *Hypervisor) LoseRollbackAnswers(node string, times int) {
+	h.change(node, func(f *hypervisorFault) { f.lostBack = times })
+}
+
+// SlowRollbacks is described at FailRollbacks.
+func (h *Hypervisor) SlowRollbacks(node string, d time.Duration) {
+	h.change(node, func(f *hypervisorFault) { f.slowBack = d })
 }
 
 // FailSnapshots refuses the next snapshots of a node; LoseAnswers makes them and breaks the connection instead of answering; BreakSnapshots makes them, and they turn out to have failed when they
@@ -132,9 +161,9 @@ func (h *Hypervisor) Lose(node string, i int) {
 	h.snapshots[node] = slices.Delete(h.snapshots[node], i, i+1)
 }
 
-// Add makes a snapshot that nobody asked for.
+// Add makes a snapshot that nobody asked for, and that cannot be gone back to.
 func (h *Hypervisor) Add(node, name string) {
-	s := &simSnapshot{SnapshotState: h.cluster.stateOf(h.cluster.byName[node], name)}
+	s := &simSnapshot{SnapshotState: h.cluster.stateOf(h.cluster.byName[node], name), failed: true}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.snapshots[node] = append(h.snapshots[node], s)
@@ -207,13 +236,18 @@ func (h *Hypervisor) take(c *invocation, n *Node, name string) (lost bool, err e
 			return
 		}
 		s := &simSnapshot{SnapshotState: h.cluster.stateOf(n, name), failed: broken}
+		var err error
+		if s.disk, err = n.capture(h.folder(n.name)); err != nil {
+			s.failed = true
+			h.cluster.event(n.name, "fault", "hypervisor: its disks cannot be copied: %v", err)
+		}
 		h.mu.Lock()
 		s.ready = time.Now().Add(all - before + h.cfg.CopyTime)
 		if h.find(n.name, name) == nil {
 			h.snapshots[n.name] = append(h.snapshots[n.name], s)
 		}
 		h.mu.Unlock()
-		h.wait(all - before)
+		h.wait(all - before - time.Since(s.At)) // less what the copying of its disks took
 	})
 	select {
 	case <-done:
@@ -221,6 +255,55 @@ func (h *Hypervisor) take(c *invocation, n *Node, name string) (lost bool, err e
 	case <-c.p.ctx.Done():
 		return lost, c.p.ctx.Err()
 	}
+}
+
+// folder is a new one of the host, for the disks of a snapshot.
+func (h *Hypervisor) folder(node string) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.disks++
+	return filepath.Join(h.cluster.dir, "snapshots", fmt.Sprintf("%s-%d", node, h.disks))
+}
+
+// rollback puts the disks of a VM that is off back, and returns whether its answer is lost.
+func (h *Hypervisor) rollback(n *Node, name string) (lost bool, err error) {
+	n.power.Lock() // it cannot be switched on meanwhile
+	defer n.power.Unlock()
+	if n.Running() {
+		return false, fmt.Errorf("vm-%s is on", n.name)
+	}
+	h.mu.Lock()
+	s := h.find(n.name, name)
+	f := h.faults[n.name]
+	if f == nil {
+		f = &hypervisorFault{}
+	}
+	switch {
+	case s == nil || s.failed || s.disk == nil || time.Now().Before(s.ready):
+		err = fmt.Errorf("%s has no snapshot %s that can be gone back to", n.name, name)
+	case f.failBack > 0:
+		f.failBack--
+		err = fmt.Errorf("the storage of %s does not go back", n.name)
+	case f.lostBack > 0:
+		f.lostBack--
+		lost = true
+	}
+	slow := f.slowBack
+	h.mu.Unlock()
+	if err != nil {
+		return false, err
+	}
+	if !h.wait(slow) {
+		return false, h.cluster.ctx.Err()
+	}
+	if err := n.putBack(s.disk); err != nil {
+		return false, err
+	}
+	h.mu.Lock()
+	h.reverted[n.name]++
+	h.mu.Unlock()
+	h.cluster.event(n.name, "rollback", "%s", name)
+	return lost, nil
 }
 
 func (h *Hypervisor) wait(d time.Duration) bool {
@@ -257,7 +340,7 @@ func vmctl(c *invocation) int {
 		return c.fail(127, "there are no VMs here")
 	}
 	if len(c.argv) < 3 {
-		return c.fail(2, "usage: vmctl take|find|list|delete|power|start|stop|kill|check VM [NAME]")
+		return c.fail(2, "usage: vmctl take|find|list|delete|rollback|power|start|stop|kill|check VM [NAME]")
 	}
 	verb, vm, name := c.argv[1], strings.TrimPrefix(c.argv[2], "vm-"), ""
 	if len(c.argv) > 3 {
@@ -279,6 +362,16 @@ func vmctl(c *invocation) int {
 			return 1
 		}
 		c.printf("id=%s/%s\n", vm, name)
+	case "rollback":
+		lost, err := h.rollback(n, name)
+		if err != nil {
+			return c.fail(1, "%v", err)
+		}
+		if lost {
+			h.host.DropConnections()
+			<-c.p.ctx.Done()
+			return 1
+		}
 	case "find":
 		h.mu.Lock()
 		defer h.mu.Unlock()
@@ -302,7 +395,12 @@ func vmctl(c *invocation) int {
 	case "delete":
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		h.snapshots[vm] = slices.DeleteFunc(h.snapshots[vm], func(s *simSnapshot) bool { return s.Name == name })
+		h.snapshots[vm] = slices.DeleteFunc(h.snapshots[vm], func(s *simSnapshot) bool {
+			if s.Name == name && s.disk != nil {
+				_ = os.RemoveAll(s.disk.files)
+			}
+			return s.Name == name
+		})
 	case "power":
 		if n.Running() {
 			c.printf("on\n")

@@ -323,11 +323,16 @@ func (n *Node) down(why string) {
 	n.cluster.mark(n.name, "upgrade", false)
 	n.cluster.mark(n.name, "roles", false)
 	if n.exists() {
-		n.tree.empty("/run")
-		n.tree.empty("/tmp")
-		n.tree.empty("/dev/shm")
-		n.makeRun()
+		n.emptyMemory()
 	}
+}
+
+// emptyMemory takes away what does not outlive a boot.
+func (n *Node) emptyMemory() {
+	n.tree.empty("/run")
+	n.tree.empty("/tmp")
+	n.tree.empty("/dev/shm")
+	n.makeRun()
 }
 
 // shutdown takes the node away for good.
