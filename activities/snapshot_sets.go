@@ -212,6 +212,11 @@ func (x *Snapshots) VerifySet(ctx context.Context, in SetInput) (SetVerification
 	known := func(name string) bool {
 		return slices.ContainsFunc(refs, func(r archive.Ref) bool { return strings.HasPrefix(name, roundsPrefix(r.Operation)) })
 	}
+	return x.stateOfSet(a, p, set, known)
+}
+
+// stateOfSet asks the hypervisor for every snapshot of a set, and with known for those of katoflow that it does not know. The error is the activity's.
+func (x *Snapshots) stateOfSet(a *attempt, p hypervisor.Provider, set operation.SnapshotSet, known func(name string) bool) (SetVerification, error) {
 	problems, orphans, errs := make([]string, len(set.Snapshots)), make([][]string, len(set.Snapshots)), make([]error, len(set.Snapshots))
 	each(len(set.Snapshots), func(i int) {
 		s := set.Snapshots[i]
@@ -224,12 +229,12 @@ func (x *Snapshots) VerifySet(ctx context.Context, in SetInput) (SetVerification
 		there := false
 		for _, h := range have {
 			switch {
-			case h.Name != s.Name && !known(h.Name):
+			case h.Name != s.Name && known != nil && !known(h.Name):
 				orphans[i] = append(orphans[i], s.Node+": "+shortText(h.Name))
 			case h.Name != s.Name:
 			case h.State == hypervisor.Failed:
 				there, problems[i] = true, s.Node+": its snapshot has failed"
-			case s.ID != "" && h.ID != "" && h.ID != s.ID:
+			case anotherOne(s, h):
 				there, problems[i] = true, fmt.Sprintf("%s: its snapshot is another one by now: %s, and was %s", s.Node, shortText(h.ID), s.ID)
 			default:
 				there = true

@@ -69,6 +69,10 @@ type NodesInput struct {
 	Nodes     []string  `json:"nodes"`
 	// Tries are those of the nodes' jobs; 1 for a node that is not named.
 	Tries map[string]int `json:"tries,omitempty"`
+	// Snapshots that the step is about, one of each node.
+	Snapshots []operation.SnapshotOf `json:"snapshots,omitempty"`
+	// Hard: a VM that does not shut down in time has its power taken away.
+	Hard bool `json:"hard,omitempty"`
 	// Settle starts nothing: it follows what already runs to its end.
 	Settle           bool               `json:"settle,omitempty"`
 	UnreachableAfter operation.Duration `json:"unreachableAfter,omitempty"`
@@ -547,19 +551,28 @@ func (x *Snapshots) lookFor(ctx context.Context, p hypervisor.Provider, t *takin
 	}
 }
 
-// StopVMs asks the guests to shut down and waits until their VMs are off. A VM that is off is left so. Failures, by node: Snapshot, when the provider refuses or the VM is not off in time.
+// StopVMs asks the guests to shut down and waits until their VMs are off. A VM that is off is left so. One that is not off in time has its power taken away with Hard, and is a failure
+// otherwise. Failures, by node: Snapshot, when the provider refuses or the VM is not off in time.
 func (x *Snapshots) StopVMs(ctx context.Context, in NodesInput) (NodesResult, error) {
-	return x.switchVMs(ctx, "shutting the VMs down", in, hypervisor.Off, func(ctx context.Context, p hypervisor.Provider, vm hypervisor.VM) error {
-		return p.Stop(ctx, vm, false)
-	})
+	stop := func(hard bool) switching {
+		return func(ctx context.Context, p hypervisor.Provider, vm hypervisor.VM) error { return p.Stop(ctx, vm, hard) }
+	}
+	ways := []switching{stop(false)}
+	if in.Hard {
+		ways = append(ways, stop(true))
+	}
+	return x.switchVMs(ctx, "shutting the VMs down", in, hypervisor.Off, ways...)
 }
+
+// switching is one way to switch a VM.
+type switching func(context.Context, hypervisor.Provider, hypervisor.VM) error
 
 // StartVMs switches VMs on and waits until they are. That the nodes answer is for the gates to say. Failures as StopVMs.
 func (x *Snapshots) StartVMs(ctx context.Context, in NodesInput) (NodesResult, error) {
 	return x.switchVMs(ctx, "switching the VMs on", in, hypervisor.On, func(ctx context.Context, p hypervisor.Provider, vm hypervisor.VM) error { return p.Start(ctx, vm) })
 }
 
-func (x *Snapshots) switchVMs(ctx context.Context, phase string, in NodesInput, want hypervisor.Power, do func(context.Context, hypervisor.Provider, hypervisor.VM) error) (NodesResult, error) {
+func (x *Snapshots) switchVMs(ctx context.Context, phase string, in NodesInput, want hypervisor.Power, ways ...switching) (NodesResult, error) {
 	a := begin(ctx, phase)
 	defer a.finish()
 	s, p, vms, err := x.open(in.Operation.Cluster, in.Nodes)
@@ -571,7 +584,16 @@ func (x *Snapshots) switchVMs(ctx context.Context, phase string, in NodesInput, 
 	out := NodesResult{Nodes: make([]NodeOutcome, len(vms))}
 	each(len(vms), func(i int) {
 		out.Nodes[i] = NodeOutcome{Node: vms[i].Node, Started: true}
-		if err := switchVM(a, p, vms[i], want, within, do); err != nil {
+		var err error
+		for n, way := range ways {
+			if n > 0 {
+				out.Nodes[i].Notes = append(out.Nodes[i].Notes, oneLine("its power was taken away: "+err.Error(), maxMessage))
+			}
+			if err = switchVM(a, p, vms[i], want, within, way); err == nil || a.ctx.Err() != nil {
+				break
+			}
+		}
+		if err != nil {
 			out.Nodes[i].Failure = operation.FailureOf(providerError(err))
 		}
 	})
@@ -581,7 +603,7 @@ func (x *Snapshots) switchVMs(ctx context.Context, phase string, in NodesInput, 
 	return out, nil
 }
 
-func switchVM(a *attempt, p hypervisor.Provider, vm hypervisor.VM, want hypervisor.Power, within time.Duration, do func(context.Context, hypervisor.Provider, hypervisor.VM) error) error {
+func switchVM(a *attempt, p hypervisor.Provider, vm hypervisor.VM, want hypervisor.Power, within time.Duration, do switching) error {
 	asked := false
 	var last error
 	for began := time.Now(); ; {

@@ -16,18 +16,19 @@ import (
 func (c *cli) snapshotCommand() *cobra.Command {
 	cmd := group(&cobra.Command{
 		Use:   "snapshot",
-		Short: "Take snapshots of all VMs of a cluster at one moment",
-		Long: `Take snapshots of all VMs of a cluster at one moment, and look after them.
+		Short: "Take snapshots of all VMs of a cluster at one moment, and go back to them",
+		Long: `Take snapshots of all VMs of a cluster at one moment, look after them, and go back to them.
 
 SET is the id of the operation that took it. The worker's inventory says which hypervisor the VMs run on, and which bucket has
 the sets' manifests.`,
 		Example: `  katoflow snapshot create prod
   katoflow snapshot create prod --quiesce maintenance --max-skew 500ms
   katoflow snapshot list prod
-  katoflow snapshot verify prod`,
+  katoflow snapshot verify prod
+  katoflow snapshot rollback prod 20261122-104756-k3f9qa`,
 	})
 	cmd.AddCommand(c.snapshotCreateCommand(), c.snapshotListCommand(), c.snapshotShowCommand(), c.snapshotVerifyCommand(), c.snapshotDeleteCommand(),
-		c.snapshotPruneCommand())
+		c.snapshotPruneCommand(), c.snapshotRollbackCommand())
 	return cmd
 }
 

@@ -55,7 +55,7 @@ func TestRegister_Everything_HasAUniqueNameAndItsDependencies(t *testing.T) {
 
 	want := []string{operation.WorkflowApps, operation.WorkflowAppsBatch, operation.WorkflowAppsList, operation.WorkflowBackup, operation.WorkflowBackupDelete, operation.WorkflowBackupList, operation.WorkflowBackupPrune, operation.WorkflowBackupShow, operation.WorkflowBackupVerify,
 		operation.WorkflowClusterCheck, operation.WorkflowHold, operation.WorkflowClusterLock, operation.WorkflowClusterTrust, operation.WorkflowRestore, operation.WorkflowSecurityUpgrade, operation.WorkflowSecurityUpgradeNode, operation.WorkflowSnapshot,
-		operation.WorkflowSnapshotDelete, operation.WorkflowSnapshotList, operation.WorkflowSnapshotPrune, operation.WorkflowSnapshotShow, operation.WorkflowSnapshotVerify}
+		operation.WorkflowSnapshotDelete, operation.WorkflowSnapshotList, operation.WorkflowSnapshotPrune, operation.WorkflowSnapshotRollback, operation.WorkflowSnapshotShow, operation.WorkflowSnapshotVerify}
 	slices.Sort(r.workflows)
 	if !slices.Equal(r.workflows, want) {
 		t.Errorf("workflows %v, want %v", r.workflows, want)

@@ -120,6 +120,9 @@ func howFar(report *operation.Report) string {
 	if report.Apps != nil {
 		return appsSummary(report.Apps)
 	}
+	if report.Sets != nil && report.Sets.Rollback != nil {
+		return rollbackSummary(report)
+	}
 	if report.Snapshot != nil {
 		return snapshotSummary(report)
 	}
@@ -171,6 +174,25 @@ func snapshotSummary(report *operation.Report) string {
 	}
 	if len(parts) == 0 {
 		return count(len(report.Nodes), "node")
+	}
+	return strings.Join(parts, ", ")
+}
+
+// rollbackSummary is how far a rollback is, and what the disks hold at its end.
+func rollbackSummary(report *operation.Report) string {
+	r := report.Sets.Rollback
+	parts := []string{count(len(report.Nodes), "node") + " back to set " + cell(r.Set, 80)}
+	if r.TakenAt != "" {
+		parts[0] += " of " + when(r.TakenAt)
+	}
+	if len(report.Nodes) > 0 && report.Nodes[0].Step != "" && !report.Finished() {
+		parts = append(parts, "step "+cell(report.Nodes[0].Step, 40))
+	}
+	if r.Moment != "" {
+		parts = append(parts, "the disks hold: "+cell(r.Moment, 40))
+	}
+	if s := report.Snapshot; s != nil && s.Location != "" {
+		parts = append(parts, "what they were before is set "+cell(s.Set, 80))
 	}
 	return strings.Join(parts, ", ")
 }

@@ -19,6 +19,7 @@ func Register(r Registry) {
 	r.RegisterWorkflowWithOptions(Restore, workflow.RegisterOptions{Name: operation.WorkflowRestore})
 	r.RegisterWorkflowWithOptions(Hold, workflow.RegisterOptions{Name: operation.WorkflowHold})
 	r.RegisterWorkflowWithOptions(Snapshot, workflow.RegisterOptions{Name: operation.WorkflowSnapshot})
+	r.RegisterWorkflowWithOptions(SnapshotRollback, workflow.RegisterOptions{Name: operation.WorkflowSnapshotRollback})
 	r.RegisterWorkflowWithOptions(SnapshotList, workflow.RegisterOptions{Name: operation.WorkflowSnapshotList})
 	r.RegisterWorkflowWithOptions(SnapshotShow, workflow.RegisterOptions{Name: operation.WorkflowSnapshotShow})
 	r.RegisterWorkflowWithOptions(SnapshotVerify, workflow.RegisterOptions{Name: operation.WorkflowSnapshotVerify})

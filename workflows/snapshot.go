@@ -34,24 +34,20 @@ func Snapshot(ctx workflow.Context, in operation.SnapshotInput) (*operation.Repo
 }
 
 type snapshot struct {
-	*run
+	*machines
 	in operation.SnapshotInput
 
 	levels   []operation.Quiesce
 	provider string
-	tries    map[string]int // by step and node: the try of the node's job
-	// down are the nodes whose roles may have been stopped, and off says that VMs may be: they are to be started again on every path.
-	down      map[string]bool
+	// off says that VMs may be: they are to be started again on every path.
 	off       bool
 	downSince time.Time
-	// stopped and started are the moments of this round by the nodes' clocks, in Unix nanoseconds.
-	stopped, started map[string]int64
-	taken            []activities.TakenSnapshot
+	taken     []activities.TakenSnapshot
 	// began: a round was begun, so that there may be snapshots.
 	began bool
 }
 
-func (s *snapshot) attach(r *run) { s.run, s.tries = r, map[string]int{} }
+func (s *snapshot) attach(r *run) { s.machines = allMachines(r) }
 
 func (s *snapshot) check() []string { return s.in.Check("") }
 
@@ -65,15 +61,6 @@ func (s *snapshot) needs() activities.PreflightNeeds { return activities.Preflig
 func (s *snapshot) wantsMaintenance() bool { return false }
 
 func (s *snapshot) does(q operation.Quiesce) bool { return slices.Contains(s.levels, q) }
-
-// names of all nodes, in the plan's order.
-func (s *snapshot) names() []string {
-	out := make([]string, len(s.plan.Nodes))
-	for i, n := range s.plan.Nodes {
-		out[i] = n.Name
-	}
-	return out
-}
 
 // ready asks the hypervisor and the bucket for what a set needs of them.
 func (s *snapshot) ready(ctx workflow.Context) (problems, warnings []string, err error) {
@@ -108,33 +95,41 @@ func (s *snapshot) dryRun(ctx workflow.Context) ([]operation.CommandPlan, error)
 }
 
 func (s *snapshot) steps(ctx workflow.Context) {
-	rounds := s.in.Rounds
-	if rounds == 0 {
-		rounds = operation.DefaultSnapshotRounds
+	s.begin(ctx)
+	ok := s.rounds(ctx, s.oneRound) && s.keep(ctx)
+	if !ok && s.began {
+		s.discard(ctx, 0)
 	}
-	for i := range s.report.Nodes {
-		s.report.Nodes[i].Status, s.report.Nodes[i].StartedAt = operation.NodeRunning, stamp(ctx)
+	if !ok {
+		s.report.Snapshot.Snapshots, s.report.Snapshot.Moment = nil, nil
 	}
-	ok := false
-	for tried := 1; !ok; tried++ {
+	s.leave(ctx, ok)
+}
+
+// rounds tries until a round counts; what there is of one that does not is deleted. False: cancelled or aborted.
+func (s *snapshot) rounds(ctx workflow.Context, one func(workflow.Context) *operation.Failure) bool {
+	most := s.in.Rounds
+	if most == 0 {
+		most = operation.DefaultSnapshotRounds
+	}
+	for tried := 1; ; tried++ {
 		if f := s.goOn(ctx); f != nil {
-			break
+			return false
 		}
 		s.report.Snapshot.Round++
-		void := s.oneRound(ctx)
+		void := one(ctx)
 		if void == nil {
-			ok = true
-			break
+			return true
 		}
 		if ctx.Err() != nil || s.aborting {
-			break
+			return false
 		}
 		s.report.Snapshot.Void = append(s.report.Snapshot.Void, operation.Shorten(fmt.Sprintf("round %d: %s", s.report.Snapshot.Round, void.Message), 500))
 		s.discard(ctx, 0)
 		if ctx.Err() != nil || s.aborting {
-			break
+			return false
 		}
-		if tried < rounds {
+		if tried < most {
 			continue
 		}
 		tried = 0
@@ -144,16 +139,9 @@ func (s *snapshot) steps(ctx workflow.Context) {
 			s.aborting = true
 		}
 		if ctx.Err() != nil || s.aborting {
-			break
+			return false
 		}
 	}
-	if ok {
-		ok = s.keep(ctx)
-	}
-	if !ok && s.began {
-		s.discard(ctx, 0)
-	}
-	s.leave(ctx, ok)
 }
 
 // oneRound is one round from the first thing that is stopped to the last that is started. The failure is why it does not count; it is resumed all the same.
@@ -199,150 +187,19 @@ func (s *snapshot) quiet(ctx workflow.Context) *operation.Failure {
 	return nil
 }
 
-// coreLast groups the nodes for stopping: all but the Core side by side, then the Core, which the others need.
-func (s *snapshot) coreLast() [][]string {
-	var others, core []string
-	for _, n := range s.plan.Nodes {
-		if n.Core {
-			core = append(core, n.Name)
-		} else {
-			others = append(others, n.Name)
-		}
-	}
-	return slices.DeleteFunc([][]string{others, core}, func(g []string) bool { return len(g) == 0 })
-}
-
 func (s *snapshot) stopRoles(ctx workflow.Context, nodes []string) bool {
 	var snapshots *activities.Snapshots
 	for _, n := range nodes {
 		s.down[n] = true
 	}
-	return s.onNodes(ctx, operation.StepStopRoles, "kato stop", nodes, operation.Abort, snapshots.StopRoles, false, func(o activities.NodeOutcome) { s.stopped[o.Node] = o.Stamp })
-}
-
-// onNodes does a step on many nodes side by side, and asks about those that fail. otherwise is what can be decided beside retry. False: that was decided, or the operation was cancelled.
-func (s *snapshot) onNodes(ctx workflow.Context, step, what string, nodes []string, otherwise operation.Decision, activity any, settle bool, done func(activities.NodeOutcome)) bool {
-	s.at(ctx, step)
-	try := func(node string) int { return max(s.tries[step+"/"+node], 1) }
-	for asked := 1; len(nodes) > 0; asked++ {
-		var futures []workflow.Future
-		var parts [][]string
-		for part := range slices.Chunk(nodes, nodesPerChunk) {
-			in := activities.NodesInput{Operation: s.op, Nodes: part, Tries: map[string]int{}, Settle: settle, UnreachableAfter: s.plan.UnreachableAfter}
-			for _, n := range part {
-				in.Tries[n] = try(n)
-			}
-			parts = append(parts, part)
-			futures = append(futures, workflow.ExecuteActivity(following(ctx, fmt.Sprintf("%s on %s", what, count(len(part), "node")), nodesCeiling+s.plan.UnreachableAfter.D()), activity, in))
-		}
-		var failed []activities.NodeOutcome
-		for i, future := range futures {
-			var out activities.NodesResult
-			if err := future.Get(ctx, &out); err != nil {
-				for _, n := range parts[i] {
-					failed = append(failed, activities.NodeOutcome{Node: n, Failure: operation.FailureOf(err)})
-				}
-				continue
-			}
-			for _, o := range out.Nodes {
-				if o.Failure != nil {
-					failed = append(failed, o)
-				} else if done != nil {
-					done(o)
-				}
-			}
-		}
-		if ctx.Err() != nil {
-			return false
-		}
-		nodes = nil
-		if len(failed) == 0 {
-			break
-		}
-		for _, o := range failed {
-			s.failedNode(o, true)
-			nodes = append(nodes, o.Node)
-		}
-		decision := s.ask(ctx, s.askedAbout(failed), step, asked, together(failed), operation.Retry, otherwise)
-		for _, o := range failed {
-			s.failedNode(o, false)
-		}
-		switch decision {
-		case operation.Retry:
-			for _, o := range failed {
-				// A job whose outcome is unknown keeps its name and is taken up again.
-				if !operation.OutcomeUnknown(o.Failure.Type) {
-					s.tries[step+"/"+o.Node] = try(o.Node) + 1
-				}
-			}
-		case operation.Abort:
-			s.aborting = true
-			return false
-		default:
-			for _, o := range failed {
-				s.warn(fmt.Sprintf("%s: step %s was left as it is: %s", o.Node, step, o.Failure.Message))
-			}
-			return false
-		}
-	}
-	return true
-}
-
-// nodesCeiling bounds a step on many nodes.
-const nodesCeiling = 2 * time.Hour
-
-// nextTries gives the jobs of a step other names in the next round.
-func (s *snapshot) nextTries(step string, nodes []string) {
-	for _, n := range nodes {
-		s.tries[step+"/"+n] = max(s.tries[step+"/"+n], 1) + 1
-	}
-}
-
-// askedAbout is the node that a question is about: the only one that failed, or the cluster.
-func (s *snapshot) askedAbout(failed []activities.NodeOutcome) string {
-	if len(failed) == 1 {
-		return failed[0].Node
-	}
-	return operation.ClusterNode
-}
-
-// together is one failure for those of several nodes.
-func together(failed []activities.NodeOutcome) operation.Failure {
-	f := *failed[0].Failure
-	if len(failed) == 1 {
-		return f
-	}
-	f.Problems = nil
-	for _, o := range failed {
-		f.Problems = append(f.Problems, operation.Shorten(o.Failure.Message, 500))
-	}
-	f.Problems = bound(f.Problems, 50)
-	f.Message = operation.Shorten(fmt.Sprintf("%s (and %d more)", failed[0].Failure.Message, len(failed)-1), 1024)
-	return f
-}
-
-func (s *snapshot) failedNode(o activities.NodeOutcome, waits bool) {
-	if i, ok := s.index[o.Node]; ok {
-		n := &s.report.Nodes[i]
-		n.Status, n.Failure = operation.NodeRunning, nil
-		if waits {
-			n.Status, n.Failure = operation.NodeWaiting, o.Failure
-		}
-	}
-}
-
-// at shows the step at all nodes.
-func (s *snapshot) at(ctx workflow.Context, step string) {
-	for i := range s.report.Nodes {
-		s.report.Nodes[i].Step, s.report.Nodes[i].Try = step, s.report.Snapshot.Round
-	}
-	s.refresh(ctx)
+	return s.onNodes(ctx, nodes, sideBySide{step: operation.StepStopRoles, what: "kato stop", activity: snapshots.StopRoles, otherwise: operation.Abort,
+		done: func(o activities.NodeOutcome) { s.stopped[o.Node] = o.Stamp }})
 }
 
 func (s *snapshot) stopVMs(ctx workflow.Context) bool {
 	s.off = true
 	var snapshots *activities.Snapshots
-	return s.onNodes(ctx, operation.StepStopVMs, "shut the VMs down", s.names(), operation.Abort, snapshots.StopVMs, false, nil)
+	return s.onNodes(ctx, s.names(), sideBySide{step: operation.StepStopVMs, what: "shut the VMs down", activity: snapshots.StopVMs, otherwise: operation.Abort})
 }
 
 // take is the barrier: one activity makes everything ready and sends all requests at the same instant.
@@ -377,7 +234,7 @@ func (s *snapshot) resume(ctx workflow.Context) {
 	ctx, _ = workflow.NewDisconnectedContext(ctx)
 	var snapshots *activities.Snapshots
 	if s.off {
-		s.onNodes(ctx, operation.StepStartVMs, "switch the VMs on", s.names(), operation.Leave, snapshots.StartVMs, false, nil)
+		s.onNodes(ctx, s.names(), sideBySide{step: operation.StepStartVMs, what: "switch the VMs on", activity: snapshots.StartVMs, otherwise: operation.Leave})
 		s.off = false
 	}
 	if len(s.down) > 0 {
@@ -391,40 +248,6 @@ func (s *snapshot) resume(ctx workflow.Context) {
 	if s.readOnly {
 		s.report.Snapshot.MaintenanceFound = s.run.found
 		s.leaveMaintenance(ctx)
-	}
-}
-
-// startRoles starts the Core first, then the others side by side. A stop that may still run is waited for before.
-func (s *snapshot) startRoles(ctx workflow.Context) {
-	var snapshots *activities.Snapshots
-	for _, group := range slices.Backward(s.coreLast()) {
-		group = slices.DeleteFunc(slices.Clone(group), func(n string) bool { return !s.down[n] })
-		unknown := slices.DeleteFunc(slices.Clone(group), func(n string) bool { _, known := s.stopped[n]; return known })
-		if len(unknown) > 0 {
-			s.onNodes(ctx, operation.StepStopRoles, "wait for kato stop", unknown, operation.Leave, snapshots.StopRoles, true, nil)
-		}
-		s.onNodes(ctx, operation.StepStartRoles, "kato start", group, operation.Leave, snapshots.StartRoles, false, func(o activities.NodeOutcome) { s.started[o.Node] = o.Stamp })
-		s.nextTries(operation.StepStopRoles, group)
-		s.nextTries(operation.StepStartRoles, group)
-	}
-}
-
-// resumed waits until the cluster is as well as it was before.
-func (s *snapshot) resumed(ctx workflow.Context) {
-	s.at(ctx, operation.StepResumed)
-	var nodes *activities.Nodes
-	for try := 1; ; try++ {
-		var result activities.GatesResult
-		err := workflow.ExecuteActivity(following(ctx, "gates of the cluster", s.plan.GateTimeout.D()), nodes.ClusterGates, activities.ClusterGatesInput{Operation: s.op,
-			Baseline: s.report.BrokenBefore, Times: s.plan.GateTimes, Interval: s.plan.GateInterval, Timeout: s.plan.GateTimeout}).Get(ctx, &result)
-		if err == nil && result.Held {
-			return
-		}
-		cause := gatesFailure("the cluster", result, err)
-		if s.ask(ctx, operation.ClusterNode, operation.StepResumed, try, cause, operation.Retry, operation.Leave) != operation.Retry {
-			s.warn("the cluster is not as well as it was before: " + cause.Message)
-			return
-		}
 	}
 }
 
@@ -507,35 +330,10 @@ func (s *snapshot) keep(ctx workflow.Context) bool {
 // usableCeiling bounds the copying of a snapshot.
 const usableCeiling = 7 * 24 * time.Hour
 
-// until tries until it is done. False: cancelled or aborted.
-func (s *snapshot) until(ctx workflow.Context, step string, do func() error) bool {
-	s.at(ctx, step)
-	for try := 1; ; try++ {
-		if f := s.goOn(ctx); f != nil {
-			return false
-		}
-		err := do()
-		if err == nil {
-			return true
-		}
-		if ctx.Err() != nil || s.aborting {
-			return false
-		}
-		switch s.ask(ctx, operation.ClusterNode, step, try, *operation.FailureOf(err), operation.Retry, operation.Abort) {
-		case operation.Retry:
-		case operation.Abort:
-			s.aborting = true
-			return false
-		default:
-			return false
-		}
-	}
-}
-
 // set is the manifest.
 func (s *snapshot) set() operation.SnapshotSet {
 	set := operation.SnapshotSet{Format: operation.SnapshotSetFormat, Cluster: s.in.Cluster, Platform: s.plan.Platform, Snapshotted: *s.report.Snapshot, Who: s.in.RequestedBy, Note: s.in.Note,
-		Nodes: s.plan.Nodes, Core: s.plan.Core}
+		Nodes: s.plan.Nodes, Core: s.plan.Core, BrokenBefore: s.report.BrokenBefore}
 	for _, have := range set.Snapshots {
 		if have.Completed > set.TakenAt { // all of one form, in UTC
 			set.TakenAt = have.Completed
@@ -561,26 +359,6 @@ func (s *snapshot) discard(ctx workflow.Context, keep int) {
 			return
 		}
 	}
-}
-
-// leave ends with all nodes.
-func (s *snapshot) leave(ctx workflow.Context, ok bool) {
-	for i := range s.report.Nodes {
-		n := &s.report.Nodes[i]
-		n.EndedAt = stamp(ctx)
-		switch {
-		case ok:
-			n.Status, n.Failure = operation.NodeDone, nil
-		case ctx.Err() != nil:
-			n.Status = operation.NodeCancelled
-		default:
-			n.Status = operation.NodeFailed
-		}
-	}
-	if !ok {
-		s.report.Snapshot.Snapshots, s.report.Snapshot.Moment = nil, nil
-	}
-	s.refresh(ctx)
 }
 
 // outcomeText is the message of an operation that ended well.

@@ -184,6 +184,10 @@ func (r *run) askAllNodes(ctx workflow.Context) *operation.Failure {
 	chunks := r.chunks()
 	futures := make([]workflow.Future, len(chunks))
 	wait := r.plan.UnreachableAfter
+	away := r.mayBeAway()
+	if away {
+		wait = 0
+	}
 	for i, c := range chunks {
 		futures[i] = workflow.ExecuteActivity(following(ctx, fmt.Sprintf("preflight of %d nodes", len(c.nodes)+len(c.others)), wait.D()+time.Hour), nodes.Preflight,
 			activities.PreflightInput{Operation: r.op, Nodes: c.nodes, Others: c.others, PreflightNeeds: r.procedure.needs(), WaitForJobs: wait})
@@ -200,7 +204,11 @@ func (r *run) askAllNodes(ctx workflow.Context) *operation.Failure {
 		}
 		for _, n := range result.Nodes {
 			for _, p := range n.Problems {
-				problems = append(problems, n.Node+": "+p)
+				if away {
+					r.report.Warnings = append(r.report.Warnings, n.Node+": "+p)
+				} else {
+					problems = append(problems, n.Node+": "+p)
+				}
 			}
 			for _, w := range n.Warnings {
 				r.report.Warnings = append(r.report.Warnings, n.Node+": "+w)
@@ -213,7 +221,9 @@ func (r *run) askAllNodes(ctx workflow.Context) *operation.Failure {
 		}
 	}
 	if broken := len(r.report.BrokenBefore); broken > maxBaseline {
-		problems = append(problems, fmt.Sprintf("%d checks do not hold before the operation (at most %d can be carried along): mend the cluster first", broken, maxBaseline))
+		if !away {
+			problems = append(problems, fmt.Sprintf("%d checks do not hold before the operation (at most %d can be carried along): mend the cluster first", broken, maxBaseline))
+		}
 		r.report.BrokenBefore = r.report.BrokenBefore[:maxBaseline]
 	}
 	if len(problems) > 0 {
@@ -238,12 +248,22 @@ func (r *run) askAllNodes(ctx workflow.Context) *operation.Failure {
 	return nil
 }
 
+// mayBeAway reports whether the procedure mends a cluster whose nodes may be away or broken: what is wrong with them is told then, and stands in no way.
+func (r *run) mayBeAway() bool {
+	_, ok := r.procedure.(interface{ nodesMayBeAway() })
+	return ok
+}
+
 // fence takes the lease of every node before anything is changed, so that an operation that was superseded can start nothing any more.
 func (r *run) fence(ctx workflow.Context) *operation.Failure {
 	var nodes *activities.Nodes
 	chunks := r.chunks()
 	futures := make([]workflow.Future, len(chunks))
+	away := r.mayBeAway()
 	for i, c := range chunks {
+		if away {
+			c.nodes, c.others = nil, slices.Concat(c.nodes, c.others)
+		}
 		futures[i] = workflow.ExecuteActivity(following(ctx, "leases", r.plan.UnreachableAfter.D()), nodes.Fence,
 			activities.FenceInput{Operation: r.op, Nodes: c.nodes, Optional: c.others})
 	}
@@ -254,7 +274,11 @@ func (r *run) fence(ctx workflow.Context) *operation.Failure {
 			return operation.FailureOf(err)
 		}
 		for _, n := range result.Failed {
-			problems = append(problems, n.Failure.Message)
+			if away {
+				r.report.Warnings = append(r.report.Warnings, "could not be fenced: "+n.Failure.Message)
+			} else {
+				problems = append(problems, n.Failure.Message)
+			}
 		}
 		for _, n := range result.Unreachable {
 			r.report.Warnings = append(r.report.Warnings, n+": could not be fenced, because it cannot be reached; an older operation could still start a job there")

@@ -450,7 +450,7 @@ func TestApps_PausedAndResumed_NoAppIsBegunMeanwhile(t *testing.T) {
 	})
 	require.Less(t, puts, 2*40)
 	s.cli(0, "op", "resume", o.id)
-	r := o.done(60 * time.Second)
+	r := o.done(3 * time.Minute)
 	require.Empty(t, outcomesOf(r)[operation.AppFailed])
 }
 

@@ -301,11 +301,12 @@ func TestRehearse_ThatGoesWrong_IsRememberedOnlyWhereItSaysSomethingOfTheArchive
 			o.cluster.Node(core).RebootNow()
 		}, step: operation.StepImport, answer: operation.Abort, phase: operation.PhaseAborted, lab: true},
 		"it is cancelled": {breaks: func(_, scratch *site) {
-			seconds := 2.0
-			require.NoError(scratch.t, scratch.importer().ImportWith(katodouble.ImportPatch{Seconds: &seconds}))
+			scratch.cluster.Node(core).SlowCommand("kato data import", -1, time.Minute)
 		}, acts: func(o *op) {
 			o.eventually(60*time.Second, "kato to import", func() bool { return o.running(core, "kato data import") })
 			o.cli(0, "op", "cancel", o.id, "--detach")
+			o.seesThrough()
+			o.cluster.Node(core).HealCommands()
 		}, phase: operation.PhaseCancelled, lab: true},
 		"what was found cannot be written": {breaks: func(s, _ *site) {
 			s.bucket.Proxy.Fail("PUT rehearsed.json", archivetest.Always, archivetest.AccessDenied)

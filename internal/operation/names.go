@@ -83,6 +83,8 @@ func PausesBefore(kind string) string {
 		return "the next app"
 	case kind == KindSnapshot:
 		return "the next round"
+	case kind == KindSnapshotRollback:
+		return "the rollback itself"
 	}
 	return "the next node"
 }

@@ -26,6 +26,14 @@ const (
 	StepSetManifest = "manifest"    // the set's manifest written, last of all
 )
 
+// Steps of a rollback that it has not in common with a set, in order.
+const (
+	StepRollback = "rollback"  // the disks of all VMs put back
+	StepPutBack  = "undo"      // they could not all be: the disks as they were before the rollback
+	StepRecover  = "recover"   // the nodes answer, have this operation's lease, and no jobs of that moment
+	StepReadOnly = "read-only" // maintenance mode of that moment taken over, so that it can be put back as it was found
+)
+
 // ErrSnapshot says that a set of snapshots is not complete, or that its moment is not as good as was asked for.
 const ErrSnapshot = "Snapshot"
 
@@ -264,6 +272,69 @@ func JudgeMoment(quiet string, all []MeasuredSnapshot) Moment {
 	return m
 }
 
+// --- rollback ----------------------------------------------------------------------------------------------------------------------------
+
+// Names of the workflow and the kind of an operation that goes back to a set of snapshots.
+const (
+	WorkflowSnapshotRollback = "SnapshotRollback"
+	KindSnapshotRollback     = "snapshot-rollback"
+)
+
+// SnapshotRollbackInput asks for all VMs of a cluster to be put back to the moment of a set.
+type SnapshotRollbackInput struct {
+	Request
+	// Set that is gone back to; not LatestArchive.
+	Set string `json:"set"`
+	// Confirm is the name of the cluster once more; a dry run needs none.
+	Confirm string `json:"confirm,omitempty"`
+	// NoSafetySnapshots takes none of the VMs before: then there is no way back.
+	NoSafetySnapshots bool `json:"noSafetySnapshots,omitempty"`
+	// Rounds of the safety snapshots, as of SnapshotInput.
+	Rounds int `json:"rounds,omitempty"`
+}
+
+// Check lists what is wrong with the request, one line each.
+func (in SnapshotRollbackInput) Check() []string {
+	var problems []string
+	if in.Cluster == "" {
+		problems = append(problems, "cluster is missing: name one of the inventory")
+	}
+	if in.Set == LatestArchive {
+		problems = append(problems, "set latest is not gone back to by that name: write the id of the operation that took it")
+	} else if err := CheckSnapshotSet(in.Set); err != nil {
+		problems = append(problems, err.Error())
+	}
+	if !in.DryRun && in.Confirm != in.Cluster {
+		problems = append(problems, fmt.Sprintf("confirm: a rollback throws away what was written in cluster %s since: write its name once more (--confirm %s)", in.Cluster, in.Cluster))
+	}
+	if in.Rounds < 0 || in.Rounds > 20 {
+		problems = append(problems, fmt.Sprintf("rounds %d: write a number from 1 to 20", in.Rounds))
+	}
+	return problems
+}
+
+// RollbackReport is what a Report says of a rollback.
+type RollbackReport struct {
+	// Set that was gone back to, and when it was taken (RFC 3339).
+	Set     string `json:"set"`
+	TakenAt string `json:"takenAt,omitempty"`
+	// Provider as it is called in the inventory.
+	Provider string `json:"provider,omitempty"`
+	// Quiesce levels of the set.
+	Quiesce []Quiesce `json:"quiesce,omitempty"`
+	// Moment of the cluster's disks at the end, one of the Rolled constants.
+	Moment string `json:"moment,omitempty"`
+	// Down is how long the VMs were off or their roles away.
+	Down Duration `json:"down,omitempty"`
+}
+
+// What the disks of a cluster hold after a rollback.
+const (
+	RolledToSet = "set"       // the moment of the set, all of them
+	RolledNone  = "as before" // what they held before the rollback, all of them
+	RolledMixed = "mixed"     // some of them the one, some the other: the VMs stay off
+)
+
 // --- sets in the bucket ------------------------------------------------------------------------------------------------------------------
 
 // SnapshotSet is the manifest of a set, written last: a set without it is none. It is kept in the cluster's bucket.
@@ -281,6 +352,8 @@ type SnapshotSet struct {
 	Nodes []PlannedNode `json:"nodes"`
 	// Core node, on als.
 	Core string `json:"core,omitempty"`
+	// BrokenBefore are the gates that did not hold before it was taken: after a rollback to it they need not hold either.
+	BrokenBefore []GateFailure `json:"brokenBefore,omitempty"`
 }
 
 // SnapshotSetFormat is the format that this version writes.
@@ -333,6 +406,11 @@ func (s SnapshotSet) Clean(clean func(string) string) SnapshotSet {
 	s.Nodes = slices.Clone(s.Nodes)
 	for i := range s.Nodes {
 		s.Nodes[i].Name, s.Nodes[i].Roles = clean(s.Nodes[i].Name), all(s.Nodes[i].Roles)
+	}
+	s.BrokenBefore = slices.Clone(s.BrokenBefore)
+	for i := range s.BrokenBefore {
+		g := &s.BrokenBefore[i]
+		g.Node, g.Check = clean(g.Node), clean(g.Check)
 	}
 	if s.Moment != nil {
 		m := *s.Moment
@@ -398,6 +476,8 @@ type SetReport struct {
 	Orphans  []string `json:"orphans,omitempty"`
 	// Prune is what a retention keeps of the sets, and what it does not.
 	Prune *SetPruneReport `json:"prune,omitempty"`
+	// Rollback is what became of a rollback; the Report's Snapshot is the set that was taken before it.
+	Rollback *RollbackReport `json:"rollback,omitempty"`
 }
 
 // MaxPrunedSets is how many sets one prune deletes; the next one goes on.

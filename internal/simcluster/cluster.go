@@ -227,6 +227,13 @@ func (c *Cluster) writeKnownHosts() error {
 	return os.WriteFile(c.KnownHostsPath(), []byte(b.String()), 0o644)
 }
 
+// SetMaintenance switches maintenance mode as somebody does who asks the Cloud Controller for it.
+func (c *Cluster) SetMaintenance(on bool) {
+	if c.kato != nil {
+		c.kato.SetMaintenance(on)
+	}
+}
+
 // Dir is the folder of the cluster's files.
 func (c *Cluster) Dir() string { return c.dir }
 

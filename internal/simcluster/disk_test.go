@@ -21,14 +21,14 @@ func TestHypervisor_Rollback_BringsBackWhatTheDisksHeld(t *testing.T) {
 	require.NoError(t, dea.ready())
 	require.NoError(t, dea.tree.put("/home/stackato/notes", "of then", 0o640))
 	dea.tree.setOwner("/home/stackato/notes", "stackato")
-	c.kato.SetMaintenance(true)
+	c.SetMaintenance(true)
 	for _, vm := range []string{"vm-core", "vm-dea-1"} {
 		_, exit := vmctl("take " + vm + " one")
 		require.Zero(t, exit)
 	}
 
 	// Later: other files, another package, maintenance mode off, and a memory of its own.
-	c.kato.SetMaintenance(false)
+	c.SetMaintenance(false)
 	require.NoError(t, dea.tree.put("/home/stackato/notes", "of now", 0o600))
 	require.NoError(t, dea.tree.put("/home/stackato/later", "x", 0o600))
 	dea.packages.mu.Lock()

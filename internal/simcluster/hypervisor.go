@@ -66,6 +66,7 @@ type hypervisorFault struct {
 	slow               time.Duration // every one takes so much longer
 	failBack, lostBack int           // so many rollbacks: refused; done, and the answer lost
 	slowBack           time.Duration // every rollback takes so long
+	hangs              bool          // the guest does not shut down
 }
 
 // Hypervisor of the cluster; nil when it has none.
@@ -116,6 +117,11 @@ func (h *Hypervisor) RolledBack(node string) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.reverted[node]
+}
+
+// HangShutdowns lets the guest of a node not shut down when it is asked to.
+func (h *Hypervisor) HangShutdowns(node string) {
+	h.change(node, func(f *hypervisorFault) { f.hangs = true })
 }
 
 // FailRollbacks refuses the next rollbacks of a node; LoseRollbackAnswers does them and breaks the connection instead of answering; SlowRollbacks makes each take so long.
@@ -410,6 +416,12 @@ func vmctl(c *invocation) int {
 	case "start":
 		h.cluster.wg.Go(n.PowerOn)
 	case "stop":
+		h.mu.Lock()
+		hangs := h.faults[vm] != nil && h.faults[vm].hangs
+		h.mu.Unlock()
+		if hangs {
+			break
+		}
 		h.cluster.wg.Go(func() {
 			if h.wait(h.cfg.ShutdownTime) {
 				n.PowerOff()

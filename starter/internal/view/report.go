@@ -55,6 +55,9 @@ func Report(r *operation.Report, now time.Time, s Style) string {
 	b.WriteString(catalog(r.Catalog, s))
 	b.WriteString(export(r.Export, s))
 	b.WriteString(restored(r.Restore, s))
+	if r.Sets != nil && r.Sets.Rollback != nil {
+		b.WriteString(rolledBack(r, s))
+	}
 	b.WriteString(snapshotted(r.Snapshot, s))
 	if r.Sets != nil && r.Sets.Prune != nil {
 		b.WriteString(prunedSets(r, s))
@@ -68,7 +71,7 @@ func Report(r *operation.Report, now time.Time, s Style) string {
 	if len(r.Nodes) > 0 {
 		b.WriteString("\n")
 		columns := []string{"NODE", "ROLES", "STATUS", "STEP", "TRY", "TIME", "PACKAGES", "BOOT", "NOTE"}
-		upgrades := !operation.OnOneNode(r.Kind) && r.Kind != operation.KindSnapshot
+		upgrades := !operation.OnOneNode(r.Kind) && r.Kind != operation.KindSnapshot && r.Kind != operation.KindSnapshotRollback
 		if !upgrades {
 			columns = slices.Delete(columns, 6, 8)
 		}

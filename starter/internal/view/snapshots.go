@@ -56,6 +56,36 @@ func snapshotted(set *operation.Snapshotted, s Style) string {
 	return b.String()
 }
 
+// rolledBack tells what a rollback went back to, and what the disks hold. What it took before follows as a set.
+func rolledBack(r *operation.Report, s Style) string {
+	back := r.Sets.Rollback
+	var b strings.Builder
+	line := func(format string, args ...any) { b.WriteString(s.fit(fmt.Sprintf(format, args...)) + "\n") }
+	var levels []string
+	for _, q := range back.Quiesce {
+		levels = append(levels, clean(string(q)))
+	}
+	if back.TakenAt != "" {
+		line("back to set %s of %s, quiesce %s", clean(back.Set), fineStamp(back.TakenAt), strings.Join(levels, ", "))
+	}
+	switch back.Moment {
+	case "":
+	case operation.RolledToSet:
+		line("%s", s.paint(green, "the disks of all nodes hold the moment of the set"))
+	case operation.RolledMixed:
+		line("%s", s.paint(red, "the disks of some nodes hold the moment of the set, and those of others do not: the VMs are off"))
+	default:
+		line("%s", s.paint(yellow, "the disks of all nodes are as they were before"))
+	}
+	if back.Down > 0 {
+		line("stopped for %s", short(back.Down.D()))
+	}
+	if r.Snapshot != nil {
+		line("what they were before:")
+	}
+	return b.String()
+}
+
 // clockTime is the time of day of a time with fractions, to the millisecond.
 func clockTime(text string) string {
 	t, err := time.Parse(time.RFC3339Nano, text)
