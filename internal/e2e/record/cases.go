@@ -43,6 +43,10 @@ type scenario struct {
 	apps string
 	// snapshot is a set of snapshots of an ALS cluster with a hypervisor; backup is set, too, for its bucket.
 	snapshot bool
+	// rollback goes back to a set that is taken before; snapshot is set, too.
+	rollback bool
+	// prepare sets faults for what comes after the set was taken.
+	prepare func(*simcluster.Cluster)
 	// input starts it without the CLI, which would refuse it.
 	input  *operation.SecurityUpgradeInput
 	script func(*recording)
@@ -175,6 +179,26 @@ func cases() []scenario {
 			faults: func(c *simcluster.Cluster) { c.Hypervisor().BreakSnapshots("dea-1", 1) },
 			script: func(r *recording) { r.answer(operation.ClusterNode, operation.Abort) }},
 		{name: "snapshot-dry-run", als: true, backup: true, snapshot: true, args: []string{"--dry-run"}, phase: operation.PhaseDone},
+		{name: "rollback", als: true, backup: true, snapshot: true, rollback: true, phase: operation.PhaseDone},
+		{name: "rollback-dry-run", als: true, backup: true, snapshot: true, rollback: true, args: []string{"--dry-run"}, phase: operation.PhaseDone},
+		{name: "rollback-retried-void-safety", als: true, backup: true, snapshot: true, rollback: true, phase: operation.PhaseDone,
+			prepare: func(c *simcluster.Cluster) {
+				c.Hypervisor().FailSnapshots("dea-1", 1)
+				c.Hypervisor().FailRollbacks("dea-2", 1)
+			},
+			script: func(r *recording) { r.answer("dea-2", operation.Retry) }},
+		{name: "rollback-undone", als: true, backup: true, snapshot: true, rollback: true, phase: operation.PhaseAborted,
+			prepare: func(c *simcluster.Cluster) { c.Hypervisor().FailRollbacks("dea-2", 1) },
+			script:  func(r *recording) { r.answer("dea-2", operation.Abort) }},
+		{name: "rollback-left-mixed", als: true, backup: true, snapshot: true, rollback: true, args: []string{"--no-safety-snapshots"}, phase: operation.PhaseFailed,
+			prepare: func(c *simcluster.Cluster) { c.Hypervisor().FailRollbacks("dea-2", 1) },
+			script:  func(r *recording) { r.answer("dea-2", operation.Leave) }},
+		{name: "rollback-cancelled-before", als: true, backup: true, snapshot: true, rollback: true, phase: operation.PhaseCancelled,
+			prepare: func(c *simcluster.Cluster) { c.Hypervisor().SlowSnapshots("dea-1", 2*time.Second) },
+			script: func(r *recording) {
+				r.until("its own snapshots", func(p operation.Report) bool { return len(p.Nodes) > 0 && p.Nodes[0].Step == operation.StepSnapshots })
+				r.katoflow("op", "cancel", r.workflow, "--detach")
+			}},
 		{name: "dry-run", als: true, args: []string{"--dry-run"}, phase: operation.PhaseDone},
 		{name: "preflight-failed", faults: func(c *simcluster.Cluster) { c.Node("b").FillDisk(true) }, phase: operation.PhaseFailed},
 		{name: "bad-input", input: &operation.SecurityUpgradeInput{Nodes: []string{"nobody"}}, phase: operation.PhaseFailed},
@@ -398,7 +422,14 @@ func (r *recording) run() error {
 		r.workflow = operation.WorkflowID(r.name, operation.KindRestore, "op-1")
 		args = append([]string{"backup", "restore", "--from-host", r.second(), "--cluster", r.name, "--confirm", r.name, "--id", "op-1", "--detach"}, r.args...)
 	}
-	if r.snapshot {
+	if r.rollback {
+		r.katoflow("snapshot", "create", r.name, "--id", "before")
+		r.workflow = operation.WorkflowID(r.name, operation.KindSnapshotRollback, "op-1")
+		args = append([]string{"snapshot", "rollback", r.name, "before", "--confirm", r.name, "--id", "op-1", "--detach"}, r.args...)
+		if r.prepare != nil {
+			r.prepare(r.cluster)
+		}
+	} else if r.snapshot {
 		r.workflow = operation.WorkflowID(r.name, operation.KindSnapshot, "op-1")
 		args = append([]string{"snapshot", "create", r.name, "--id", "op-1", "--detach"}, r.args...)
 	}
