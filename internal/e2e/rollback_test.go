@@ -44,10 +44,16 @@ func (s *site) reads() string {
 	return text
 }
 
+// withDisks gives the cluster a hypervisor whose snapshots can be gone back to.
+func withDisks(c *config) {
+	onVMs(c)
+	simulating(func(sc *simcluster.Config) { sc.Hypervisor.Disks = true })(c)
+}
+
 // taken is a site whose disks held "then" when a set was taken, and hold "now".
 func taken(t *testing.T, args ...string) (s *site, set string) {
 	t.Helper()
-	s = newSite(t, nil, nil, onVMs)
+	s = newSite(t, nil, nil, withDisks)
 	s.worker("")
 	return s, s.takes(args...)
 }
@@ -131,7 +137,7 @@ func TestRollback_ToASet_BringsBackAllNodesAndCanBeUndone(t *testing.T) {
 func TestRollback_OfACluster_ThatWasInMaintenanceMode_LeavesItSo(t *testing.T) {
 	onlySimulated(t, "a rollback needs the simulated hypervisor")
 	t.Parallel()
-	s := newSite(t, nil, nil, onVMs)
+	s := newSite(t, nil, nil, withDisks)
 	s.worker("")
 	c := s.cluster.(simulatedCluster)
 	c.SetMaintenance(true)
@@ -284,7 +290,7 @@ func TestRollback_Cancelled_IsSeenThroughOnceDisksWerePutBack(t *testing.T) {
 	for step, want := range map[string]string{operation.StepStopVMs: "now", operation.StepSnapshots: "now", operation.StepRollback: "then"} {
 		t.Run(step, func(t *testing.T) {
 			t.Parallel()
-			s := newSite(t, nil, nil, onVMs, simulating(func(c *simcluster.Config) { c.Hypervisor.ShutdownTime = 2 * time.Second }))
+			s := newSite(t, nil, nil, withDisks, simulating(func(c *simcluster.Config) { c.Hypervisor.ShutdownTime = 2 * time.Second }))
 			s.worker("")
 			set := s.takes()
 			for _, n := range s.names() {
@@ -316,7 +322,7 @@ func TestKillMatrix_OfARollback(t *testing.T) {
 	t.Parallel()
 	m := matrix{
 		site: func(t *testing.T) *site {
-			s := newSite(t, nil, nil, onVMs, simulating(func(c *simcluster.Config) { c.Hypervisor.ShutdownTime = 400 * time.Millisecond }))
+			s := newSite(t, nil, nil, withDisks, simulating(func(c *simcluster.Config) { c.Hypervisor.ShutdownTime = 400 * time.Millisecond }))
 			w := s.worker("")
 			s.archive = s.takes()
 			require.NoError(t, w.Stop())

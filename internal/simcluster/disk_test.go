@@ -9,7 +9,7 @@ import (
 
 func TestHypervisor_Rollback_BringsBackWhatTheDisksHeld(t *testing.T) {
 	t.Parallel()
-	c := startCluster(t, Config{Platform: "als", Nodes: []NodeConfig{{Name: "core", Roles: []string{"primary", "controller"}}, {Name: "dea-1", Roles: []string{"dea"}}}, Hypervisor: &HypervisorConfig{}})
+	c := startCluster(t, Config{Platform: "als", Nodes: []NodeConfig{{Name: "core", Roles: []string{"primary", "controller"}}, {Name: "dea-1", Roles: []string{"dea"}}}, Hypervisor: &HypervisorConfig{Disks: true}})
 	h := c.Hypervisor()
 	client := dial(t, h.Host())
 	vmctl := func(args string) (string, int) {

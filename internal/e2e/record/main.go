@@ -87,7 +87,7 @@ func record(release, only string, atOnce int) (int, error) {
 		}
 		cfg.UpgradeTime = s.upgradeTime
 		if s.snapshot {
-			cfg.Hypervisor = &simcluster.HypervisorConfig{CallMin: 20 * time.Millisecond, CallMax: 100 * time.Millisecond}
+			cfg.Hypervisor = &simcluster.HypervisorConfig{Disks: true, CallMin: 20 * time.Millisecond, CallMax: 100 * time.Millisecond}
 		}
 		cluster, err := simcluster.Start(cfg)
 		if err != nil {
