@@ -442,3 +442,26 @@ func TestKillMatrix_OfASnapshot(t *testing.T) {
 	})
 	tellKills(t, "snapshot")
 }
+
+func TestSnapshot_TwoOperationsAtOnce_TheSecondWaitsOrIsRefused(t *testing.T) {
+	onlySimulated(t, "a fault of the simulated hypervisor")
+	t.Parallel()
+	s := newSite(t, nil, nil, withDisks)
+	s.worker("")
+	set := s.takes()
+	s.hypervisor().FailSnapshots("dea-1", 1)
+	holder := s.snapshot("--rounds", "1")
+	q := holder.question(60 * time.Second)
+	f := s.fault("snapshots, a rollback and an upgrade while snapshots wait for an answer")
+	for _, args := range [][]string{{"snapshot", "create", s.cluster.Name()}, {"snapshot", "rollback", s.cluster.Name(), set, "--confirm", s.cluster.Name()}, {"upgrade", "security", s.cluster.Name()}} {
+		require.Contains(t, s.cli(6, args...).Stderr, holder.workflow+" is running on it")
+	}
+	queued := s.rollback(set, "--wait", "5m")
+	queued.until(30*time.Second, "the queue", func(r operation.Report) bool { return strings.Contains(r.Message, "held by "+holder.workflow) })
+	require.Equal(t, "now", s.reads())
+	holder.decide(q, operation.Retry)
+	holder.done(60 * time.Second)
+	queued.done(90 * time.Second)
+	queued.holds("then")
+	f.end("the others refused naming it, one with --wait done after it")
+}
