@@ -22,6 +22,7 @@ type securityFlags struct {
 	batch, reboot                    string
 	canary, pin, retire, maintenance bool
 	soak, maxFailures                textFlag
+	windowFlags
 }
 
 func (c *cli) upgradeSecurityCommand() *cobra.Command {
@@ -44,6 +45,9 @@ The operation goes on whatever becomes of this command; Ctrl-C ends the watching
 
   # only the DEAs, reboot only where it is needed, at most one failed node
   katoflow upgrade security prod --roles dea --reboot if-required --max-failures 1
+
+  # begin with nodes on Saturday nights only, as long as a node fits in
+  katoflow upgrade security prod --window 'Sat 22:00-04:00 Europe/Berlin' --node-time 20m --detach
 
   # queue behind the operation that holds the cluster, and do not watch
   katoflow upgrade security prod --wait=4h --detach`,
@@ -70,6 +74,7 @@ func (f *securityFlags) register(c *cli, cmd *cobra.Command) {
 	f.maxFailures.kind = "number"
 	flags.Var(&f.maxFailures, "max-failures", "so many failed nodes are skipped without asking, one more aborts (default: every failed node is asked about)")
 	flags.BoolVar(&f.maintenance, "maintenance", false, "maintenance mode on for the time of the operation (als)")
+	f.windowFlags.register(cmd)
 	flags.BoolVar(&f.retire, "retire", true, "move app instances away from a DEA before it is upgraded (als)")
 	fixed := func(name string, values ...string) {
 		must(cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)))
@@ -121,6 +126,7 @@ func (f *securityFlags) input(c *cli, cluster string) (operation.SecurityUpgrade
 	if f.pin && !f.canary {
 		problems = append(problems, "--pin needs the canary, whose versions the others must reach: leave --canary=false out")
 	}
+	in.Window = f.window(&problems)
 	local, err := f.settle(c, &in.Request, problems)
 	if err != nil || local == nil {
 		return in, err
@@ -172,6 +178,7 @@ func details(in operation.SecurityUpgradeInput) string {
 	if in.NoRetire {
 		row("app instances", "not moved away from the DEAs")
 	}
+	row("maintenance window", code(in.Window.Times))
 	if in.LockWait > 0 {
 		row("waits for the cluster", in.LockWait.String())
 	}

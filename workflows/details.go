@@ -105,6 +105,9 @@ func Details(report *operation.Report) string {
 	if report.Maintenance != "" {
 		b.WriteString("\nMaintenance mode: " + cell(report.Maintenance, 300) + "\n")
 	}
+	if report.Window != "" {
+		b.WriteString("\nMaintenance window: " + cell(report.Window, 500) + "\n")
+	}
 	writeList(&b, "Did not hold before the operation", len(report.BrokenBefore), func(i int) string { return report.BrokenBefore[i].String() })
 	writeList(&b, "Left out of the gates", len(report.LeftOut), func(i int) string { return report.LeftOut[i] })
 	writeList(&b, "Answers", len(report.Answers), func(i int) string {

@@ -72,7 +72,7 @@ func (u *securityUpgrade) check() []string {
 	if u.in.MaxFailures != nil && *u.in.MaxFailures < 0 {
 		problems = append(problems, "max-failures is negative: 0 aborts at the first failed node")
 	}
-	return problems
+	return append(problems, u.in.Window.Check()...)
 }
 
 func (u *securityUpgrade) selection() activities.ResolveInput {
@@ -82,8 +82,13 @@ func (u *securityUpgrade) selection() activities.ResolveInput {
 func (u *securityUpgrade) needs() activities.PreflightNeeds {
 	return activities.PreflightNeeds{Packages: true, Reboot: u.in.Reboot != operation.RebootNever}
 }
-func (u *securityUpgrade) ready(workflow.Context) (problems, warnings []string, err error) {
-	return nil, nil, nil
+func (u *securityUpgrade) ready(ctx workflow.Context) (problems, warnings []string, err error) {
+	u.setWindows(u.in.Window)
+	if ok, now := u.fits(ctx); !ok {
+		u.report.Window = fmt.Sprintf("%s: opens %s", u.windows.all, now.Next.Format(time.RFC3339))
+		warnings = append(warnings, "no maintenance window is open in which a node fits: the first node waits ("+u.report.Window+")")
+	}
+	return nil, warnings, nil
 }
 func (u *securityUpgrade) wantsMaintenance() bool { return u.in.Maintenance }
 
@@ -140,14 +145,28 @@ func (u *securityUpgrade) advance(ctx workflow.Context) bool {
 		}
 		return true // whatever happened meanwhile is looked at again
 	}
+	if ok, _ := u.fits(ctx); !ok {
+		return u.betweenWindows(ctx)
+	}
 	if !u.clusterGates(ctx, operation.StepClusterGates) {
 		return false
+	}
+	if ok, _ := u.fits(ctx); !ok { // somebody may have been asked meanwhile
+		return true
 	}
 	for u.mayStart() && ctx.Err() == nil && !u.aborting && !u.lock.lost() {
 		u.start(ctx, u.next)
 		u.next++
 	}
 	return true
+}
+
+// betweenWindows waits for the next maintenance window, when every node that was begun has ended. False: cancelled or aborted.
+func (u *securityUpgrade) betweenWindows(ctx workflow.Context) bool {
+	if err := workflow.Await(ctx, func() bool { return u.inFlight == 0 || u.aborting }); err != nil || u.aborting {
+		return false
+	}
+	return u.awaitWindow(ctx)
 }
 
 // lockAgain gets a lost lock back between two nodes. False: cancelled or aborted, because the cluster is another operation's by now.
@@ -301,9 +320,13 @@ func (u *securityUpgrade) start(ctx workflow.Context, i int) {
 	u.currentNode = n.Name
 	u.refresh(ctx)
 	u.finishing.Add(1)
+	began, answers := workflow.Now(ctx), len(u.report.Answers)
 	workflow.GoNamed(ctx, n.Name, func(ctx workflow.Context) {
 		defer u.finishing.Done()
 		u.node(ctx, i)
+		if n.Status == operation.NodeDone && len(u.report.Answers) == answers { // nobody was waited for
+			u.windows.took(workflow.Now(ctx).Sub(began))
+		}
 		u.inFlight--
 		n.EndedAt = stamp(ctx)
 		u.refresh(ctx)

@@ -59,6 +59,7 @@ type run struct {
 	preflightFailure *operation.Failure
 
 	readOnlyMode
+	windows               *windows       // nil for none
 	lastTry               map[string]int // by node and step: the try of the last question
 	shownPhase, shownNode string
 	shownNeeds            bool
@@ -316,6 +317,9 @@ func (r *run) planOnly(ctx workflow.Context) *operation.Failure {
 func (r *run) work(ctx workflow.Context) *operation.Failure {
 	if f := r.keepLock(ctx); f != nil {
 		return f
+	}
+	if !r.awaitWindow(ctx) {
+		return r.lockFailure // aborted or cancelled
 	}
 	if r.procedure.wantsMaintenance() && !r.enterMaintenance(ctx) {
 		return nil // aborted or cancelled; finish puts it back all the same

@@ -456,7 +456,7 @@ func TestSnapshot_TwoOperationsAtOnce_TheSecondWaitsOrIsRefused(t *testing.T) {
 	for _, args := range [][]string{{"snapshot", "create", s.cluster.Name()}, {"snapshot", "rollback", s.cluster.Name(), set, "--confirm", s.cluster.Name()}, {"upgrade", "security", s.cluster.Name()}} {
 		require.Contains(t, s.cli(6, args...).Stderr, holder.workflow+" is running on it")
 	}
-	queued := s.rollback(set, "--wait", "5m")
+	queued := s.rollback(set, "--wait=5m")
 	queued.until(30*time.Second, "the queue", func(r operation.Report) bool { return strings.Contains(r.Message, "held by "+holder.workflow) })
 	require.Equal(t, "now", s.reads())
 	holder.decide(q, operation.Retry)

@@ -497,3 +497,29 @@ func holding(t *testing.T, text, path string) []string {
 	}))
 	return out
 }
+
+func TestWindow_OpensWhileItWaits_GoesOnByItselfAndTheClusterWasFree(t *testing.T) {
+	onlySimulated(t, "the nodes see nothing of it")
+	t.Parallel()
+	s := newSite(t, nil, nil, plain("a", "b"))
+	w := s.worker("")
+	opens := time.Now().UTC().Add(15 * time.Second).Truncate(time.Minute).Add(time.Minute)
+	o := s.start("--window", opens.Format("15:04-")+opens.Add(2*time.Hour).Format("15:04"))
+	o.until(30*time.Second, "the window to be waited for", func(r operation.Report) bool {
+		return strings.Contains(r.Message, "waiting for the maintenance window")
+	})
+	require.Contains(t, s.cli(0, "op", "show", o.id).Stdout, "opens "+opens.Format(time.RFC3339))
+	o.eventually(10*time.Second, "the cluster to be free", func() bool { return !s.locked() })
+	w.Kill()
+	s.worker("")
+	require.Zero(t, s.ran("a", "unattended-upgrades"), "nothing is begun before it opens")
+	r := o.done(3 * time.Minute)
+	require.Contains(t, r.Window, "open until "+opens.Add(2*time.Hour).Format(time.RFC3339))
+	for _, n := range s.cluster.Nodes() {
+		for _, e := range n.Commands() {
+			require.False(t, e.Start.Before(opens), "%s ran before the window had opened", e.Command())
+		}
+	}
+	s.upgraded(1, "a", "b")
+	require.Empty(t, s.repeated())
+}

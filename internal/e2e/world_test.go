@@ -183,8 +183,8 @@ func in[T any](simulated, hosts T) T {
 	return simulated
 }
 
-// stretched is a limit as the world needs it. Real hosts boot and upgrade in seconds, and several of them share the machine.
-func stretched(d time.Duration) time.Duration { return in(d, 4*d) }
+// stretched is a limit as the world needs it, on a machine that does other things besides. Real hosts boot and upgrade in seconds, and several of them share the machine.
+func stretched(d time.Duration) time.Duration { return in(2*d, 4*d) }
 
 // waitFor polls a condition. Evidence of real hosts is read from their files, which is not done all the time.
 func waitFor(limit time.Duration, what string, condition func() (bool, error)) error {

@@ -124,6 +124,8 @@ type Report struct {
 	EndedAt   string `json:"endedAt,omitempty"`
 	DryRun    bool   `json:"dryRun,omitempty"`
 	Paused    bool   `json:"paused,omitempty"`
+	// Window are the maintenance windows, with when the open one closes or the next one opens; "" for none.
+	Window string `json:"window,omitempty"`
 	// Batch as asked for, and Slots, the number of nodes that makes now.
 	Batch string       `json:"batch,omitempty"`
 	Slots int          `json:"slots,omitempty"`

@@ -83,6 +83,8 @@ type SecurityUpgradeInput struct {
 	Maintenance bool `json:"maintenance,omitempty"`
 	// NoRetire leaves app instances on a DEA that is about to be upgraded (als).
 	NoRetire bool `json:"noRetire,omitempty"`
+	// Window: no node is begun outside of it.
+	Window WindowInput `json:"window,omitzero"`
 }
 
 // MaxChanges is how many changed packages of a node are kept by name; --pin needs them all.

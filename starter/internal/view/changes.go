@@ -35,6 +35,9 @@ func Changes(before, after *operation.Report) []string {
 	if before.Maintenance != after.Maintenance {
 		say("maintenance %s", clean(after.Maintenance))
 	}
+	if before.Window != after.Window {
+		say("window %s", clean(after.Window))
+	}
 	known := map[string]*operation.NodeReport{}
 	for i := range before.Nodes {
 		known[before.Nodes[i].Name] = &before.Nodes[i]

@@ -111,6 +111,9 @@ func stateLine(r *operation.Report) string {
 	if r.Maintenance != "" {
 		parts = append(parts, "maintenance "+clean(r.Maintenance))
 	}
+	if r.Window != "" && !r.Finished() {
+		parts = append(parts, "window "+clean(r.Window))
+	}
 	if r.Message != "" {
 		parts = append(parts, clean(r.Message))
 	}

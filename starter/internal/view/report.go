@@ -43,6 +43,9 @@ func Report(r *operation.Report, now time.Time, s Style) string {
 	if r.Maintenance != "" {
 		line("maintenance %s", clean(r.Maintenance))
 	}
+	if r.Window != "" {
+		line("window %s", clean(r.Window))
+	}
 	if r.Failure != nil && (r.Failure.Message != r.Message || len(r.Failure.Problems) > 0) {
 		for i, l := range FailureLines(r.Failure) {
 			if i == 0 && r.Failure.Message == r.Message {

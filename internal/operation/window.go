@@ -1,0 +1,50 @@
+package operation
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/katoflow/katoflow/internal/window"
+)
+
+// StepWindow is the step of the question that is asked when the nodes cannot be taken again in a maintenance window that has opened.
+const StepWindow = "window"
+
+// DefaultNodeTime is what a node is expected to take until one has been done.
+const DefaultNodeTime = Duration(15 * time.Minute)
+
+// longestNodeTime that can be expected.
+const longestNodeTime = Duration(24 * time.Hour)
+
+// WindowInput are the maintenance windows of a rolling procedure. Without any it may begin with a node at all times.
+type WindowInput struct {
+	// Times as package window reads them: "Sat 22:00-04:00 Europe/Berlin".
+	Times []string `json:"times,omitempty"`
+	// NodeTime is what a node is expected to take until one has been done (default DefaultNodeTime).
+	NodeTime Duration `json:"nodeTime,omitempty"`
+}
+
+// Check lists what is wrong with it, one line each.
+func (in WindowInput) Check() []string {
+	all, problems := window.ParseAll(in.Times)
+	if len(in.Times) > 20 {
+		problems = append(problems, fmt.Sprintf("%d windows: at most 20", len(in.Times)))
+	}
+	switch {
+	case in.NodeTime < 0 || in.NodeTime > longestNodeTime:
+		problems = append(problems, fmt.Sprintf("node-time %s: write a time up to %s", in.NodeTime, longestNodeTime))
+	case in.NodeTime > 0 && len(in.Times) == 0:
+		problems = append(problems, "node-time goes with window: it says how much of one a node needs")
+	}
+	if len(problems) > 0 || len(all) == 0 {
+		return problems
+	}
+	need := in.NodeTime
+	if need == 0 {
+		need = DefaultNodeTime
+	}
+	if shortest := all.Shortest(); shortest < need.D() {
+		problems = append(problems, fmt.Sprintf("window of %s: a node is expected to take %s: write a longer one, or what a node takes as node-time", Duration(shortest), need))
+	}
+	return problems
+}
