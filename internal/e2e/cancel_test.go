@@ -32,10 +32,13 @@ func (o *op) cancel() (operation.Report, time.Duration) {
 	return r, took
 }
 
-// cancelReaches waits until a node's own workflow knows of the cancel: before, it goes on when the node does.
+// cancelReaches waits until a node's own workflow knows of the cancel, or with no node the operation's: before, it goes on when the node does.
 func (o *op) cancelReaches(node string) {
 	o.t.Helper()
-	child := operation.NodeWorkflowID(o.workflow, node)
+	child := o.workflow
+	if node != "" {
+		child = operation.NodeWorkflowID(o.workflow, node)
+	}
 	o.eventually(20*time.Second, "the cancel to reach "+child, func() bool {
 		return slices.ContainsFunc(o.history(child), func(e *historypb.HistoryEvent) bool {
 			return e.EventType == enumspb.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED

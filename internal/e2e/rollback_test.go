@@ -290,12 +290,12 @@ func TestRollback_Cancelled_IsSeenThroughOnceDisksWerePutBack(t *testing.T) {
 	for step, want := range map[string]string{operation.StepStopVMs: "now", operation.StepSnapshots: "now", operation.StepRollback: "then"} {
 		t.Run(step, func(t *testing.T) {
 			t.Parallel()
-			s := newSite(t, nil, nil, withDisks, simulating(func(c *simcluster.Config) { c.Hypervisor.ShutdownTime = 2 * time.Second }))
+			s := newSite(t, nil, nil, withDisks, simulating(func(c *simcluster.Config) { c.Hypervisor.ShutdownTime = 4 * time.Second }))
 			s.worker("")
 			set := s.takes()
 			for _, n := range s.names() {
-				s.hypervisor().SlowSnapshots(n, 2*time.Second)
-				s.hypervisor().SlowRollbacks(n, 2*time.Second)
+				s.hypervisor().SlowSnapshots(n, 4*time.Second)
+				s.hypervisor().SlowRollbacks(n, 4*time.Second)
 			}
 			o := s.rollback(set)
 			o.until(60*time.Second, "step "+step, func(r operation.Report) bool { return len(r.Nodes) > 0 && r.Nodes[0].Step == step })

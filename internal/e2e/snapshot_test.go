@@ -382,21 +382,26 @@ func TestSnapshot_ClockOfANodeIsOff_CountsAllTheSame(t *testing.T) {
 func TestSnapshot_Cancelled_ResumesTheClusterAndLeavesNothing(t *testing.T) {
 	onlySimulated(t, "a fault of the simulated hypervisor")
 	t.Parallel()
-	for _, step := range []string{operation.StepMaintenanceOn, operation.StepStopRoles, operation.StepSnapshots, operation.StepStartRoles} {
+	for step, slow := range map[string]string{operation.StepMaintenanceOn: "kato config set", operation.StepStopRoles: "kato stop", operation.StepSnapshots: "", operation.StepStartRoles: "kato start"} {
 		t.Run(step, func(t *testing.T) {
 			t.Parallel()
 			s := newSite(t, nil, nil, onVMs)
 			for _, n := range s.cluster.Nodes() {
-				n.SlowCommand("kato stop", -1, 500*time.Millisecond)
-				n.SlowCommand("kato start", -1, 500*time.Millisecond)
-				s.hypervisor().SlowSnapshots(n.Name(), time.Second)
+				if slow != "" {
+					n.SlowCommand(slow, -1, time.Minute)
+				} else {
+					s.hypervisor().SlowSnapshots(n.Name(), 4*time.Second)
+				}
 			}
-			s.cluster.Node("core").SlowCommand("kato config set", -1, 500*time.Millisecond)
 			s.worker("")
 			o := s.snapshot()
 			o.until(60*time.Second, "step "+step, func(r operation.Report) bool { return len(r.Nodes) > 0 && r.Nodes[0].Step == step })
 			f := s.fault("snapshots cancelled in step %s", step)
-			s.cli(0, "op", "cancel", o.id)
+			s.cli(0, "op", "cancel", o.id, "--detach")
+			o.cancelReaches("")
+			for _, n := range s.cluster.Nodes() {
+				n.HealCommands()
+			}
 			r, err := o.end(60 * time.Second)
 			require.Error(t, err)
 			require.Equal(t, operation.PhaseCancelled, r.Phase)

@@ -45,6 +45,8 @@ type scenario struct {
 	snapshot bool
 	// rollback goes back to a set that is taken before; snapshot is set, too.
 	rollback bool
+	// window: the operation begins before a maintenance window that opens within 75 s.
+	window bool
 	// prepare sets faults for what comes after the set was taken.
 	prepare func(*simcluster.Cluster)
 	// input starts it without the CLI, which would refuse it.
@@ -63,6 +65,15 @@ func cases() []scenario {
 		{name: "als-maintenance-retire", als: true, args: []string{"--maintenance"}, phase: operation.PhaseDone,
 			inventory: "    notify: {command: [\"true\"]}\n"},
 		{name: "plain", phase: operation.PhaseDone},
+		{name: "window-awaited-maintenance", als: true, window: true, args: []string{"--maintenance", "--nodes", "mysql-1"}, phase: operation.PhaseDone,
+			script: func(r *recording) {
+				r.until("the window to open", func(p operation.Report) bool { return p.Finished() || strings.Contains(p.Window, "open until") })
+			}},
+		{name: "window-cancelled", window: true, phase: operation.PhaseCancelled,
+			script: func(r *recording) {
+				r.until("the window to be waited for", func(p operation.Report) bool { return strings.Contains(p.Message, "waiting for the maintenance window") })
+				r.katoflow("op", "cancel", r.workflow, "--detach")
+			}},
 		{name: "reboot-never", args: []string{"--reboot", "never"}, phase: operation.PhaseDone},
 		{name: "reboot-if-required", args: []string{"--reboot", "if-required", "--nodes", "a,b"}, phase: operation.PhaseDone},
 		{name: "parked-retried", faults: fail("b", "unattended-upgrades", 1), phase: operation.PhaseDone,
@@ -404,6 +415,10 @@ func (r *recording) run() error {
 	}
 	r.workflow = operation.WorkflowID(r.name, operation.KindSecurityUpgrade, "op-1")
 	args := append([]string{"upgrade", "security", r.name, "--id", "op-1", "--detach"}, r.args...)
+	if r.window {
+		opens := time.Now().UTC().Add(15 * time.Second).Truncate(time.Minute).Add(time.Minute)
+		args = append(args, "--window", opens.Format("15:04-")+opens.Add(2*time.Hour).Format("15:04"))
+	}
 	if r.backup {
 		r.workflow = operation.WorkflowID(r.name, operation.KindBackup, "op-1")
 		args = append([]string{"backup", "create", r.name, "--id", "op-1", "--detach"}, r.args...)
