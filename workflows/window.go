@@ -7,7 +7,6 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/katoflow/katoflow/internal/operation"
-	"github.com/katoflow/katoflow/internal/window"
 )
 
 // A rolling procedure with maintenance windows begins with a node only while one is open and what the node is expected to take still fits. What has been begun is finished, also after the
@@ -15,14 +14,14 @@ import (
 
 // windows of a rolling procedure, and what is known of the time that a node takes.
 type windows struct {
-	all window.All
+	all operation.Windows
 	// expected is what a node is expected to take; longest what one has taken at most, without a question.
 	expected, longest time.Duration
 }
 
 // windowNow is a window as a worker's time zones have it, kept in the history: other workers may have other zones.
 type windowNow struct {
-	window.Span
+	operation.WindowSpan
 	Open bool `json:"open"`
 	// Next is when the next one opens, after this one if it is open.
 	Next time.Time `json:"next"`
@@ -30,7 +29,7 @@ type windowNow struct {
 
 // setWindows is done by a rolling procedure before its first step. Its input was checked.
 func (r *run) setWindows(in operation.WindowInput) {
-	all, _ := window.ParseAll(in.Times)
+	all := in.Windows()
 	if len(all) == 0 {
 		return
 	}
@@ -50,7 +49,7 @@ func (w *windows) now(ctx workflow.Context) (windowNow, error) {
 			after, _ := w.all.At(span.To)
 			next = after.From
 		}
-		return windowNow{Span: window.Span{From: span.From.UTC(), To: span.To.UTC()}, Open: open, Next: next.UTC()}
+		return windowNow{WindowSpan: operation.WindowSpan{From: span.From.UTC(), To: span.To.UTC()}, Open: open, Next: next.UTC()}
 	}).Get(&out)
 	return out, err
 }

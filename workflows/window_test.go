@@ -9,7 +9,6 @@ import (
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/katoflow/katoflow/internal/operation"
-	"github.com/katoflow/katoflow/internal/window"
 )
 
 // saturday is a Saturday at noon, UTC.
@@ -153,7 +152,7 @@ func TestWindow_BadInput_NothingAsked(t *testing.T) {
 }
 
 func TestWindows_Needs_WhatWasMeasuredAndNeverMoreThanAWindow(t *testing.T) {
-	now := windowNow{Span: window.Span{From: saturday, To: saturday.Add(time.Hour)}}
+	now := windowNow{WindowSpan: operation.WindowSpan{From: saturday, To: saturday.Add(time.Hour)}}
 	w := &windows{expected: 15 * time.Minute}
 	require.Equal(t, 15*time.Minute, w.needs(now))
 	w.took(20 * time.Minute)

@@ -16,12 +16,24 @@ const DefaultNodeTime = Duration(15 * time.Minute)
 // longestNodeTime that can be expected.
 const longestNodeTime = Duration(24 * time.Hour)
 
+// Windows are maintenance windows that have been read, and WindowSpan is one of them in one week.
+type (
+	Windows    = window.All
+	WindowSpan = window.Span
+)
+
 // WindowInput are the maintenance windows of a rolling procedure. Without any it may begin with a node at all times.
 type WindowInput struct {
 	// Times as package window reads them: "Sat 22:00-04:00 Europe/Berlin".
 	Times []string `json:"times,omitempty"`
 	// NodeTime is what a node is expected to take until one has been done (default DefaultNodeTime).
 	NodeTime Duration `json:"nodeTime,omitempty"`
+}
+
+// Windows are those of Times; what Check complains of is left out. When they are open depends on the time zones that the machine knows, so that a workflow keeps the answer.
+func (in WindowInput) Windows() Windows {
+	all, _ := window.ParseAll(in.Times)
+	return all
 }
 
 // Check lists what is wrong with it, one line each.

@@ -71,7 +71,9 @@ func cases() []scenario {
 			}},
 		{name: "window-cancelled", window: true, phase: operation.PhaseCancelled,
 			script: func(r *recording) {
-				r.until("the window to be waited for", func(p operation.Report) bool { return strings.Contains(p.Message, "waiting for the maintenance window") })
+				r.until("the window to be waited for", func(p operation.Report) bool {
+					return strings.Contains(p.Message, "waiting for the maintenance window")
+				})
 				r.katoflow("op", "cancel", r.workflow, "--detach")
 			}},
 		{name: "reboot-never", args: []string{"--reboot", "never"}, phase: operation.PhaseDone},
@@ -395,7 +397,7 @@ type recording struct {
 	histories map[string]*historypb.History
 }
 
-const patience = 60 * time.Second
+const patience = 100 * time.Second
 
 // second is the name of the scenario's second cluster.
 func (s scenario) second() string {
