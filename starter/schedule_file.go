@@ -376,6 +376,8 @@ func (f *scheduleFile) options(n *yaml.Node, path string, options *optionSet) ma
 				continue
 			}
 			text = listText(texts)
+		} else if options.takesArray(name) {
+			text = listText(texts)
 		}
 		if err := options.set(name, text); err != nil {
 			f.problem(n.Content[i], path+"."+name, "%s", err)

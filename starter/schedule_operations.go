@@ -189,10 +189,25 @@ func (o *optionSet) set(name, value string) error {
 	if f.Value.Type() == "bool" && value != "true" && value != "false" {
 		return fmt.Errorf("%q: write true or false", operationName(value))
 	}
-	if err := o.flags.Set(name, value); err != nil {
-		return fmt.Errorf("%q is no %s for it", operationName(value), f.Value.Type())
+	values := []string{value}
+	if isArray(f) {
+		values = textList(value)
+	}
+	for _, v := range values {
+		if err := o.flags.Set(name, v); err != nil {
+			return fmt.Errorf("%q is no %s for it", operationName(value), f.Value.Type())
+		}
 	}
 	return nil
+}
+
+// isArray reports whether a flag takes several values that may have commas in them, each given by itself.
+func isArray(f *pflag.Flag) bool { return f.Value.Type() == "stringArray" }
+
+// takesArray reports that of an option.
+func (o *optionSet) takesArray(name string) bool {
+	f := o.flags.Lookup(name)
+	return f != nil && isArray(f)
 }
 
 // takesList reports whether an option may be a list; an unknown one may be anything.
@@ -247,12 +262,27 @@ func listText(values []string) string {
 	return strings.TrimSuffix(b.String(), "\n")
 }
 
+// textList is what listText has written.
+func textList(text string) []string {
+	values, err := csv.NewReader(strings.NewReader(text)).Read()
+	if err != nil {
+		return []string{text}
+	}
+	return values
+}
+
 // commandLine is an operation as a person would start it.
 func commandLine(d operation.ScheduleDefinition) []string {
 	argv := append([]string{"katoflow"}, strings.Fields(d.Operation)...)
 	argv = append(argv, d.Cluster)
 	for _, name := range slices.Sorted(maps.Keys(d.Options)) {
-		argv = append(argv, "--"+name+"="+d.Options[name])
+		values := []string{d.Options[name]}
+		if name == "window" { // the only one that is given once for each value
+			values = textList(d.Options[name])
+		}
+		for _, v := range values {
+			argv = append(argv, "--"+name+"="+v)
+		}
 	}
 	return argv
 }
