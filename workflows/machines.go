@@ -213,6 +213,21 @@ func (m *machines) startRoles(ctx workflow.Context) {
 	}
 }
 
+// endShutdowns sees shutdowns through that were interrupted: a VM that was asked to shut down is on for a while, and would go off after it was found on. ctx is not cancelled. One that
+// does not go off stays on, and that is as good.
+func (m *machines) endShutdowns(ctx workflow.Context) {
+	m.at(ctx, operation.StepStopVMs)
+	var snapshots *activities.Snapshots
+	var futures []workflow.Future
+	for part := range slices.Chunk(m.names(), nodesPerChunk) {
+		futures = append(futures, workflow.ExecuteActivity(following(ctx, fmt.Sprintf("see the shutdown of %s through", count(len(part), "node")), nodesCeiling+m.plan.UnreachableAfter.D()),
+			snapshots.StopVMs, activities.NodesInput{Operation: m.op, Nodes: part, UnreachableAfter: m.plan.UnreachableAfter}))
+	}
+	for _, future := range futures {
+		_ = future.Get(ctx, nil)
+	}
+}
+
 // resumed waits until the cluster is as well as it was before.
 func (m *machines) resumed(ctx workflow.Context) {
 	m.at(ctx, operation.StepResumed)

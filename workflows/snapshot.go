@@ -39,8 +39,9 @@ type snapshot struct {
 
 	levels   []operation.Quiesce
 	provider string
-	// off says that VMs may be: they are to be started again on every path.
+	// off says that VMs may be: they are to be started again on every path. stopping: some may be on their way down.
 	off       bool
+	stopping  bool
 	downSince time.Time
 	taken     []activities.TakenSnapshot
 	// began: a round was begun, so that there may be snapshots.
@@ -197,9 +198,10 @@ func (s *snapshot) stopRoles(ctx workflow.Context, nodes []string) bool {
 }
 
 func (s *snapshot) stopVMs(ctx workflow.Context) bool {
-	s.off = true
+	s.off, s.stopping = true, true
 	var snapshots *activities.Snapshots
-	return s.onNodes(ctx, s.names(), sideBySide{step: operation.StepStopVMs, what: "shut the VMs down", activity: snapshots.StopVMs, otherwise: operation.Abort})
+	s.stopping = !s.onNodes(ctx, s.names(), sideBySide{step: operation.StepStopVMs, what: "shut the VMs down", activity: snapshots.StopVMs, otherwise: operation.Abort})
+	return !s.stopping
 }
 
 // take is the barrier: one activity makes everything ready and sends all requests at the same instant.
@@ -234,6 +236,9 @@ func (s *snapshot) resume(ctx workflow.Context) {
 	ctx, _ = workflow.NewDisconnectedContext(ctx)
 	var snapshots *activities.Snapshots
 	if s.off {
+		if s.stopping {
+			s.endShutdowns(ctx)
+		}
 		s.onNodes(ctx, s.names(), sideBySide{step: operation.StepStartVMs, what: "switch the VMs on", activity: snapshots.StartVMs, otherwise: operation.Leave})
 		s.off = false
 	}

@@ -120,8 +120,12 @@ func (b *rollback) steps(ctx workflow.Context) {
 	}
 	b.downSince = workflow.Now(ctx)
 	given := ctx
-	prepared := b.stopVMs(ctx) && b.takeSafety(ctx) && b.goOn(ctx) == nil
+	off := b.stopVMs(ctx)
+	prepared := off && b.takeSafety(ctx) && b.goOn(ctx) == nil
 	ctx, _ = workflow.NewDisconnectedContext(ctx) // a cluster is not left switched off, nor half gone back
+	if !off {
+		b.endShutdowns(ctx)
+	}
 	moment := operation.RolledNone
 	if prepared {
 		b.begun = true

@@ -382,10 +382,14 @@ func TestSnapshot_ClockOfANodeIsOff_CountsAllTheSame(t *testing.T) {
 func TestSnapshot_Cancelled_ResumesTheClusterAndLeavesNothing(t *testing.T) {
 	onlySimulated(t, "a fault of the simulated hypervisor")
 	t.Parallel()
-	for step, slow := range map[string]string{operation.StepMaintenanceOn: "kato config set", operation.StepStopRoles: "kato stop", operation.StepSnapshots: "", operation.StepStartRoles: "kato start"} {
+	for step, slow := range map[string]string{operation.StepMaintenanceOn: "kato config set", operation.StepStopRoles: "kato stop", operation.StepSnapshots: "", operation.StepStartRoles: "kato start", operation.StepStopVMs: ""} {
 		t.Run(step, func(t *testing.T) {
 			t.Parallel()
-			s := newSite(t, nil, nil, onVMs)
+			s := newSite(t, nil, nil, onVMs, simulating(func(c *simcluster.Config) { c.Hypervisor.ShutdownTime = 2 * time.Second }))
+			var args []string
+			if step == operation.StepStopVMs {
+				args = []string{"--quiesce", "vms-stopped"}
+			}
 			for _, n := range s.cluster.Nodes() {
 				if slow != "" {
 					n.SlowCommand(slow, -1, time.Minute)
@@ -394,7 +398,7 @@ func TestSnapshot_Cancelled_ResumesTheClusterAndLeavesNothing(t *testing.T) {
 				}
 			}
 			s.worker("")
-			o := s.snapshot()
+			o := s.snapshot(args...)
 			o.until(60*time.Second, "step "+step, func(r operation.Report) bool { return len(r.Nodes) > 0 && r.Nodes[0].Step == step })
 			f := s.fault("snapshots cancelled in step %s", step)
 			s.cli(0, "op", "cancel", o.id, "--detach")

@@ -426,8 +426,9 @@ func vmctl(c *invocation) int {
 		if hangs {
 			break
 		}
+		asked := n.BootID()
 		h.cluster.wg.Go(func() {
-			if h.wait(h.cfg.ShutdownTime) {
+			if h.wait(h.cfg.ShutdownTime) && n.BootID() == asked { // a guest that is going down hears nothing more
 				n.PowerOff()
 			}
 		})
