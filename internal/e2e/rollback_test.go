@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/katoflow/katoflow/internal/operation"
+	"github.com/katoflow/katoflow/internal/remote"
 	"github.com/katoflow/katoflow/internal/simcluster"
 )
 
@@ -116,7 +117,7 @@ func TestRollback_ToASet_BringsBackAllNodesAndCanBeUndone(t *testing.T) {
 				jobs, err := os.ReadDir(filepath.Join(s.cluster.(simulatedCluster).Dir(), "nodes", n, "home/stackato/.local/state/katoflow/jobs"))
 				require.NoError(t, err)
 				for _, j := range jobs {
-					require.NotContains(t, j.Name(), set, "no job of the captured moment is left on %s", n)
+					require.NotContains(t, j.Name(), remote.EncodeID(set), "no job of the captured moment is left on %s", n)
 				}
 			}
 
@@ -147,6 +148,19 @@ func TestRollback_OfACluster_ThatWasInMaintenanceMode_LeavesItSo(t *testing.T) {
 	o.done(90 * time.Second)
 	require.True(t, s.cluster.Maintenance(), "it was on before the set was taken")
 	require.Equal(t, "then", s.reads())
+}
+
+func TestRollback_OfAPlainCluster_TakesTheLeasesAnew(t *testing.T) {
+	onlySimulated(t, "a rollback needs the simulated hypervisor")
+	t.Parallel()
+	s := newSite(t, nil, nil, withDisks, plain("a", "b"))
+	s.worker("")
+	set := s.takes()
+	before := s.leaseToken("a")
+	o := s.rollback(set)
+	o.done(90 * time.Second)
+	o.holds("then")
+	require.Greater(t, s.leaseToken("a"), before)
 }
 
 func TestRollback_OneOfFiveCannotGoBack_AllGoOrNone(t *testing.T) {
@@ -290,7 +304,7 @@ func TestRollback_Cancelled_IsSeenThroughOnceDisksWerePutBack(t *testing.T) {
 	for step, want := range map[string]string{operation.StepStopVMs: "now", operation.StepSnapshots: "now", operation.StepRollback: "then"} {
 		t.Run(step, func(t *testing.T) {
 			t.Parallel()
-			s := newSite(t, nil, nil, withDisks, simulating(func(c *simcluster.Config) { c.Hypervisor.ShutdownTime = 4 * time.Second }))
+			s := newSite(t, nil, nil, withDisks, simulating(func(c *simcluster.Config) { c.Hypervisor.ShutdownTime = 8 * time.Second }))
 			s.worker("")
 			set := s.takes()
 			for _, n := range s.names() {

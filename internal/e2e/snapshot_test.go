@@ -385,7 +385,7 @@ func TestSnapshot_Cancelled_ResumesTheClusterAndLeavesNothing(t *testing.T) {
 	for step, slow := range map[string]string{operation.StepMaintenanceOn: "kato config set", operation.StepStopRoles: "kato stop", operation.StepSnapshots: "", operation.StepStartRoles: "kato start", operation.StepStopVMs: ""} {
 		t.Run(step, func(t *testing.T) {
 			t.Parallel()
-			s := newSite(t, nil, nil, onVMs, simulating(func(c *simcluster.Config) { c.Hypervisor.ShutdownTime = 2 * time.Second }))
+			s := newSite(t, nil, nil, onVMs, simulating(func(c *simcluster.Config) { c.Hypervisor.ShutdownTime = 10 * time.Second }))
 			var args []string
 			if step == operation.StepStopVMs {
 				args = []string{"--quiesce", "vms-stopped"}

@@ -93,8 +93,16 @@ func (n *Node) NeverReturn(on bool) {
 // PowerOff pulls the plug: everything ends where it stands.
 func (n *Node) PowerOff() {
 	n.fault("power off")
+	n.powerOff("")
+}
+
+// powerOff takes the power away, with a boot id only from that boot.
+func (n *Node) powerOff(boot string) {
 	n.power.Lock()
 	defer n.power.Unlock()
+	if boot != "" && n.BootID() != boot {
+		return
+	}
 	n.down("power off")
 	n.mu.Lock()
 	n.rebooting = false

@@ -428,8 +428,8 @@ func vmctl(c *invocation) int {
 		}
 		asked := n.BootID()
 		h.cluster.wg.Go(func() {
-			if h.wait(h.cfg.ShutdownTime) && n.BootID() == asked { // a guest that is going down hears nothing more
-				n.PowerOff()
+			if h.wait(h.cfg.ShutdownTime) {
+				n.powerOff(asked) // a guest that is going down hears nothing more
 			}
 		})
 	case "kill":
