@@ -304,7 +304,11 @@ func TestRollback_Cancelled_IsSeenThroughOnceDisksWerePutBack(t *testing.T) {
 	for step, want := range map[string]string{operation.StepStopVMs: "now", operation.StepSnapshots: "now", operation.StepRollback: "then"} {
 		t.Run(step, func(t *testing.T) {
 			t.Parallel()
-			s := newSite(t, nil, nil, withDisks, simulating(func(c *simcluster.Config) { c.Hypervisor.ShutdownTime = 8 * time.Second }))
+			s := newSite(t, nil, nil, withDisks, simulating(func(c *simcluster.Config) {
+				if step == operation.StepStopVMs {
+					c.Hypervisor.ShutdownTime = 12 * time.Second // longer than the word of a cancel takes
+				}
+			}))
 			s.worker("")
 			set := s.takes()
 			for _, n := range s.names() {
@@ -313,11 +317,15 @@ func TestRollback_Cancelled_IsSeenThroughOnceDisksWerePutBack(t *testing.T) {
 			}
 			o := s.rollback(set)
 			o.until(60*time.Second, "step "+step, func(r operation.Report) bool { return len(r.Nodes) > 0 && r.Nodes[0].Step == step })
+			reached := time.Now()
 			f := s.fault("a rollback cancelled in step %s", step)
-			s.cli(0, "op", "cancel", o.id)
-			r, err := o.end(60 * time.Second)
+			s.cli(0, "op", "cancel", o.id, "--detach")
+			r, err := o.end(2 * time.Minute)
 			require.Error(t, err)
 			require.Equal(t, operation.PhaseCancelled, r.Phase)
+			if step == operation.StepStopVMs {
+				time.Sleep(13*time.Second - time.Since(reached)) // what was asked to shut down has done so by now
+			}
 			o.holds(want)
 			if want == "then" {
 				require.Contains(t, strings.Join(r.Warnings, "\n"), "the rollback is seen through")

@@ -385,7 +385,7 @@ func TestSnapshot_Cancelled_ResumesTheClusterAndLeavesNothing(t *testing.T) {
 	for step, slow := range map[string]string{operation.StepMaintenanceOn: "kato config set", operation.StepStopRoles: "kato stop", operation.StepSnapshots: "", operation.StepStartRoles: "kato start", operation.StepStopVMs: ""} {
 		t.Run(step, func(t *testing.T) {
 			t.Parallel()
-			s := newSite(t, nil, nil, onVMs, simulating(func(c *simcluster.Config) { c.Hypervisor.ShutdownTime = 10 * time.Second }))
+			s := newSite(t, nil, nil, onVMs, simulating(func(c *simcluster.Config) { c.Hypervisor.ShutdownTime = 12 * time.Second }))
 			var args []string
 			if step == operation.StepStopVMs {
 				args = []string{"--quiesce", "vms-stopped"}
@@ -400,6 +400,7 @@ func TestSnapshot_Cancelled_ResumesTheClusterAndLeavesNothing(t *testing.T) {
 			s.worker("")
 			o := s.snapshot(args...)
 			o.until(60*time.Second, "step "+step, func(r operation.Report) bool { return len(r.Nodes) > 0 && r.Nodes[0].Step == step })
+			reached := time.Now()
 			f := s.fault("snapshots cancelled in step %s", step)
 			s.cli(0, "op", "cancel", o.id, "--detach")
 			o.cancelReaches("")
@@ -410,6 +411,9 @@ func TestSnapshot_Cancelled_ResumesTheClusterAndLeavesNothing(t *testing.T) {
 			require.Error(t, err)
 			require.Equal(t, operation.PhaseCancelled, r.Phase)
 			require.Empty(t, s.hypervisor().Snapshots())
+			if step == operation.StepStopVMs {
+				time.Sleep(13*time.Second - time.Since(reached)) // what was asked to shut down has done so by now
+			}
 			o.resumed()
 			f.end("ended as cancelled, the cluster resumed, nothing left")
 		})
