@@ -272,12 +272,16 @@ func textList(text string) []string {
 }
 
 // commandLine is an operation as a person would start it.
-func commandLine(d operation.ScheduleDefinition) []string {
+func (c *cli) commandLine(d operation.ScheduleDefinition) []string {
+	takesArray := func(string) bool { return false }
+	if s, err := kindNamed(d.Operation); err == nil { // one that this version does not know has flags that it does not know
+		takesArray = s.newOptions(c, "").takesArray
+	}
 	argv := append([]string{"katoflow"}, strings.Fields(d.Operation)...)
 	argv = append(argv, d.Cluster)
 	for _, name := range slices.Sorted(maps.Keys(d.Options)) {
 		values := []string{d.Options[name]}
-		if name == "window" { // the only one that is given once for each value
+		if takesArray(name) {
 			values = textList(d.Options[name])
 		}
 		for _, v := range values {

@@ -26,15 +26,15 @@ func (c *cli) scheduleShowCommand() *cobra.Command {
 				if zone, err := loadZone(state.TimeZone); err == nil && is.Schedule.Spec != nil {
 					state.DaylightSaving = daylightSaving(is.Schedule.Spec.Calendars, zone, c.now())
 				}
-				return c.print(state, func() string { return view.Schedule(state.shown(), c.style(c.out)) })
+				return c.print(state, func() string { return view.Schedule(state.shown(c), c.style(c.out)) })
 			})
 		},
 	}
 }
 
 // shown is a schedule with everything about it.
-func (f *scheduleState) shown() view.ScheduleDetails {
-	d := view.ScheduleDetails{ScheduleRow: f.row(), Command: commandLine(f.ScheduleDefinition), Jitter: f.Jitter.D(), CatchUp: f.CatchUp.D(), Note: f.Note, Next: f.Next,
+func (f *scheduleState) shown(c *cli) view.ScheduleDetails {
+	d := view.ScheduleDetails{ScheduleRow: f.row(), Command: c.commandLine(f.ScheduleDefinition), Jitter: f.Jitter.D(), CatchUp: f.CatchUp.D(), Note: f.Note, Next: f.Next,
 		DaylightSaving: f.DaylightSaving, Started: f.Started, AppliedBy: f.AppliedBy, CreatedAt: f.CreatedAt, UpdatedAt: f.UpdatedAt}
 	if f.Running != nil {
 		d.RunningID = f.Running.OperationID

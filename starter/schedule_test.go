@@ -85,7 +85,7 @@ func described(t *testing.T, wanted []*wantedSchedule) []byte {
 		require.False(t, p.PauseOnFailure)
 		out = append(out, one{Definition: w.ScheduleDefinition, WorkflowID: a.ID, Workflow: a.Workflow, TaskQueue: a.TaskQueue, Input: a.Args[0], Spec: calendarTexts(w.spec().Calendars),
 			TimeZone: w.spec().TimeZoneName, Jitter: w.spec().Jitter.String(), CatchUp: p.CatchupWindow.String(), Overlap: p.Overlap.String(), Paused: w.paused,
-			Command: strings.Join(commandLine(w.ScheduleDefinition), " "), Summary: a.StaticSummary})
+			Command: strings.Join(offline().commandLine(w.ScheduleDefinition), " "), Summary: a.StaticSummary})
 	}
 	b, err := json.MarshalIndent(out, "", "  ")
 	require.NoError(t, err)

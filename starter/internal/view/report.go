@@ -43,7 +43,7 @@ func Report(r *operation.Report, now time.Time, s Style) string {
 	if r.Maintenance != "" {
 		line("maintenance %s", clean(r.Maintenance))
 	}
-	if r.Window != "" {
+	if r.Window != "" && !r.Finished() {
 		line("window %s", clean(r.Window))
 	}
 	if r.Failure != nil && (r.Failure.Message != r.Message || len(r.Failure.Problems) > 0) {
