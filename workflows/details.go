@@ -105,7 +105,7 @@ func Details(report *operation.Report) string {
 	if report.Maintenance != "" {
 		b.WriteString("\nMaintenance mode: " + cell(report.Maintenance, 300) + "\n")
 	}
-	if report.Window != "" {
+	if report.Window != "" && !report.Finished() {
 		b.WriteString("\nMaintenance window: " + cell(report.Window, 500) + "\n")
 	}
 	writeList(&b, "Did not hold before the operation", len(report.BrokenBefore), func(i int) string { return report.BrokenBefore[i].String() })

@@ -247,7 +247,7 @@ func (b *rollback) comeUp(ctx workflow.Context, back bool) {
 	}
 	if b.plan.Platform == "als" {
 		for _, n := range b.names() {
-			b.down[n], b.stopped[n] = true, 0
+			b.down[n], b.stopped[n] = true, 0 // by the boot: no stop of ours can still run there
 		}
 		b.startRoles(ctx)
 	}

@@ -269,7 +269,7 @@ func TestApt_LockedByAnotherProcessForAWhile_IsWaitedFor(t *testing.T) {
 	f := s.fault("apt locked by another process for %s", held)
 	o := s.start()
 	o.waits("a", "waiting for apt")
-	time.Sleep(held - time.Since(began))
+	require.NoError(t, waitFor(held+time.Second, "it to have been held long enough", func() (bool, error) { return time.Since(began) >= held, nil }))
 	release()
 	r := o.done(60 * time.Second)
 	require.Empty(t, r.Answers)
