@@ -42,13 +42,7 @@ func (x *Snapshots) RollbackReady(ctx context.Context, in RollbackReadyInput) (R
 	if err != nil {
 		return out, err
 	}
-	for what, has := range map[string]bool{"hypervisor: write which provider its VMs run on": s.cluster.Hypervisor != nil, "s3 section: the set's manifest is kept there": s.cluster.S3 != nil} {
-		if !has {
-			problem("cluster %s has no %s", s.cluster.Name, what)
-		}
-	}
-	if len(out.Problems) > 0 {
-		slices.Sort(out.Problems)
+	if out.Problems = missingForSets(s.cluster); len(out.Problems) > 0 {
 		return out, nil
 	}
 	store, err := x.setStore(in.Operation.Cluster)
@@ -59,21 +53,14 @@ func (x *Snapshots) RollbackReady(ctx context.Context, in RollbackReadyInput) (R
 	if out.Set, err = x.find(a, store, in.Operation.Cluster, in.Set); err != nil {
 		return out, err
 	}
-	if h := s.cluster.Hypervisor; h.Provider != out.Set.Provider {
+	h := s.cluster.Hypervisor
+	if h.Provider != out.Set.Provider {
 		problem("the set was taken by provider %s, and the inventory has %s", out.Set.Provider, h.Provider)
 		return out, nil
-	} else if c := h.Command; h.Provider == inventory.ProviderCommand && c != nil {
-		for _, needed := range []struct {
-			name  string
-			words []string
-		}{{"rollback", c.Rollback}, {"power", c.Power}, {"start", c.Start}, {"stop", c.Stop}} {
-			if len(needed.words) == 0 {
-				problem("the inventory has no hypervisor.command.%s: a rollback needs it", needed.name)
-			}
-		}
-		if len(c.Kill) == 0 {
-			out.Warnings = append(out.Warnings, "the inventory has no hypervisor.command.kill: a VM that does not shut down will be asked about")
-		}
+	}
+	out.Problems = append(out.Problems, missingCommands(h, "a rollback", "rollback", "power", "start", "stop")...)
+	if len(missingCommands(h, "", "kill")) > 0 {
+		out.Warnings = append(out.Warnings, "the inventory has no hypervisor.command.kill: a VM that does not shut down will be asked about")
 	}
 	_, p, vms, err := x.open(in.Operation.Cluster, in.Nodes)
 	if err != nil {
@@ -104,6 +91,33 @@ func (x *Snapshots) RollbackReady(ctx context.Context, in RollbackReadyInput) (R
 	}
 	out.Problems = shortList(out.Problems, 200)
 	return out, nil
+}
+
+// missingForSets is what a cluster lacks for sets of snapshots as a whole, one line each.
+func missingForSets(c *inventory.Cluster) []string {
+	var out []string
+	if c.Hypervisor == nil {
+		out = append(out, fmt.Sprintf("cluster %s has no hypervisor in the worker's inventory: write which provider its VMs run on", c.Name))
+	}
+	if c.S3 == nil {
+		out = append(out, fmt.Sprintf("cluster %s has no s3 section in the worker's inventory: the set's manifest is kept there", c.Name))
+	}
+	return out
+}
+
+// missingCommands are those of the site's own commands that something needs and the inventory does not have, one line each. Other providers have none.
+func missingCommands(h *inventory.Hypervisor, what string, names ...string) []string {
+	if h.Provider != inventory.ProviderCommand || h.Command == nil {
+		return nil
+	}
+	have := map[string][]string{"rollback": h.Command.Rollback, "power": h.Command.Power, "start": h.Command.Start, "stop": h.Command.Stop, "kill": h.Command.Kill}
+	var out []string
+	for _, name := range names {
+		if len(have[name]) == 0 {
+			out = append(out, fmt.Sprintf("the inventory has no hypervisor.command.%s: %s needs it", name, what))
+		}
+	}
+	return out
 }
 
 // differences says in what a set is not one of these VMs, one line each.

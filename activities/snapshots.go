@@ -288,18 +288,19 @@ func (x *Snapshots) SnapshotReady(ctx context.Context, in SnapshotReadyInput) (S
 	problem := func(format string, args ...any) {
 		out.Problems = append(out.Problems, oneLine(fmt.Sprintf(format, args...), 500))
 	}
-	if s.cluster.Hypervisor == nil {
-		problem("cluster %s has no hypervisor in the worker's inventory: write which provider its VMs run on", s.cluster.Name)
-	}
-	if s.cluster.S3 == nil {
-		problem("cluster %s has no s3 section in the worker's inventory: the set's manifest is kept there", s.cluster.Name)
-	} else if err := x.checkStore(a.ctx, s); err != nil {
-		problem("bucket: %s", operation.FailureOf(err).Message)
+	out.Problems = missingForSets(s.cluster)
+	if s.cluster.S3 != nil {
+		if err := x.checkStore(a.ctx, s); err != nil {
+			problem("bucket: %s", operation.FailureOf(err).Message)
+		}
 	}
 	if s.cluster.Hypervisor == nil {
 		return out, nil
 	}
 	out.Provider = s.cluster.Hypervisor.Provider
+	if slices.Contains(in.Quiesce, operation.QuiesceVMsStopped) {
+		out.Problems = append(out.Problems, missingCommands(s.cluster.Hypervisor, "quiesce vms-stopped", "power", "start", "stop")...)
+	}
 	_, p, vms, err := x.open(in.Operation.Cluster, in.Nodes)
 	if err != nil {
 		problem("%s", operation.FailureOf(err).Message)

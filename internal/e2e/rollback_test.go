@@ -68,6 +68,16 @@ func (s *site) takes(args ...string) string {
 	return o.id
 }
 
+// withoutCommand takes one of the hypervisor's commands out of the inventory.
+func (s *site) withoutCommand(name string) {
+	s.t.Helper()
+	text, err := os.ReadFile(s.Inventory)
+	require.NoError(s.t, err)
+	without := regexp.MustCompile(`(?m)^ +`+name+`:\n(?: +- .*\n)+`).ReplaceAllString(string(text), "")
+	require.NotEqual(s.t, string(text), without)
+	require.NoError(s.t, os.WriteFile(s.Inventory, []byte(without), 0o600))
+}
+
 // rollback begins one by the CLI, detached.
 func (s *site) rollback(set string, args ...string) *op {
 	s.t.Helper()
@@ -281,11 +291,7 @@ func TestRollback_Preflight_NamesAllProblemsAtOnceAndTouchesNothing(t *testing.T
 	f := s.fault("a rollback to a set of which a snapshot is gone, a VM is another one, and a command is missing")
 	s.hypervisor().Lose("dea-2", 0)
 	s.replace("vm: vm-mysql-1", "vm: vm-other")
-	text, err := os.ReadFile(s.Inventory)
-	require.NoError(t, err)
-	without := regexp.MustCompile(`(?m)^ +rollback:\n(?: +- .*\n)+`).ReplaceAllString(string(text), "")
-	require.NotEqual(t, string(text), without)
-	require.NoError(t, os.WriteFile(s.Inventory, []byte(without), 0o600))
+	s.withoutCommand("rollback")
 	stderr := s.cli(7, "snapshot", "rollback", name, set, "--confirm", name, "--no-safety-snapshots").Stderr
 	require.Contains(t, stderr, "dea-2: its snapshot katoflow-")
 	require.Contains(t, stderr, "the inventory has no hypervisor.command.rollback: a rollback needs it")
@@ -324,7 +330,8 @@ func TestRollback_Cancelled_IsSeenThroughOnceDisksWerePutBack(t *testing.T) {
 			require.Error(t, err)
 			require.Equal(t, operation.PhaseCancelled, r.Phase)
 			if step == operation.StepStopVMs {
-				time.Sleep(13*time.Second - time.Since(reached)) // what was asked to shut down has done so by now
+				// What was asked to shut down has done so by then.
+				require.NoError(t, waitFor(20*time.Second, "the shutdowns to be over", func() (bool, error) { return time.Since(reached) > 13*time.Second, nil }))
 			}
 			o.holds(want)
 			if want == "then" {

@@ -340,7 +340,9 @@ func TestSnapshot_Preflight_NamesAllProblemsAtOnceAndTouchesNothing(t *testing.T
 	s.snapshot("--quiesce", "none").done(60 * time.Second)
 	f := s.fault("quota of snapshots exceeded, a VM that is not there")
 	s.replace("vm: vm-core", "vm: vm-other")
-	out := s.cli(7, "snapshot", "create", s.cluster.Name())
+	s.withoutCommand("stop")
+	out := s.cli(7, "snapshot", "create", s.cluster.Name(), "--quiesce", "vms-stopped")
+	require.Contains(t, out.Stderr, "the inventory has no hypervisor.command.stop: quiesce vms-stopped needs it")
 	require.Contains(t, out.Stderr, "dea-1: it has 1 snapshots already, and 1 is the quota: delete one")
 	require.Contains(t, out.Stderr, "core: command check ended with exit code 3: vmctl: no VM vm-other is here")
 	require.Empty(t, s.cluster.Commands())
@@ -412,7 +414,8 @@ func TestSnapshot_Cancelled_ResumesTheClusterAndLeavesNothing(t *testing.T) {
 			require.Equal(t, operation.PhaseCancelled, r.Phase)
 			require.Empty(t, s.hypervisor().Snapshots())
 			if step == operation.StepStopVMs {
-				time.Sleep(13*time.Second - time.Since(reached)) // what was asked to shut down has done so by now
+				// What was asked to shut down has done so by then.
+				require.NoError(t, waitFor(20*time.Second, "the shutdowns to be over", func() (bool, error) { return time.Since(reached) > 13*time.Second, nil }))
 			}
 			o.resumed()
 			f.end("ended as cancelled, the cluster resumed, nothing left")
