@@ -5,6 +5,8 @@ import (
 
 	"github.com/katoflow/katoflow/internal/hypervisor"
 	"github.com/katoflow/katoflow/internal/hypervisor/command"
+	"github.com/katoflow/katoflow/internal/hypervisor/libvirt"
+	"github.com/katoflow/katoflow/internal/hypervisor/overssh"
 	"github.com/katoflow/katoflow/internal/inventory"
 	"github.com/katoflow/katoflow/internal/remote"
 )
@@ -28,8 +30,10 @@ func (p Providers) Open(file *inventory.File, c *inventory.Cluster, env func(str
 	}
 	switch h.Provider {
 	case inventory.ProviderCommand:
-		return &command.Provider{Runner: p.Runner, Hosts: hosts, Commands: command.Commands{Snapshot: h.Command.Snapshot, Find: h.Command.Find, List: h.Command.List, Delete: h.Command.Delete,
+		return &command.Provider{Hosts: overssh.Hosts{Runner: p.Runner, ByName: hosts}, Commands: command.Commands{Snapshot: h.Command.Snapshot, Find: h.Command.Find, List: h.Command.List, Delete: h.Command.Delete,
 			Rollback: h.Command.Rollback, Power: h.Command.Power, Start: h.Command.Start, Stop: h.Command.Stop, Kill: h.Command.Kill, Check: h.Command.Check}}, nil
+	case inventory.ProviderLibvirt:
+		return &libvirt.Provider{Hosts: overssh.Hosts{Runner: p.Runner, ByName: hosts}, URI: h.Libvirt.URI}, nil
 	}
 	return nil, fmt.Errorf("provider %s is not built in", h.Provider)
 }

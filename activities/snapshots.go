@@ -616,12 +616,12 @@ func switchVM(a *attempt, p hypervisor.Provider, vm hypervisor.VM, want hypervis
 			return nil
 		case !asked:
 			if last = do(a.ctx, p, vm); last == nil {
-				asked = true
+				asked, began = true, time.Now()
 			}
 		default:
 			last = fmt.Errorf("%s: its VM is %s, %s after it was to be %s", vm.Node, power, within, want)
 		}
-		if time.Since(began) > within {
+		if last != nil && time.Since(began) > within {
 			return last
 		}
 		if !a.pause(vmPoll) {

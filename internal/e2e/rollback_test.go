@@ -254,6 +254,7 @@ func TestRollback_OfABrokenCluster_IsTheRemedy(t *testing.T) {
 	s.cluster.Node("dea-1").DropConnections()
 	s.cluster.Node("dea-2").PowerOff()
 	s.hypervisor().HangShutdowns("mysql-1")
+	s.hypervisor().Host().SlowCommand("vmctl stop", -1, 1500*time.Millisecond) // longer than stop_within: the time counts from the answer on
 	f := s.fault("a cluster with a full Core, a node without SSH, one that is off, and one that does not shut down")
 	o := s.rollback(set)
 	o.until(60*time.Second, "the nodes to be on again", func(r operation.Report) bool {

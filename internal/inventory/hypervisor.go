@@ -9,15 +9,20 @@ import (
 	"github.com/katoflow/katoflow/internal/remote"
 )
 
-// ProviderCommand takes snapshots by the site's own commands.
-const ProviderCommand = "command"
+// Providers of snapshots: the site's own commands, and libvirt's QEMU domains.
+const (
+	ProviderCommand = "command"
+	ProviderLibvirt = "libvirt"
+)
 
 // HypervisorProviders returns what a hypervisor section may have as its provider.
-func HypervisorProviders() []string { return []string{ProviderCommand} }
+func HypervisorProviders() []string { return []string{ProviderCommand, ProviderLibvirt} }
 
 var (
 	// vmForm keeps what a VM is called from being taken for an option, and from breaking lines.
 	vmForm = regexp.MustCompile(`^[A-Za-z0-9_/][A-Za-z0-9_.:/@ +-]{0,254}$`)
+	// uriForm is of QEMU's connections: the driver, perhaps a transport and a host, the daemon's kind, and parameters.
+	uriForm = regexp.MustCompile(`^qemu(\+[a-z]+)?://[A-Za-z0-9.:@-]*/(system|session)(\?[A-Za-z0-9_=&/.%-]+)?$`)
 )
 
 // VMOf returns what the hypervisor calls a node's VM, and the host that has it; "" where there is no host, or none is named.
@@ -73,7 +78,17 @@ func (v validator) hypervisor(c *Cluster, path string) {
 		v.ssh(host.SSH, at+".ssh")
 	}
 	if len(h.Hosts) == 0 && v.missing(path+".hosts") && v.given(provider) && !v.broken[provider] {
-		v.at(path+".hosts", "is missing: write name and address of the host that the commands run on")
+		v.at(path+".hosts", "is missing: write name and address of the host that has the VMs, or that the commands run on")
+	}
+	for _, section := range []struct {
+		field, provider string
+	}{{"command", ProviderCommand}, {"libvirt", ProviderLibvirt}} {
+		if p := path + "." + section.field; v.given(p) && h.Provider != section.provider {
+			v.at(p, "goes with provider: %s", section.provider)
+		}
+	}
+	if p := path + ".libvirt.uri"; v.given(p) && !uriForm.MatchString(h.Libvirt.URI) {
+		v.at(p, "%s is not the URI of a QEMU connection: write qemu:///system or qemu:///session, or leave it out", quote(h.Libvirt.URI))
 	}
 	commands := path + ".command"
 	switch {

@@ -230,12 +230,14 @@ type Maintenance struct {
 
 // Hypervisor is what the VMs of a cluster run on.
 type Hypervisor struct {
-	// Provider that takes the snapshots: "command", the site's own commands.
+	// Provider that takes the snapshots: "libvirt", QEMU domains by virsh on their host; or "command", the site's own commands.
 	Provider string `yaml:"provider" json:"provider"`
-	// Hosts that are logged in to, where the commands run.
+	// Hosts that are logged in to: those that have the domains, or where the site's own commands run.
 	Hosts []*HypervisorHost `yaml:"hosts,omitempty" json:"hosts,omitempty"`
 	// Command are the site's own, with provider: command.
 	Command *HypervisorCommands `yaml:"command,omitempty" json:"command,omitempty"`
+	// Libvirt, with provider: libvirt.
+	Libvirt HypervisorLibvirt `yaml:"libvirt,omitempty" json:"libvirt,omitzero"`
 	// StopWithin is how long a VM may take to shut down (default 10m).
 	StopWithin Duration `yaml:"stop_within,omitempty" json:"stop_within,omitempty"`
 }
@@ -270,6 +272,12 @@ type HypervisorCommands struct {
 	Kill  []string `yaml:"kill,omitempty" json:"kill,omitempty"`
 	// Check tells what stands in the way of a snapshot, one line each; none is well.
 	Check []string `yaml:"check,omitempty" json:"check,omitempty"`
+}
+
+// HypervisorLibvirt is how virsh reaches the domains.
+type HypervisorLibvirt struct {
+	// URI that virsh connects to on each host (default qemu:///system).
+	URI string `yaml:"uri,omitempty" json:"uri,omitempty"`
 }
 
 // Secret is a reference, exactly one of its fields set; a value in clear text is refused.

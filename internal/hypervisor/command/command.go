@@ -19,7 +19,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/katoflow/katoflow/internal/hypervisor"
@@ -35,27 +34,15 @@ type Commands struct {
 
 // Provider runs them. Its fields are not changed afterwards.
 type Provider struct {
-	Runner remote.Runner
-	// Hosts by the name that VMs refer to.
-	Hosts    map[string]remote.Host
+	// Hosts that they run on. The time that Hosts gives a command is not for snapshot and rollback.
+	overssh.Hosts
 	Commands Commands
-	// Timeout of every command but snapshot and rollback; 0 = 2 min.
-	Timeout time.Duration
-
-	sessions overssh.Sessions
 }
 
 var _ hypervisor.Provider = (*Provider)(nil)
 
-const (
-	defaultTimeout = 2 * time.Minute
-	// exitNone says that there is no snapshot of that name, or no such VM.
-	exitNone = 3
-	// atOnce is how many commands of one look run at the same time.
-	atOnce = 16
-	// maxPrinted is what is read of a command, in bytes.
-	maxPrinted = 256 << 10
-)
+// exitNone says that there is no snapshot of that name, or no such VM.
+const exitNone = 3
 
 // errNotConfigured is of a command that the inventory does not have.
 var errNotConfigured = errors.New("the inventory has no such command")
@@ -75,90 +62,36 @@ func (p *Provider) run(ctx context.Context, what string, command []string, vm hy
 	if len(command) == 0 {
 		return remote.Result{}, fmt.Errorf("%s: hypervisor.command.%s: %w", vm.Node, what, errNotConfigured)
 	}
-	host, ok := p.Hosts[vm.Host]
-	if !ok {
-		return remote.Result{}, fmt.Errorf("%s: the hypervisor has no host %q", vm.Node, vm.Host)
-	}
-	if within > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, within)
-		defer cancel()
-	}
-	result, err := p.Runner.Run(ctx, host, remote.Command{Argv: words(command, vm, name), AnyExit: true, MaxOutput: maxPrinted})
-	if err != nil {
-		// The command may have been heard: whoever changes something says so.
-		return result, fmt.Errorf("%s: command %s on %s: %w", vm.Node, what, host.Name, err)
-	}
-	return result, nil
+	// A command that failed to answer may have been heard: whoever changes something says so.
+	return p.Run(ctx, vm, "command "+what, remote.Command{Argv: words(command, vm, name)}, within)
 }
 
 // well is the error of a command that did not end with 0.
 func well(what string, vm hypervisor.VM, result remote.Result, err error) error {
-	if err != nil || result.ExitCode == 0 {
-		return err
-	}
-	said := remote.Escape(lastLine(result.Stderr))
-	if said == "" {
-		said = remote.Escape(lastLine(result.Stdout))
-	}
-	return fmt.Errorf("%s: command %s ended with exit code %d: %s", vm.Node, what, result.ExitCode, said)
+	return overssh.Well("command "+what, vm, result, err)
 }
 
-func lastLine(out []byte) string {
-	text := strings.TrimSpace(string(out))
-	return text[strings.LastIndexByte(text, '\n')+1:]
-}
-
-func (p *Provider) timeout() time.Duration {
-	if p.Timeout > 0 {
-		return p.Timeout
-	}
-	return defaultTimeout
-}
-
-// Check asks power and check of every VM.
+// Check asks check of every VM, or list where there is none.
 func (p *Provider) Check(ctx context.Context, vms []hypervisor.VM) ([]hypervisor.Problem, error) {
-	found := make([][]hypervisor.Problem, len(vms))
-	seen := map[string]string{}
-	var problems []hypervisor.Problem
-	for _, vm := range vms {
-		key := vm.Host + "/" + vm.ID
-		if other, twice := seen[key]; twice {
-			problems = append(problems, hypervisor.Problem{Node: vm.Node, Text: fmt.Sprintf("its VM %s is also that of %s: each node has its own", vm.ID, other)})
-		}
-		seen[key] = vm.Node
-	}
-	each(len(vms), func(i int) {
-		vm := vms[i]
-		problem := func(text string) {
-			text = strings.TrimPrefix(text, vm.Node+": ")
-			found[i] = append(found[i], hypervisor.Problem{Node: vm.Node, Text: text})
-		}
+	return overssh.CheckEach(ctx, vms, func(vm hypervisor.VM) (problems []string) {
 		if len(p.Commands.Check) == 0 {
-			result, err := p.run(ctx, "list", p.Commands.List, vm, "", p.timeout())
+			result, err := p.run(ctx, "list", p.Commands.List, vm, "", p.Within())
 			if err := well("list", vm, result, err); err != nil {
-				problem(err.Error())
+				problems = append(problems, err.Error())
 			}
-			return
+			return problems
 		}
-		result, err := p.run(ctx, "check", p.Commands.Check, vm, "", p.timeout())
+		result, err := p.run(ctx, "check", p.Commands.Check, vm, "", p.Within())
 		if err := well("check", vm, result, err); err != nil {
-			problem(err.Error())
-			return
+			return []string{err.Error()}
 		}
 		for line := range strings.Lines(string(result.Stdout)) {
 			if line = strings.TrimSpace(line); line != "" {
-				problem(remote.Escape(line))
+				problems = append(problems, remote.Escape(line))
 			}
 		}
+		return problems
 	})
-	if ctx.Err() != nil {
-		return nil, ctx.Err()
-	}
-	for _, f := range found {
-		problems = append(problems, f...)
-	}
-	return problems, nil
 }
 
 // shot is a snapshot that only needs to be sent, over a session that is open.
@@ -171,22 +104,16 @@ type shot struct {
 
 // Prepare opens the session to the VM's host, which all VMs of that host share, so that Take only sends a line.
 func (p *Provider) Prepare(ctx context.Context, vm hypervisor.VM, name string) (hypervisor.Shot, error) {
-	host, ok := p.Hosts[vm.Host]
-	if !ok {
-		return nil, fmt.Errorf("%s: the hypervisor has no host %q", vm.Node, vm.Host)
-	}
-	ctx, cancel := context.WithTimeout(ctx, p.timeout())
-	defer cancel()
-	result, err := p.run(ctx, "list", p.Commands.List, vm, "", p.timeout())
+	result, err := p.run(ctx, "list", p.Commands.List, vm, "", p.Within())
 	if err == nil && result.ExitCode == exitNone {
 		return nil, &hypervisor.NotFoundError{Node: vm.Node, What: "VM " + vm.ID}
 	}
 	if err := well("list", vm, result, err); err != nil {
 		return nil, err
 	}
-	session, err := p.sessions.To(ctx, p.Runner, host)
+	session, err := p.Session(ctx, vm)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", vm.Node, err)
+		return nil, err
 	}
 	return &shot{p: p, vm: vm, name: name, session: session}, nil
 }
@@ -227,7 +154,7 @@ func (s *shot) Close() error { return nil }
 
 // Find runs the command find.
 func (p *Provider) Find(ctx context.Context, vm hypervisor.VM, name string) (hypervisor.Snapshot, bool, error) {
-	result, err := p.run(ctx, "find", p.Commands.Find, vm, name, p.timeout())
+	result, err := p.run(ctx, "find", p.Commands.Find, vm, name, p.Within())
 	if err == nil && result.ExitCode == exitNone {
 		return hypervisor.Snapshot{}, false, nil
 	}
@@ -255,7 +182,7 @@ func firstOf(fields []string) string {
 
 // List runs the command list, and find for each that fits.
 func (p *Provider) List(ctx context.Context, vm hypervisor.VM, prefix string) ([]hypervisor.Snapshot, error) {
-	result, err := p.run(ctx, "list", p.Commands.List, vm, "", p.timeout())
+	result, err := p.run(ctx, "list", p.Commands.List, vm, "", p.Within())
 	if err := well("list", vm, result, err); err != nil {
 		return nil, err
 	}
@@ -300,7 +227,7 @@ func (p *Provider) Rollback(ctx context.Context, vm hypervisor.VM, name string) 
 
 // Power runs the command power.
 func (p *Provider) Power(ctx context.Context, vm hypervisor.VM) (hypervisor.Power, error) {
-	result, err := p.run(ctx, "power", p.Commands.Power, vm, "", p.timeout())
+	result, err := p.run(ctx, "power", p.Commands.Power, vm, "", p.Within())
 	if err := well("power", vm, result, err); err != nil {
 		return "", err
 	}
@@ -328,7 +255,7 @@ func (p *Provider) Stop(ctx context.Context, vm hypervisor.VM, hard bool) error 
 
 // change runs a command that changes something and may be repeated.
 func (p *Provider) change(ctx context.Context, what string, command []string, vm hypervisor.VM, name string) error {
-	within := p.timeout()
+	within := p.Within()
 	if what == "rollback" {
 		within = 0
 	}
@@ -337,21 +264,4 @@ func (p *Provider) change(ctx context.Context, what string, command []string, vm
 		return &hypervisor.UnknownError{Node: vm.Node, Err: err}
 	}
 	return well(what, vm, result, err)
-}
-
-// Close ends the sessions.
-func (p *Provider) Close() error { return p.sessions.Close() }
-
-// each calls do for 0..n-1, some at a time.
-func each(n int, do func(i int)) {
-	places := make(chan struct{}, atOnce)
-	var all sync.WaitGroup
-	for i := range n {
-		places <- struct{}{}
-		all.Go(func() {
-			defer func() { <-places }()
-			do(i)
-		})
-	}
-	all.Wait()
 }

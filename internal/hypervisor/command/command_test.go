@@ -1,16 +1,10 @@
 package command
 
 import (
-	"bytes"
-	"context"
-	"errors"
 	"fmt"
-	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -18,6 +12,7 @@ import (
 
 	"github.com/katoflow/katoflow/internal/hypervisor"
 	"github.com/katoflow/katoflow/internal/hypervisor/hypervisortest"
+	"github.com/katoflow/katoflow/internal/hypervisor/overssh"
 	"github.com/katoflow/katoflow/internal/remote"
 )
 
@@ -63,58 +58,6 @@ check)
 esac
 `
 
-// local runs commands as processes of this machine, as sshd would: a script by sh, words by the login shell.
-type local struct{}
-
-func (local) Run(ctx context.Context, h remote.Host, c remote.Command) (remote.Result, error) {
-	argv := c.Argv
-	if c.Script != "" {
-		argv = append([]string{"sh", "-c", c.Script, "sh"}, c.Args...)
-	}
-	cmd := exec.Command("sh", "-c", remote.Quote(argv))
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if c.Stdout != nil {
-		cmd.Stdout = c.Stdout
-	}
-	input, err := cmd.StdinPipe()
-	if err != nil {
-		return remote.Result{}, err
-	}
-	if ctx.Err() != nil {
-		return remote.Result{}, ctx.Err()
-	}
-	if err := cmd.Start(); err != nil {
-		return remote.Result{}, err
-	}
-	var copied sync.WaitGroup
-	if c.Stdin != nil {
-		copied.Go(func() { _, _ = io.Copy(input, c.Stdin); _ = input.Close() })
-	} else {
-		_ = input.Close()
-	}
-	stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Kill() })
-	err = cmd.Wait()
-	stop()
-	if closer, ok := c.Stdin.(io.Closer); ok {
-		_ = closer.Close()
-	}
-	copied.Wait()
-	result := remote.Result{ExitCode: cmd.ProcessState.ExitCode(), Stdout: stdout.Bytes(), Stderr: stderr.Bytes()}
-	var exit *exec.ExitError
-	switch {
-	case ctx.Err() != nil:
-		return result, ctx.Err()
-	case result.ExitCode < 0:
-		return result, &remote.Error{Kind: remote.KindTransport, Node: h.Name, Message: "the session was lost"}
-	case err != nil && !errors.As(err, &exit):
-		return result, err
-	case result.ExitCode != 0 && !c.AnyExit:
-		return result, &remote.Error{Kind: remote.KindExit, Node: h.Name, ExitCode: result.ExitCode, Message: fmt.Sprintf("exit %d", result.ExitCode)}
-	}
-	return result, nil
-}
-
 func TestProvider_KeepsWhatEveryProviderPromises(t *testing.T) {
 	root := t.TempDir()
 	script := filepath.Join(t.TempDir(), "snap")
@@ -122,7 +65,7 @@ func TestProvider_KeepsWhatEveryProviderPromises(t *testing.T) {
 	call := func(verb string) []string { return []string{script, root, verb, "{vm}", "{name}"} }
 	rig := hypervisortest.Rig{
 		New: func(*testing.T) hypervisor.Provider {
-			return &Provider{Runner: local{}, Hosts: map[string]remote.Host{"tools": {Name: "tools"}}, Timeout: 20 * time.Second,
+			return &Provider{Hosts: overssh.Hosts{Runner: hypervisortest.Local{}, ByName: map[string]remote.Host{"tools": {Name: "tools"}}, Timeout: 20 * time.Second},
 				Commands: Commands{Snapshot: call("take"), Find: call("find"), List: call("list"), Delete: call("delete"), Rollback: call("rollback"), Power: call("power"),
 					Start: call("start"), Stop: call("stop"), Kill: call("kill"), Check: call("check")}}
 		},

@@ -123,20 +123,24 @@ func (s *suite) sweep() {
 	ctx, cancel := context.WithTimeout(context.Background(), 4*s.rig.Wait)
 	defer cancel()
 	s.ctx = ctx
+	var all sync.WaitGroup
 	for _, vm := range s.rig.VMs {
-		left, err := s.provider.List(ctx, vm, prefix)
-		if err != nil {
-			s.Errorf("list what is left: %v", err)
-		}
-		for _, snapshot := range left {
-			if err := s.provider.Delete(ctx, vm, snapshot.Name); err != nil {
-				s.Errorf("delete what is left: %v", err)
+		all.Go(func() {
+			left, err := s.provider.List(ctx, vm, prefix)
+			if err != nil {
+				s.Errorf("list what is left: %v", err)
 			}
-		}
-		if err := s.provider.Start(ctx, vm); err != nil {
-			s.Errorf("start what was stopped: %v", err)
-		}
+			for _, snapshot := range left {
+				if err := s.provider.Delete(ctx, vm, snapshot.Name); err != nil {
+					s.Errorf("delete what is left: %v", err)
+				}
+			}
+			if err := s.provider.Start(ctx, vm); err != nil {
+				s.Errorf("start what was stopped: %v", err)
+			}
+		})
 	}
+	all.Wait()
 }
 
 func (s *suite) no(err error, doing string) {

@@ -15,12 +15,12 @@ import (
 	"github.com/katoflow/katoflow/internal/remote"
 )
 
-// script reads commands, one a line after its number, runs each in the background, and tells how it ended with the last line that it printed. When its input ends it waits for
+// script reads commands, one a line after its number and as printf's %b understands it, runs each in the background, and tells how it ended with the last line that it printed. When its input ends it waits for
 // those that run: a lost connection ends none of them.
 const script = `printf 'open\n'
 while read -r number command; do
 	(
-		said=$(sh -c "$command" </dev/null 2>&1)
+		said=$(sh -c "$(printf '%b' "$command")" </dev/null 2>&1)
 		code=$?
 		printf 'done %s %s %s\n' "$number" "$code" "$(printf '%s' "$said" | tail -n 1 | cut -c 1-500)"
 	) &
@@ -44,6 +44,9 @@ type Session struct {
 	once sync.Once
 	err  error
 }
+
+// oneLine writes a command of several lines in one.
+var oneLine = strings.NewReplacer(`\`, `\\`, "\n", `\n`)
 
 type ended struct {
 	code int
@@ -125,11 +128,8 @@ func (s *Session) Run(ctx context.Context, argv []string) (code int, said string
 	if err := remote.CheckArgv(argv); err != nil {
 		return -1, "", err
 	}
-	line := remote.Quote(argv)
-	if strings.ContainsAny(line, "\n\r") {
-		return -1, "", fmt.Errorf("%s: a command has several lines", s.host)
-	}
 	// read -r keeps backslashes; it only takes away white space at the ends, which a quoted command does not have.
+	line := oneLine.Replace(remote.Quote(argv))
 	done := make(chan ended, 1)
 	s.mu.Lock()
 	s.next++

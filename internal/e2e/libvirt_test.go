@@ -1,0 +1,89 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/katoflow/katoflow/internal/hypervisor/libvirt/libvirttest"
+	"github.com/katoflow/katoflow/internal/operation"
+)
+
+func init() { libvirttest.Required = os.Getenv("KATOFLOW_LIBVIRT") != "" }
+
+// onLibvirt gives the simulated nodes real QEMU domains of their names, on a libvirt that the worker reaches over a real sshd.
+func onLibvirt(t *testing.T, nodes int) (*site, *libvirttest.Libvirt) {
+	s := newSite(t, nil, nil, deas(nodes-1), func(c *config) { c.s3, c.slow = true, 0 })
+	v := libvirttest.Start(t, "", s.names()...)
+	sshd := v.ServeSSH(t)
+	s.replace("    nodes:\n", fmt.Sprintf(`    hypervisor:
+      provider: libvirt
+      stop_within: 2s
+      hosts: [{name: kvm-1, address: 127.0.0.1, ssh: {user: %s, port: %d, key_files: [%s], known_hosts: [%s]}}]
+      libvirt: {uri: "%s"}
+    nodes:
+`, sshd.User, sshd.Port, sshd.Key, sshd.KnownHosts, v.URI))
+	s.worker("")
+	return s, v
+}
+
+// snapshotsOf returns the names that libvirt lists of a domain.
+func snapshotsOf(t *testing.T, v *libvirttest.Libvirt, domain string) []string {
+	return strings.Fields(v.Virsh(t, "snapshot-list", domain, "--name"))
+}
+
+// TestSnapshot_OnRealLibvirt_OfEightDomains_IsTakenListedGoneBackToAndDeleted takes, checks, goes back to and deletes a set of real domains. It prints how far the requests were apart.
+func TestSnapshot_OnRealLibvirt_OfEightDomains_IsTakenListedGoneBackToAndDeleted(t *testing.T) {
+	onlySimulated(t, "the domains are real in both worlds")
+	t.Parallel()
+	s, v := onLibvirt(t, 8)
+	for _, d := range v.Domains {
+		v.WriteRunning(t, d, 'a')
+	}
+	o := s.snapshot("--max-skew", "30s")
+	r := o.done(2 * time.Minute)
+	m := r.Snapshot.Moment
+	require.True(t, m.Measured)
+	require.True(t, m.Inside, "%+v", m)
+	for _, d := range v.Domains {
+		require.Len(t, snapshotsOf(t, v, d), 1, d)
+		v.WriteRunning(t, d, 'b')
+	}
+	var slowest time.Duration
+	for _, have := range r.Snapshot.Snapshots {
+		slowest = max(slowest, timeIn(t, have.Completed).Sub(timeIn(t, have.Requested)))
+		require.Regexp(t, `^\d+:vda,vdb$`, have.ID)
+	}
+	fmt.Printf("real libvirt, 8 domains: requested within %s, skew bound %s, slowest call %s, quiet %s\n", m.RequestSpread.D(), m.SkewBound.D(), slowest, m.QuietInterval.D())
+	require.Contains(t, s.cli(0, "snapshot", "verify", s.cluster.Name()).Stdout, "whole")
+
+	back := s.rollback(o.id)
+	r = back.done(3 * time.Minute)
+	require.Equal(t, operation.RolledToSet, r.Sets.Rollback.Moment)
+	for _, d := range v.Domains {
+		require.Equal(t, "running", strings.TrimSpace(v.Virsh(t, "domstate", d)), d)
+		require.Len(t, snapshotsOf(t, v, d), 2, "%s: that of the set, and that of before the rollback", d)
+		v.Virsh(t, "destroy", d)
+		require.Equal(t, strings.Repeat("a", 512), v.Read(t, d), "both disks of %s", d)
+		v.Virsh(t, "start", d)
+	}
+
+	// The way back.
+	again := s.rollback(back.id, "--no-safety-snapshots")
+	again.done(3 * time.Minute)
+	for _, d := range v.Domains {
+		v.Virsh(t, "destroy", d)
+		require.Equal(t, strings.Repeat("b", 512), v.Read(t, d), "both disks of %s", d)
+		v.Virsh(t, "start", d)
+	}
+	for _, set := range []string{o.id, back.id} {
+		s.cli(0, "snapshot", "delete", s.cluster.Name(), set, "--yes")
+	}
+	for _, d := range v.Domains {
+		require.Empty(t, snapshotsOf(t, v, d), d)
+	}
+}
