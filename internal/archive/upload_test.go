@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -16,6 +17,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/stretchr/testify/require"
+
+	"github.com/katoflow/katoflow/internal/share"
 )
 
 var errKilled = errors.New("killed")
@@ -52,6 +55,8 @@ func killAfter(t *testing.T, s *Store, up Upload, parts int) Progress {
 
 func TestUpload_KilledAtEveryPart_GoesOnAndSendsAgainOnlyWhatWasInFlight(t *testing.T) {
 	const parts, parallel = 6, 3
+	tried, err := share.Parse(os.Getenv(share.Variable))
+	require.NoError(t, err)
 	identity, err := age.GenerateX25519Identity()
 	require.NoError(t, err)
 	ref := Ref{"prod", "backup-1"}
@@ -69,6 +74,9 @@ func TestUpload_KilledAtEveryPart_GoesOnAndSendsAgainOnlyWhatWasInFlight(t *test
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			for killed := 0; killed < parts; killed++ {
+				if !tried.Has(killed) {
+					continue
+				}
 				b := newBucket(t, false)
 				up := Upload{Ref: ref, Source: source, SHA256: source.sha256(), PartSize: 5 * mib, Parallel: parallel, Recipients: row.recipients}
 				progress := killAfter(t, b.open(t), up, killed)

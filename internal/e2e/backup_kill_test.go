@@ -159,10 +159,12 @@ func TestKillMatrix_OfABackup(t *testing.T) {
 		direct.lanes(t, "by the node", 2, within("Transfer", killPoint{name: "in a part", moment: inPart(2)}, killPoint{name: "at its end", moment: atRequest("CompleteMultipartUpload")}))
 		path := backupMatrix(operation.BackupInput{ToPath: "/mnt/backup"})
 		path.lanes(t, "to a path", 2, within("Place", killPoint{name: "in its job", moment: during("Place", inProcess(files, in("\nsha256sum", "")))}))
-		t.Run("random moments", func(t *testing.T) {
-			t.Parallel()
-			killBackupAtRandom(t)
-		})
+		if inThisPart(t) {
+			t.Run("random moments", func(t *testing.T) {
+				t.Parallel()
+				killBackupAtRandom(t)
+			})
+		}
 	})
 	tellKills(t, "backup")
 }

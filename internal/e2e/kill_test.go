@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"math/rand/v2"
 	"os"
 	"slices"
 	"strconv"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -18,6 +21,7 @@ import (
 
 	"github.com/katoflow/katoflow/internal/e2e/harness"
 	"github.com/katoflow/katoflow/internal/operation"
+	"github.com/katoflow/katoflow/internal/share"
 )
 
 // killed counts over the whole matrix.
@@ -138,13 +142,8 @@ func deas(n int) siteOption {
 func TestKillMatrix(t *testing.T) {
 	t.Parallel()
 	points := stepKills()
-	const lanes = 4
 	t.Run("points", func(t *testing.T) {
-		for lane := range lanes {
-			var mine []killPoint
-			for i := lane; i < len(points); i += lanes {
-				mine = append(mine, points[i])
-			}
+		for lane, mine := range lanesOf(t, 4, points) {
 			t.Run(fmt.Sprintf("steps %d", lane+1), func(t *testing.T) {
 				t.Parallel()
 				killSteps(t, mine)
@@ -159,18 +158,55 @@ func TestKillMatrix(t *testing.T) {
 			},
 		}
 		upgrade.lanes(t, "operation", 2, operationKills())
-		t.Run("random moments", func(t *testing.T) {
-			t.Parallel()
-			killAtRandom(t)
-		})
+		if inThisPart(t) {
+			t.Run("random moments", func(t *testing.T) {
+				t.Parallel()
+				killAtRandom(t)
+			})
+		}
 	})
 	tellKills(t, "security upgrade")
 }
 
 // tellKills prints what came of all kills so far and requires that they repeated nothing.
 func tellKills(t *testing.T, of string) {
-	fmt.Printf("kill matrix (%s, %s): %d kills tried so far, %d commands repeated\n", of, world(), killed.Load(), repeatedInAll.Load())
+	part, err := share.Parse(os.Getenv(share.Variable))
+	require.NoError(t, err)
+	fmt.Printf("kill matrix (%s, %s, %s): %d kills tried so far, %d commands repeated\n", of, world(), part, killed.Load(), repeatedInAll.Load())
 	require.Zero(t, repeatedInAll.Load())
+}
+
+// dealt counts the operations of each kill matrix that were dealt out.
+var dealt = struct {
+	sync.Mutex
+	of map[string]int
+}{of: map[string]int{}}
+
+// inThisPart says whether the next operation of a matrix belongs to the part that is tried (package share): those of one matrix are dealt out in turn, whatever kinds of them it has.
+func inThisPart(t *testing.T) bool {
+	part, err := share.Parse(os.Getenv(share.Variable))
+	require.NoError(t, err)
+	matrix, _, _ := strings.Cut(t.Name(), "/")
+	dealt.Lock()
+	defer dealt.Unlock()
+	i := dealt.of[matrix]
+	dealt.of[matrix]++
+	return part.Has(i)
+}
+
+// lanesOf deals the points out to so many operations, the lanes, and leaves out those that belong to other parts.
+func lanesOf(t *testing.T, lanes int, points []killPoint) iter.Seq2[int, []killPoint] {
+	return func(yield func(int, []killPoint) bool) {
+		for lane := range lanes {
+			var mine []killPoint
+			for i := lane; i < len(points); i += lanes {
+				mine = append(mine, points[i])
+			}
+			if inThisPart(t) && !yield(lane, mine) {
+				return
+			}
+		}
+	}
 }
 
 // matrix is what has to be known of a procedure so that its operations can be killed at every moment.
@@ -188,11 +224,7 @@ var errPassed = errors.New("it had passed before the kill before it")
 // come in the order of their moments, so that neighbours, whose moments may be close to each other, are of different operations. A moment that had passed before the kill before it
 // is no point of its own: another operation is killed there.
 func (m matrix) lanes(t *testing.T, name string, lanes int, points []killPoint) {
-	for lane := range lanes {
-		var mine []killPoint
-		for i := lane; i < len(points); i += lanes {
-			mine = append(mine, points[i])
-		}
+	for lane, mine := range lanesOf(t, lanes, points) {
 		t.Run(fmt.Sprintf("%s %d", name, lane+1), func(t *testing.T) {
 			t.Parallel()
 			for round := 1; len(mine) > 0; round++ {

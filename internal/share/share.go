@@ -1,0 +1,36 @@
+// Package share deals tests that are long because they are many of one kind, such as a death at every statement, out to several runs. Each run of the gate tries one part, which changes with
+// every commit, so that it does not take longer with every procedure; without a share all of them are tried.
+package share
+
+import "fmt"
+
+// Variable is the environment variable that tests read a share from.
+const Variable = "KATOFLOW_SHARE"
+
+// Share is one part of so many. The zero value has all.
+type Share struct{ part, parts int }
+
+// Parse reads "2/6", the second of six parts; "" has all.
+func Parse(text string) (Share, error) {
+	var s Share
+	if text == "" {
+		return s, nil
+	}
+	var rest string
+	if n, _ := fmt.Sscanf(text, "%d/%d%s", &s.part, &s.parts, &rest); n != 2 || s.part < 1 || s.part > s.parts {
+		return Share{}, fmt.Errorf("%s=%q is no part: write 2/6 for the second of six", Variable, text)
+	}
+	s.part--
+	return s, nil
+}
+
+// Has says whether the i-th of a kind, counted from 0, belongs to the part.
+func (s Share) Has(i int) bool { return s.parts == 0 || i%s.parts == s.part }
+
+// String is "part 2 of 6", or "all".
+func (s Share) String() string {
+	if s.parts == 0 {
+		return "all"
+	}
+	return fmt.Sprintf("part %d of %d", s.part+1, s.parts)
+}

@@ -1,0 +1,37 @@
+package share
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestShare_AllParts_AreTheWholeAndShareNothing(t *testing.T) {
+	for parts := 1; parts <= 7; parts++ {
+		tried := map[int]int{}
+		for part := 1; part <= parts; part++ {
+			s, err := Parse(fmt.Sprintf("%d/%d", part, parts))
+			require.NoError(t, err)
+			for i := range 23 {
+				if s.Has(i) {
+					tried[i]++
+				}
+			}
+		}
+		for i := range 23 {
+			require.Equal(t, 1, tried[i])
+		}
+	}
+}
+
+func TestParse_WhatIsNoPart_IsRefused(t *testing.T) {
+	for _, text := range []string{"0/4", "5/4", "1", "a/b", "1/2/3", "-1/4", "1/0"} {
+		_, err := Parse(text)
+		require.Error(t, err, text)
+	}
+	all, err := Parse("")
+	require.NoError(t, err)
+	require.True(t, all.Has(0) && all.Has(5))
+	require.Equal(t, "all", all.String())
+}
