@@ -44,11 +44,16 @@ demo: build ## a rolling security upgrade of a simulated cluster, with the Web U
 
 # With KATOFLOW_SHARE=2/6 the kill matrices, the deaths at every statement and the race detector are tried for the second of six parts only; all else runs always.
 # Most tests wait: several packages at a time. The end-to-end tests run processes that are built without the race detector, and it would only slow the cases down.
-SHARED = awk -v share="$(KATOFLOW_SHARE)" 'BEGIN { split(share, of, "/") } share == "" || (NR - of[1]) % of[2] == 0'
+UNITS = $(GO) list ./... | grep -v /internal/e2e
+PART = awk -v share="$(KATOFLOW_SHARE)" -v others="$(1)" 'BEGIN { split(share, of, "/") } share == "" || ((NR - of[1]) % of[2] == 0) != others'
 test: build ## all tests that need no root; those of single packages with the race detector
-	$(GO) list ./... | grep -v /internal/e2e | $(SHARED) | CGO_ENABLED=1 xargs $(GO) test -race -p 4 -timeout 30m
-ifneq ($(KATOFLOW_SHARE),)
-	$(GO) list ./... | grep -v /internal/e2e | $(subst == 0,!= 0,$(subst share == "" ||,,$(SHARED))) | xargs $(GO) test -p 4 -timeout 30m
+ifeq ($(KATOFLOW_SHARE),)
+	$(UNITS) | CGO_ENABLED=1 xargs $(GO) test -race -p 4 -timeout 30m
+else
+	@# Side by side: the longest of both only wait.
+	$(UNITS) | $(call PART,0) | CGO_ENABLED=1 xargs $(GO) test -race -p 4 -timeout 30m & raced=$$!; \
+	$(UNITS) | $(call PART,1) | xargs $(GO) test -p 4 -timeout 30m; others=$$?; \
+	wait $$raced && exit $$others
 endif
 	$(GO) test -timeout 40m -parallel 8 ./internal/e2e/...
 	$(GO) test -C deploy/devstack -timeout 10m ./...

@@ -35,7 +35,7 @@ type Libvirt struct {
 }
 
 // wrapper is the virsh in Bin: it is run as the user whose libvirt it is. Each command that changes something is noted. With a file lose-DOMAIN the process of the session that has begun
-// snapshot-create --redefine is killed, once, before it is carried out.
+// snapshot-create --redefine is killed, once, before it is carried out, and all between it and the command, so that nobody is left to say how that ended.
 const wrapper = `#!/bin/sh
 dir=%[1]s
 case " $* " in
@@ -47,9 +47,9 @@ case " $* " in
 		domain=${file##*/lose-}
 		case " $* " in *" --domain=$domain "*) ;; *) continue ;; esac
 		rm "$file" || continue
-		process=$$
-		while parent=$(ps -o ppid= -p "$process" | tr -d ' ') && [ "$parent" != %[2]d ] && [ "$parent" -gt 1 ]; do process=$parent; done
-		kill -9 "$process"
+		process=$$ all=
+		while parent=$(ps -o ppid= -p "$process" | tr -d ' ') && [ "$parent" != %[2]d ] && [ "$parent" -gt 1 ]; do process=$parent all="$process $all"; done
+		kill -9 $all
 		exit 1
 	done
 	;;
