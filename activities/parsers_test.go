@@ -299,7 +299,7 @@ func TestScripts_EveryShell_GivesACompleteAnswer(t *testing.T) {
 			"gates": {gatesScript, []string{"5", "", "0", "true", "exit 3"}}, "proof": {proofScript, nil}, "probe": {probeScript, nil}, "upgraded": {upgradedScript, nil},
 			"preflight": {preflightScript, []string{"0", "0", "1", "1", "5", "", "0"}}, "record": {recordScript, []string{"x", "bash"}}, "prepare": {prepareScript, []string{"list"}},
 			"candidates": {candidatesScript, []string{"bash"}}, "maintenance": {maintenanceScript, []string{"5", "echo", "true"}}, "roles": {rolesScript, []string{"5", "echo"}},
-			"forget": {forgetScript, []string{"x"}}, "full": {fullScript, []string{"/not/there yet"}}, "maintenance_set": {setMaintenanceScript, []string{"", "", "true", "printf true"}}, "maintenance_life": {lifeScript, []string{"x", "1"}},
+			"forget": {forgetScript, []string{"x"}}, "status": {statusScript, []string{"/", "/not there"}}, "full": {fullScript, []string{"/not/there yet"}}, "maintenance_set": {setMaintenanceScript, []string{"", "", "true", "printf true"}}, "maintenance_life": {lifeScript, []string{"x", "1"}},
 		} {
 			t.Run(shell[0]+"/"+name, func(t *testing.T) {
 				cmd := exec.Command(shell[0], append(append(slices.Clone(shell[1:]), "-c", c.text, "sh"), c.args...)...)
@@ -321,6 +321,11 @@ func TestScripts_EveryShell_GivesACompleteAnswer(t *testing.T) {
 				case "record":
 					if d := cmp.Diff(map[string]string{"bash": "5.2", "tz": "3"}, parsePackages(a.sections["now"])); d != "" {
 						t.Error(d)
+					}
+				case "status":
+					n := statusOf(a, []string{"/", "/not there"}, false)
+					if n.System == "" || n.BootedAt == "" || n.Kernel == "" || len(n.Storage) == 0 || !strings.Contains(n.Storage[0], "on the root volume (/)") {
+						t.Errorf("%+v of %s", n, out)
 					}
 				case "candidates":
 					if parsePolicy(a.sections["policy"])["libssl3"].candidate == "" {

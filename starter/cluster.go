@@ -16,11 +16,12 @@ func (c *cli) clusterCommand() *cobra.Command {
 	cmd := group(&cobra.Command{
 		Use:   "cluster",
 		Short: "Check, show and trust the nodes of a cluster",
-		Example: `  katoflow cluster show --inventory clusters.yaml
+		Example: `  katoflow cluster status prod
+  katoflow cluster show --inventory clusters.yaml
   katoflow cluster check prod
   katoflow cluster trust prod`,
 	})
-	cmd.AddCommand(c.clusterCheckCommand(), c.clusterShowCommand(), c.clusterTrustCommand())
+	cmd.AddCommand(c.clusterCheckCommand(), c.clusterShowCommand(), c.clusterStatusCommand(), c.clusterTrustCommand())
 	return cmd
 }
 

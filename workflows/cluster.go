@@ -1,6 +1,8 @@
 package workflows
 
 import (
+	"time"
+
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
@@ -16,7 +18,10 @@ func ClusterCheck(ctx workflow.Context, req operation.Request) (*operation.Repor
 }
 
 // clusterCheck is a procedure without steps.
-type clusterCheck struct{ req operation.Request }
+type clusterCheck struct {
+	*run
+	req operation.Request
+}
 
 func (c *clusterCheck) check() []string {
 	if c.req.Cluster == "" {
@@ -31,12 +36,93 @@ func (c *clusterCheck) selection() activities.ResolveInput {
 func (c *clusterCheck) needs() activities.PreflightNeeds {
 	return activities.PreflightNeeds{Packages: true, Reboot: true}
 }
-func (c *clusterCheck) ready(workflow.Context) (problems, warnings []string, err error) {
-	return nil, nil, nil
+
+func (c *clusterCheck) attach(r *run) { c.run = r }
+
+// ready looks at where data services keep their data ("Persistent Storage" of the source page).
+func (c *clusterCheck) ready(ctx workflow.Context) (problems, warnings []string, err error) {
+	if workflow.GetVersion(ctx, "check-storage", workflow.DefaultVersion, 1) == workflow.DefaultVersion {
+		return nil, nil, nil
+	}
+	var nodes *activities.Nodes
+	var out activities.StorageResult
+	if err := workflow.ExecuteActivity(quick(ctx, "where data services keep their data"), nodes.Storage, activities.NodesStatusInput{Cluster: c.req.Cluster, Nodes: names(c.plan)}).Get(ctx, &out); err != nil {
+		return nil, nil, err
+	}
+	return nil, out.Warnings, nil
 }
 func (c *clusterCheck) wantsMaintenance() bool                                   { return false }
 func (c *clusterCheck) steps(workflow.Context)                                   {}
 func (c *clusterCheck) dryRun(workflow.Context) ([]operation.CommandPlan, error) { return nil, nil }
+
+// names of a plan's nodes, in its order.
+func names(plan operation.Plan) []string {
+	out := make([]string, len(plan.Nodes))
+	for i, n := range plan.Nodes {
+		out[i] = n.Name
+	}
+	return out
+}
+
+// ClusterStatus tells how a cluster is: its nodes, who works on it, and what there is to go back to. It reads only. What cannot be asked is told, and is no error.
+func ClusterStatus(ctx workflow.Context, in operation.StatusInput) (operation.ClusterStatus, error) {
+	var (
+		inventory *activities.Inventory
+		nodes     *activities.Nodes
+		locks     *activities.Locks
+		catalog   *activities.Catalog
+		snapshots *activities.Snapshots
+		plan      operation.Plan
+	)
+	out := operation.ClusterStatus{Cluster: in.Cluster, At: stamp(ctx)}
+	if err := workflow.ExecuteActivity(quick(ctx, "inventory"), inventory.Resolve, activities.ResolveInput{Cluster: in.Cluster, InventoryDigest: in.InventoryDigest}).Get(ctx, &plan); err != nil {
+		return out, err
+	}
+	out.Platform = plan.Platform
+	soon := func(summary string) workflow.Context {
+		options := workflow.GetActivityOptions(quick(ctx, summary))
+		options.ScheduleToCloseTimeout = statusWithin
+		return workflow.WithActivityOptions(ctx, options)
+	}
+	asked := workflow.ExecuteActivity(quick(ctx, "how the nodes are"), nodes.NodesStatus, activities.NodesStatusInput{Cluster: in.Cluster, Nodes: names(plan)})
+	holder := workflow.ExecuteActivity(soon("who works on the cluster"), locks.LockHolder, in.Cluster)
+	archives := workflow.ExecuteActivity(soon("its archives"), catalog.ListArchives, operation.BackupListInput{Cluster: in.Cluster, Limit: operation.DefaultArchives})
+	sets := workflow.ExecuteActivity(soon("its sets of snapshots"), snapshots.ListSets, operation.SnapshotListInput{Cluster: in.Cluster, Limit: 1})
+	unknown := func(what string, err error) {
+		if err != nil {
+			out.Unknown = append(out.Unknown, operation.Shorten(what+": "+operation.FailureOf(err).Message, 400))
+		}
+	}
+
+	var states activities.NodesStatusResult
+	if err := asked.Get(ctx, &states); err != nil {
+		return out, err
+	}
+	out.Nodes = states.Nodes
+	var held activities.LockHolderResult
+	unknown("who works on the cluster", holder.Get(ctx, &held))
+	out.Holder = held.Holder
+	var list operation.ArchiveList
+	unknown("archives", archives.Get(ctx, &list))
+	for i := range list.Archives {
+		a := &list.Archives[i]
+		if out.Backup == nil {
+			out.Backup = a
+		}
+		if a.Rehearsed != nil && (out.Rehearsal == nil || a.Rehearsed.At > out.Rehearsal.Rehearsed.At) {
+			out.Rehearsal = a
+		}
+	}
+	var taken operation.SnapshotSets
+	unknown("sets of snapshots", sets.Get(ctx, &taken))
+	if len(taken.Sets) > 0 {
+		out.Snapshot = &taken.Sets[0]
+	}
+	return out, nil
+}
+
+// statusWithin is how long whoever asks how a cluster is waits for what is not one of its nodes.
+const statusWithin = 30 * time.Second
 
 // ClusterTrust shows or learns the host keys of a cluster's nodes on the worker, whose known_hosts file is the one that counts.
 func ClusterTrust(ctx workflow.Context, in activities.TrustInput) (activities.TrustResult, error) {

@@ -33,13 +33,7 @@ func (m *machines) begin(ctx workflow.Context) {
 }
 
 // names of all nodes, in the plan's order.
-func (m *machines) names() []string {
-	out := make([]string, len(m.plan.Nodes))
-	for i, n := range m.plan.Nodes {
-		out[i] = n.Name
-	}
-	return out
-}
+func (m *machines) names() []string { return names(m.plan) }
 
 // coreLast groups the nodes for stopping: all but the Core side by side, then the Core, which the others need.
 func (m *machines) coreLast() [][]string {

@@ -33,6 +33,7 @@ func Register(r Registry) {
 	r.RegisterWorkflowWithOptions(ClusterTrust, workflow.RegisterOptions{Name: operation.WorkflowClusterTrust})
 	r.RegisterWorkflowWithOptions(BackupList, workflow.RegisterOptions{Name: operation.WorkflowBackupList})
 	r.RegisterWorkflowWithOptions(BackupShow, workflow.RegisterOptions{Name: operation.WorkflowBackupShow})
+	r.RegisterWorkflowWithOptions(ClusterStatus, workflow.RegisterOptions{Name: operation.WorkflowClusterStatus})
 	r.RegisterWorkflowWithOptions(BackupVerify, workflow.RegisterOptions{Name: operation.WorkflowBackupVerify})
 	r.RegisterWorkflowWithOptions(BackupDelete, workflow.RegisterOptions{Name: operation.WorkflowBackupDelete})
 	r.RegisterWorkflowWithOptions(BackupPrune, workflow.RegisterOptions{Name: operation.WorkflowBackupPrune})

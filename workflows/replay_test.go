@@ -64,9 +64,11 @@ func TestReplay_EveryRecordedHistory_IsDeterministic(t *testing.T) {
 			require.NoError(t, replay(t, h, func(r Registry) { Register(r) }))
 		})
 	}
-	for _, name := range []string{operation.WorkflowSecurityUpgrade, operation.WorkflowSecurityUpgradeNode, operation.WorkflowClusterLock, operation.WorkflowClusterCheck, operation.WorkflowClusterTrust,
+	for _, name := range []string{operation.WorkflowSecurityUpgrade, operation.WorkflowSecurityUpgradeNode, operation.WorkflowClusterLock, operation.WorkflowClusterCheck, operation.WorkflowClusterTrust, operation.WorkflowClusterStatus,
 		operation.WorkflowBackup, operation.WorkflowBackupList, operation.WorkflowBackupShow, operation.WorkflowBackupVerify, operation.WorkflowBackupPrune, operation.WorkflowBackupDelete,
-		operation.WorkflowRestore, operation.WorkflowHold, operation.WorkflowApps, operation.WorkflowAppsBatch, operation.WorkflowAppsList} {
+		operation.WorkflowRestore, operation.WorkflowHold, operation.WorkflowApps, operation.WorkflowAppsBatch, operation.WorkflowAppsList,
+		operation.WorkflowSnapshot, operation.WorkflowSnapshotList, operation.WorkflowSnapshotShow, operation.WorkflowSnapshotVerify, operation.WorkflowSnapshotPrune, operation.WorkflowSnapshotDelete,
+		operation.WorkflowSnapshotRollback} {
 		require.NotZero(t, types[name], "no history of %s", name)
 	}
 }

@@ -184,7 +184,7 @@ func TestFault_NetworkSilentForLongerThanTheKeepalive_GoesOn(t *testing.T) {
 			t.Parallel()
 			s := newSite(t, nil, nil, plain("a", "b"), slow(time.Second))
 			s.inventory("    gates: {times: 3, interval: 2s, timeout: 60s}\n    timeouts: {" + patient + "}\n")
-			s.connectWithin("1s")
+			s.connectWithin("3s")
 			s.worker("")
 			o := s.start()
 			silent := s.cluster.Node("a")

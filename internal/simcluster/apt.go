@@ -2,6 +2,7 @@ package simcluster
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"sort"
 	"strconv"
@@ -268,6 +269,10 @@ func (s *packageState) configure(c *invocation, name string) bool {
 	}
 	p := e.update
 	s.mu.Unlock()
+	if p != nil {
+		before, _ := os.ReadFile(s.node.tree.host("/var/log/dpkg.log"))
+		s.node.tree.put("/var/log/dpkg.log", fmt.Sprintf("%s%s upgrade %s:amd64 %s %s\n", before, s.node.now().UTC().Format("2006-01-02 15:04:05"), p.Name, p.Old, p.New), 0o644)
+	}
 	if p != nil && p.Kernel != "" {
 		s.mu.Lock()
 		if !slices.Contains(s.kernels, p.Kernel) {

@@ -264,7 +264,7 @@ func cases() []scenario {
 				})
 			}},
 
-		{name: "backup", als: true, backup: true, phase: operation.PhaseDone, inventory: "    notify: {command: [\"true\"]}\n", script: func(r *recording) { r.archives() }},
+		{name: "backup", als: true, backup: true, phase: operation.PhaseDone, inventory: "    notify: {command: [\"true\"]}\n", script: func(r *recording) { r.archives(); r.others() }},
 		{name: "backup-one-node-by-the-worker", als: true, backup: true, args: []string{"--only-this-node", "--transfer", "worker", "--exclude", "droplets"}, phase: operation.PhaseDone},
 		{name: "backup-to-path", als: true, backup: true, args: []string{"--to-path", "/mnt/backup"}, phase: operation.PhaseDone},
 		{name: "backup-dry-run", als: true, backup: true, args: []string{"--dry-run"}, phase: operation.PhaseDone},
@@ -495,6 +495,9 @@ func (r *recording) others() {
 		},
 		operation.KindClusterTrust: func(ctx context.Context, id string) (client.WorkflowRun, error) {
 			return r.client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: id, TaskQueue: r.Queue}, operation.WorkflowClusterTrust, map[string]string{"cluster": r.name})
+		},
+		operation.KindClusterStatus: func(ctx context.Context, id string) (client.WorkflowRun, error) {
+			return r.client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: id, TaskQueue: r.Queue}, operation.WorkflowClusterStatus, operation.StatusInput{Cluster: r.name})
 		},
 	} {
 		id := operation.WorkflowID(r.name, name, "1")
