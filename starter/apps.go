@@ -36,6 +36,7 @@ Apps are named ORG/SPACE/APP; each part may have the wildcards * and ?. An app t
 // appsFlags are the flags of `apps restart` and `apps redeploy` as they were written.
 type appsFlags struct {
 	requestFlags
+	windowFlags
 	action     operation.AppAction
 	apps       []string
 	all        bool
@@ -60,7 +61,10 @@ takes those again.`,
   katoflow apps restart prod --all --dry-run
 
   # everything of an org, 20 at once
-  katoflow apps restart prod "shop/*/*" --apps-at-once 20`,
+  katoflow apps restart prod "shop/*/*" --apps-at-once 20
+
+  # all of them, in as many nights as it takes
+  katoflow apps restart prod --all --window "daily 01:00-04:00 Europe/Berlin" --detach`,
 	}
 	return c.appsRoll(cmd, &f)
 }
@@ -106,6 +110,7 @@ func (c *cli) appsRoll(cmd *cobra.Command, f *appsFlags) *cobra.Command {
 // register adds the flags to the command that takes them.
 func (f *appsFlags) register(c *cli, cmd *cobra.Command) {
 	f.requestFlags.register(c, cmd, operation.Abort)
+	f.windowFlags.register(cmd, operation.UnitApp)
 	flags := cmd.Flags()
 	f.flags = flags
 	flags.StringSliceVar(&f.apps, "app", nil, "ORG/SPACE/APP, with wildcards; may be given several times")
@@ -122,6 +127,7 @@ func (f *appsFlags) input(c *cli, cluster string, named []string) (operation.App
 	var problems []string
 	in := operation.AppsInput{Request: f.request(c, cluster, &problems), Action: f.action, Apps: append(slices.Clone(named), f.apps...), AtOnce: f.atOnce}
 	in.AppTimeout = f.timeout.duration("app-timeout", longestWait, &problems)
+	in.Window = f.window(&problems)
 	if f.atOnce < 1 {
 		problems = append(problems, fmt.Sprintf("--apps-at-once %d: write a number from 1 to %d", f.atOnce, operation.MaxAppsAtOnce))
 		in.AtOnce = 1
@@ -146,7 +152,9 @@ func (f *appsFlags) input(c *cli, cluster string, named []string) (operation.App
 		in.Apps = []string{"*/*/*"}
 	}
 	if f.fromReport == "" && chosen == 1 && in.Cluster != "" {
-		problems = append(problems, in.Check()...)
+		rest := in
+		rest.Window = operation.WindowInput{} // checked above
+		problems = append(problems, rest.Check()...)
 	}
 	local, err := f.settle(c, &in.Request, problems)
 	if err != nil || local == nil {
@@ -192,6 +200,9 @@ func appsDetails(in operation.AppsInput) string {
 	}
 	if more := len(all) - len(shown); more > 0 {
 		text += fmt.Sprintf("- and %d more\n", more)
+	}
+	for _, w := range in.Window.Times {
+		text += "\nMaintenance window: `" + strings.ReplaceAll(oneLine(w), "`", "'") + "`\n"
 	}
 	return operation.Shorten(text, 4000)
 }

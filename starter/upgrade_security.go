@@ -74,7 +74,7 @@ func (f *securityFlags) register(c *cli, cmd *cobra.Command) {
 	f.maxFailures.kind = "number"
 	flags.Var(&f.maxFailures, "max-failures", "so many failed nodes are skipped without asking, one more aborts (default: every failed node is asked about)")
 	flags.BoolVar(&f.maintenance, "maintenance", false, "maintenance mode on for the time of the operation (als)")
-	f.windowFlags.register(cmd)
+	f.windowFlags.register(cmd, operation.UnitNode)
 	flags.BoolVar(&f.retire, "retire", true, "move app instances away from a DEA before it is upgraded (als)")
 	fixed := func(name string, values ...string) {
 		must(cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)))

@@ -6,6 +6,9 @@ package workflows
 //  2. each app that is started is stopped and started, or staged anew and started, so many at once;
 //  3. each is waited for until every instance runs.
 //
+// With maintenance windows no app is begun outside of them: when what is left of one is too short, the batches finish what they have begun and give the rest back, the cluster is let go, and
+// new batches take the rest in the next window.
+//
 // An app that was stopped before stays so. An app that this operation has stopped is started again whatever happens: a failure, a cancel, an abort, a worker's
 // death; where that cannot be done, the operation asks. The apps go in batches to child workflows (apps_batch.go), which keeps histories short.
 
@@ -58,6 +61,9 @@ type apps struct {
 	asking workflow.WaitGroup
 	// unasked: nobody is asked about apps left stopped, they are told.
 	unasked bool
+	// closing: what is left of the maintenance window is too short, and batches begin no further app. givenBack are those that they had not begun.
+	closing   bool
+	givenBack []operation.App
 }
 
 // appsChild is a batch under way.
@@ -72,6 +78,8 @@ type batchProgress struct {
 	Batch int `json:"batch"`
 	// Counts of what became of its apps, by outcome.
 	Counts map[string]int `json:"counts"`
+	// Longest is what one of its apps has taken at most until it ran.
+	Longest operation.Duration `json:"longest,omitempty"`
 	// Stopped is an app that the batch could not start.
 	Stopped *operation.AppResult `json:"stopped,omitempty"`
 }
@@ -124,7 +132,7 @@ func (p *apps) ready(ctx workflow.Context) (problems, warnings []string, err err
 	p.report.Slots = 0 // there are no nodes and no batch of them
 	err = workflow.ExecuteActivity(looking(ctx, "the apps that are meant"), a.SelectApps, activities.SelectAppsInput{Operation: p.op, Apps: p.in.Apps, Only: p.in.Only}).Get(ctx, &p.meant)
 	p.report.Apps.Total = len(p.meant.Apps) + len(p.meant.Stopped)
-	return p.meant.Problems, p.meant.Warnings, err
+	return p.meant.Problems, append(p.meant.Warnings, p.setWindows(ctx, p.in.Window, operation.UnitApp)...), err
 }
 
 // found is what the starter says when the preflight has passed.
@@ -264,6 +272,7 @@ func (p *apps) listen(ctx workflow.Context) {
 					child.progress = progress
 				}
 			}
+			p.windows.took(progress.Longest.D())
 			if progress.Stopped != nil {
 				p.leftStopped(ctx, []operation.AppResult{*progress.Stopped})
 			}
@@ -286,7 +295,7 @@ func (p *apps) listen(ctx workflow.Context) {
 }
 
 func (p *apps) control() batchControl {
-	return batchControl{Hold: p.report.Paused, Stop: p.aborting || p.lock != nil && p.lock.lost()}
+	return batchControl{Hold: p.report.Paused, Stop: p.aborting || p.closing || p.lock != nil && p.lock.lost()}
 }
 
 // handle sees apps through in batches, so many apps at once in all of them together. It returns when every batch it has begun has ended.
@@ -296,10 +305,29 @@ func (p *apps) handle(ctx workflow.Context, all []operation.App) {
 	disconnected, _ := workflow.NewDisconnectedContext(ctx)
 	ended := workflow.NewWaitGroup(ctx)
 	left := all
-	for len(left) > 0 {
+	var watched time.Time // end of the window that is watched
+	watching, unwatch := workflow.WithCancel(ctx)
+	defer unwatch()
+	for len(left) > 0 || p.windows != nil && len(p.running)+len(p.givenBack) > 0 {
+		idle := func() bool { return len(p.running) == 0 && len(left) == 0 }
 		// Await does not look at ctx where its condition holds already.
-		if err := workflow.Await(ctx, func() bool { return p.aborting || len(p.running) < parallel && !p.report.Paused }); err != nil || ctx.Err() != nil || p.aborting {
+		if err := workflow.Await(ctx, func() bool {
+			return p.aborting || p.closing || idle() || len(left) > 0 && len(p.running) < parallel && !p.report.Paused
+		}); err != nil || ctx.Err() != nil || p.aborting {
 			break
+		}
+		if p.windows != nil {
+			ok, now := p.fits(ctx)
+			if p.closing || !ok || idle() {
+				if left = p.betweenWindows(ctx, left); p.aborting || ctx.Err() != nil {
+					break
+				}
+				continue
+			}
+			if now.To != watched {
+				watched = now.To
+				workflow.GoNamed(watching, "window", func(ctx workflow.Context) { p.watchWindow(ctx, now) })
+			}
 		}
 		if p.lock.lost() {
 			p.lockFailure = p.keepLock(ctx)
@@ -320,9 +348,12 @@ func (p *apps) handle(ctx workflow.Context, all []operation.App) {
 			p.running = slices.DeleteFunc(p.running, func(c *appsChild) bool { return c == child })
 			var stopped []operation.AppResult
 			for _, result := range results {
-				if result.LeftStopped {
+				switch {
+				case result.LeftStopped:
 					stopped = append(stopped, result)
-				} else {
+				case p.windows != nil && result.Outcome == operation.AppUntouched:
+					p.givenBack = append(p.givenBack, result.App)
+				default:
 					p.add(result)
 				}
 			}
@@ -331,8 +362,41 @@ func (p *apps) handle(ctx workflow.Context, all []operation.App) {
 		})
 	}
 	ended.Wait(disconnected)
-	for _, app := range left {
+	for _, app := range append(left, p.givenBack...) {
 		p.add(operation.AppResult{App: app, Outcome: operation.AppUntouched})
+	}
+}
+
+// betweenWindows waits until every batch has ended and all questions are answered, and then until the next app may begin. It returns what is left to do; p.aborting or ctx.Err() say that it
+// is not to be done.
+func (p *apps) betweenWindows(ctx workflow.Context, left []operation.App) []operation.App {
+	p.closing = true
+	if err := workflow.Await(ctx, func() bool { return len(p.running) == 0 || p.aborting }); err != nil || p.aborting {
+		return left
+	}
+	left, p.givenBack = append(p.givenBack, left...), nil
+	if len(left) > 0 {
+		disconnected, _ := workflow.NewDisconnectedContext(ctx)
+		p.asking.Wait(disconnected)
+		if !p.awaitWindow(ctx) {
+			return left
+		}
+	}
+	p.closing = false
+	return left
+}
+
+// watchWindow has the batches begin no further app when what is left of a window is too short for one.
+func (p *apps) watchWindow(ctx workflow.Context, now windowNow) {
+	for {
+		left := now.To.Sub(workflow.Now(ctx)) - p.windows.needs(now)
+		if left < 0 {
+			p.closing = true
+			return
+		}
+		if workflow.Sleep(ctx, left+time.Second) != nil {
+			return
+		}
 	}
 }
 

@@ -38,6 +38,7 @@ type appsBatch struct {
 	handled int
 	control batchControl
 	told    int // how many were handled when the operation was last told
+	longest operation.Duration
 }
 
 // AppsBatch handles a batch of apps and returns what became of each, in their order. It never fails for an app.
@@ -88,6 +89,9 @@ func (b *appsBatch) app(ctx workflow.Context, i int) {
 	r.Outcome, r.LeftStopped, r.Unsure, r.Took = end.outcome, end.leftStopped, end.unsure, operation.Duration(workflow.Now(ctx).Sub(began))
 	if end.failure != nil {
 		r.Reason, r.ToDo = oneLine(end.failure.Message, 300), toDo(end.failure.Type, end.leftStopped)
+	}
+	if end.failure == nil {
+		b.longest = max(b.longest, r.Took)
 	}
 	b.doing[i] = ""
 	b.handled++
@@ -199,7 +203,7 @@ func (b *appsBatch) tell(ctx workflow.Context, stopped *operation.AppResult) {
 	}
 	ctx, _ = workflow.NewDisconnectedContext(ctx)
 	// Nobody waits for it: an operation that has ended needs to know nothing. Without the run's id it reaches the operation after a reset, too.
-	workflow.SignalExternalWorkflow(ctx, parent.ID, "", signalProgress, batchProgress{Batch: b.in.Batch, Counts: counts, Stopped: stopped})
+	workflow.SignalExternalWorkflow(ctx, parent.ID, "", signalProgress, batchProgress{Batch: b.in.Batch, Counts: counts, Longest: b.longest, Stopped: stopped})
 }
 
 // show is the batch in the Web UI: what is under way, and what is not well.

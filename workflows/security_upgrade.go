@@ -72,7 +72,7 @@ func (u *securityUpgrade) check() []string {
 	if u.in.MaxFailures != nil && *u.in.MaxFailures < 0 {
 		problems = append(problems, "max-failures is negative: 0 aborts at the first failed node")
 	}
-	return append(problems, u.in.Window.Check()...)
+	return append(problems, u.in.Window.Check(operation.UnitNode)...)
 }
 
 func (u *securityUpgrade) selection() activities.ResolveInput {
@@ -83,12 +83,7 @@ func (u *securityUpgrade) needs() activities.PreflightNeeds {
 	return activities.PreflightNeeds{Packages: true, Reboot: u.in.Reboot != operation.RebootNever}
 }
 func (u *securityUpgrade) ready(ctx workflow.Context) (problems, warnings []string, err error) {
-	u.setWindows(u.in.Window)
-	if ok, now := u.fits(ctx); !ok {
-		u.report.Window = fmt.Sprintf("%s: opens %s", u.windows.all, now.Next.Format(time.RFC3339))
-		warnings = append(warnings, "no maintenance window is open in which a node fits: the first node waits ("+u.report.Window+")")
-	}
-	return nil, warnings, nil
+	return nil, u.setWindows(ctx, u.in.Window, operation.UnitNode), nil
 }
 func (u *securityUpgrade) wantsMaintenance() bool { return u.in.Maintenance }
 

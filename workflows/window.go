@@ -9,13 +9,15 @@ import (
 	"github.com/katoflow/katoflow/internal/operation"
 )
 
-// A rolling procedure with maintenance windows begins with a node only while one is open and what the node is expected to take still fits. What has been begun is finished, also after the
-// window has closed. Between two windows the operation waits by itself: maintenance mode is as it was found, and the cluster is free for other operations.
+// A rolling procedure with maintenance windows begins with a node, or an app, only while one is open and what that is expected to take still fits. What has been begun is finished, also after
+// the window has closed. Between two windows the operation waits by itself: maintenance mode is as it was found, and the cluster is free for other operations.
 
-// windows of a rolling procedure, and what is known of the time that a node takes.
+// windows of a rolling procedure, and what is known of the time that a node, or an app, takes.
 type windows struct {
 	all operation.Windows
-	// expected is what a node is expected to take; longest what one has taken at most, without a question.
+	// unit is what is begun: operation.UnitNode or UnitApp.
+	unit string
+	// expected is what one is expected to take; longest what one has taken at most, without a question.
 	expected, longest time.Duration
 }
 
@@ -27,16 +29,21 @@ type windowNow struct {
 	Next time.Time `json:"next"`
 }
 
-// setWindows is done by a rolling procedure before its first step. Its input was checked.
-func (r *run) setWindows(in operation.WindowInput) {
+// setWindows is done by a rolling procedure before its first step, and returns what its preflight warns of. Its input was checked.
+func (r *run) setWindows(ctx workflow.Context, in operation.WindowInput, unit string) (warnings []string) {
 	all := in.Windows()
 	if len(all) == 0 {
-		return
+		return nil
 	}
-	r.windows = &windows{all: all, expected: in.NodeTime.D()}
+	r.windows = &windows{all: all, unit: unit, expected: in.NodeTime.D()}
 	if r.windows.expected <= 0 {
 		r.windows.expected = operation.DefaultNodeTime.D()
 	}
+	if ok, now := r.fits(ctx); !ok {
+		r.report.Window = fmt.Sprintf("%s: opens %s", all, now.Next.Format(time.RFC3339))
+		warnings = append(warnings, fmt.Sprintf("no maintenance window is open in which %s fits: the first %s waits (%s)", operation.OneUnit(unit), unit, r.report.Window))
+	}
+	return warnings
 }
 
 // now is the window that is open, or the next one.
@@ -54,14 +61,14 @@ func (w *windows) now(ctx workflow.Context) (windowNow, error) {
 	return out, err
 }
 
-// took notes what a node has taken.
+// took notes what a node, or an app, has taken.
 func (w *windows) took(d time.Duration) {
 	if w != nil {
 		w.longest = max(w.longest, d)
 	}
 }
 
-// needs is how much of a window must be left for a node: what it is expected to take, and a quarter of that where it was measured; but a window is never too short as a whole.
+// needs is how much of a window must be left for the next: what it is expected to take, and a quarter of that where it was measured; but a window is never too short as a whole.
 func (w *windows) needs(now windowNow) time.Duration {
 	need := w.expected
 	if w.longest > 0 {
@@ -70,7 +77,7 @@ func (w *windows) needs(now windowNow) time.Duration {
 	return min(need, now.To.Sub(now.From)*9/10)
 }
 
-// fits reports whether the next node may begin now. It is true without windows.
+// fits reports whether the next node, or app, may begin now. It is true without windows.
 func (r *run) fits(ctx workflow.Context) (bool, windowNow) {
 	if r.windows == nil {
 		return true, windowNow{}
@@ -87,7 +94,7 @@ func (r *run) fits(ctx workflow.Context) (bool, windowNow) {
 	return ok, now
 }
 
-// awaitWindow waits until the next node may begin. Nothing of this operation may run on a node. False: cancelled, aborted, or the operation cannot go on.
+// awaitWindow waits until the next node, or app, may begin. Nothing of this operation may run on a node. False: cancelled, aborted, or the operation cannot go on.
 func (r *run) awaitWindow(ctx workflow.Context) bool {
 	for {
 		ok, now := r.fits(ctx)
@@ -126,7 +133,8 @@ func (r *run) closeWindow(ctx workflow.Context) {
 func (r *run) untilOpen(ctx workflow.Context, now windowNow) bool {
 	why := ""
 	if now.Open {
-		why = fmt.Sprintf(", of which %s are left and a node is expected to take %s", now.To.Sub(workflow.Now(ctx)).Round(time.Second), r.windows.needs(now).Round(time.Second))
+		why = fmt.Sprintf(", of which %s are left and %s is expected to take %s", now.To.Sub(workflow.Now(ctx)).Round(time.Second), operation.OneUnit(r.windows.unit),
+			r.windows.needs(now).Round(time.Second))
 	}
 	r.report.Message = operation.Shorten(fmt.Sprintf("waiting for the maintenance window %s%s; the cluster is free meanwhile", r.windows.all, why), 500)
 	r.report.Window = fmt.Sprintf("%s: opens %s", r.windows.all, now.Next.Format(time.RFC3339))

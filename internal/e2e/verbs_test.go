@@ -523,3 +523,28 @@ func TestWindow_OpensWhileItWaits_GoesOnByItselfAndTheClusterWasFree(t *testing.
 	s.upgraded(1, "a", "b")
 	require.Empty(t, s.repeated())
 }
+
+func TestWindow_OfApps_NoneIsStoppedBeforeItOpens(t *testing.T) {
+	onlySimulated(t, "it reaches no node")
+	t.Parallel()
+	s := newSite(t, nil, nil, coreAlone)
+	w := s.worker("")
+	opens := time.Now().UTC().Add(15 * time.Second).Truncate(time.Minute).Add(time.Minute)
+	o := s.apps("restart", "--all", "--window", opens.Format("15:04-")+opens.Add(2*time.Hour).Format("15:04"), "--app-time", "5m")
+	o.until(30*time.Second, "the window to be waited for", func(r operation.Report) bool {
+		return strings.Contains(r.Message, "waiting for the maintenance window")
+	})
+	o.eventually(10*time.Second, "the cluster to be free", func() bool { return !s.locked() })
+	w.Kill()
+	s.worker("")
+	require.Zero(t, s.controller().Count("PUT", "/v2/apps"), "nothing is stopped before it opens")
+	r := o.done(3 * time.Minute)
+	require.False(t, time.Now().Before(opens))
+	require.Contains(t, r.Window, "open until "+opens.Add(2*time.Hour).Format(time.RFC3339))
+	require.Equal(t, 5, outcomesOf(r)[operation.AppRunning])
+	for _, a := range r.Apps.Apps {
+		if a.Outcome == operation.AppRunning {
+			require.Equal(t, []string{"STOPPED", "STARTED"}, writes(s.controller(), a.GUID), a.String())
+		}
+	}
+}

@@ -86,6 +86,8 @@ type AppsInput struct {
 	AtOnce int `json:"atOnce,omitempty"`
 	// AppTimeout is how long one app may take until all its instances run (0 = DefaultAppTimeout).
 	AppTimeout Duration `json:"appTimeout,omitempty"`
+	// Window: no app is begun outside of it.
+	Window WindowInput `json:"window,omitzero"`
 }
 
 // AppChoice is an app of a report.
@@ -112,6 +114,7 @@ func (in AppsInput) Check() []string {
 	if in.AppTimeout < 0 {
 		problems = append(problems, "app timeout is negative")
 	}
+	problems = append(problems, in.Window.Check(UnitApp)...)
 	switch {
 	case len(in.Only) > 0 && len(in.Apps) > 0:
 		problems = append(problems, "apps are named in two ways: by patterns and by a report")

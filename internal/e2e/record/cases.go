@@ -173,6 +173,10 @@ func cases() []scenario {
 				r.katoflow("op", "pause", r.workflow)
 				r.katoflow("op", "cancel", r.workflow, "--detach")
 			}},
+		{name: "apps-window-awaited", als: true, apps: "restart", window: true, args: []string{"--all"}, phase: operation.PhaseDone,
+			script: func(r *recording) {
+				r.until("the window to open", func(p operation.Report) bool { return p.Finished() || strings.Contains(p.Window, "open until") })
+			}},
 		{name: "apps-dry-run", als: true, apps: "redeploy", args: []string{"--all", "--dry-run"}, phase: operation.PhaseDone},
 		{name: "apps-refused", als: true, apps: "restart", args: []string{"nobody/*/*"}, phase: operation.PhaseFailed},
 		{name: "snapshot", als: true, backup: true, snapshot: true, phase: operation.PhaseDone,
@@ -417,10 +421,6 @@ func (r *recording) run() error {
 	}
 	r.workflow = operation.WorkflowID(r.name, operation.KindSecurityUpgrade, "op-1")
 	args := append([]string{"upgrade", "security", r.name, "--id", "op-1", "--detach"}, r.args...)
-	if r.window {
-		opens := time.Now().UTC().Add(15 * time.Second).Truncate(time.Minute).Add(time.Minute)
-		args = append(args, "--window", opens.Format("15:04-")+opens.Add(2*time.Hour).Format("15:04"))
-	}
 	if r.backup {
 		r.workflow = operation.WorkflowID(r.name, operation.KindBackup, "op-1")
 		args = append([]string{"backup", "create", r.name, "--id", "op-1", "--detach"}, r.args...)
@@ -453,6 +453,10 @@ func (r *recording) run() error {
 	if r.apps != "" {
 		r.workflow = operation.WorkflowID(r.name, "apps-"+r.apps, "op-1")
 		args = append([]string{"apps", r.apps, r.name, "--id", "op-1", "--detach"}, r.args...)
+	}
+	if r.window {
+		opens := time.Now().UTC().Add(15 * time.Second).Truncate(time.Minute).Add(time.Minute)
+		args = append(args, "--window", opens.Format("15:04-")+opens.Add(2*time.Hour).Format("15:04"))
 	}
 	if r.input != nil {
 		r.do(func(ctx context.Context) error {
