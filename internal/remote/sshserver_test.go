@@ -312,11 +312,14 @@ func newTestPool(t *testing.T, opts Options) *Pool {
 	return p
 }
 
-// checkLeaks fails the test when goroutines started from now on outlive it.
+// checkLeaks fails the test when goroutines started from now on outlive it. One is not ours: golang.org/x/crypto waits for ever for a stream that was asked for while its connection died (between
+// dropAll and Close of the mux); whoever asked has gone on by then (dialThrough).
 func checkLeaks(t *testing.T) {
 	t.Helper()
 	before := goleak.IgnoreCurrent()
-	t.Cleanup(func() { goleak.VerifyNone(t, before) })
+	t.Cleanup(func() {
+		goleak.VerifyNone(t, before, goleak.IgnoreAnyFunction("golang.org/x/crypto/ssh.(*Client).DialContext.func1"))
+	})
 }
 
 // eventually polls a condition.
