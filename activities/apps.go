@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
 	"go.uber.org/zap"
@@ -432,7 +433,7 @@ func (x *Apps) AwaitApp(ctx context.Context, in AppInput) error {
 	}
 }
 
-// BatchResult waits for a batch that was begun before a reset of its operation, and returns what became of its apps. It changes nothing.
+// BatchResult waits for a batch that was begun before a reset of its operation, and returns what became of its apps; nothing when there is no such batch. It changes nothing.
 //
 // Errors: Internal when it did not end with a result.
 func (x *Apps) BatchResult(ctx context.Context, in BatchResultInput) ([]operation.AppResult, error) {
@@ -441,9 +442,12 @@ func (x *Apps) BatchResult(ctx context.Context, in BatchResultInput) ([]operatio
 	var out []operation.AppResult
 	err := x.Operations.GetWorkflow(a.ctx, in.WorkflowID, "").Get(a.ctx, &out)
 	var closed *temporal.WorkflowExecutionError
+	var missing *serviceerror.NotFound
 	switch {
 	case err == nil:
 		return out, nil
+	case errors.As(err, &missing):
+		return nil, nil
 	case a.ctx.Err() != nil:
 		return nil, ended(a.ctx)
 	case errors.As(err, &closed):

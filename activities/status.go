@@ -18,6 +18,9 @@ var statusScript = script("status")
 // dataFolders are where data services keep theirs, where the inventory says nothing (kato.md §3.7).
 var dataFolders = []string{"/var/stackato/services", "/home/stackato/stackato/data"}
 
+// statusWithin is how long a node may take to say how it is: a disk that hangs must not keep the others from being shown.
+const statusWithin = 30 * time.Second
+
 // NodesStatusInput names the nodes that are asked.
 type NodesStatusInput struct {
 	Cluster string   `json:"cluster"`
@@ -50,8 +53,9 @@ func (n *Nodes) NodesStatus(ctx context.Context, in NodesStatusInput) (NodesStat
 		folders := foldersOf(s, t.node)
 		var read answer
 		var err error
+		began := time.Now()
 		for try := 0; try < 2; try++ { // a connection lost by chance is no problem of the node
-			if read, err = ask(a.ctx, n.Connections, t.host, statusScript, folders...); !remote.IsKind(err, remote.KindTransport) || sleep(a.ctx, firstPause) != nil {
+			if read, err = askFor(a.ctx, statusWithin, n.Connections, t.host, statusScript, folders...); !remote.IsKind(err, remote.KindTransport) || time.Since(began) > statusWithin/2 || sleep(a.ctx, firstPause) != nil {
 				break
 			}
 		}

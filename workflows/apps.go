@@ -310,6 +310,12 @@ func (p *apps) handle(ctx workflow.Context, all []operation.App) {
 	defer unwatch()
 	for len(left) > 0 || p.windows != nil && len(p.running)+len(p.givenBack) > 0 {
 		idle := func() bool { return len(p.running) == 0 && len(left) == 0 }
+		if p.windows != nil && !p.closing { // also while it is paused: the cluster is free outside of windows
+			if ok, now := p.fits(ctx); ok && now.To != watched {
+				watched = now.To
+				workflow.GoNamed(watching, "window", func(ctx workflow.Context) { p.watchWindow(ctx, now) })
+			}
+		}
 		// Await does not look at ctx where its condition holds already.
 		if err := workflow.Await(ctx, func() bool {
 			return p.aborting || p.closing || idle() || len(left) > 0 && len(p.running) < parallel && !p.report.Paused
@@ -317,16 +323,13 @@ func (p *apps) handle(ctx workflow.Context, all []operation.App) {
 			break
 		}
 		if p.windows != nil {
-			ok, now := p.fits(ctx)
-			if p.closing || !ok || idle() {
+			if ok, _ := p.fits(ctx); p.closing || !ok || idle() {
 				if left = p.betweenWindows(ctx, left); p.aborting || ctx.Err() != nil {
 					break
 				}
+				lanes, size = split(len(left), p.atOnce())
+				parallel = max(p.atOnce()/lanes, 1)
 				continue
-			}
-			if now.To != watched {
-				watched = now.To
-				workflow.GoNamed(watching, "window", func(ctx workflow.Context) { p.watchWindow(ctx, now) })
 			}
 		}
 		if p.lock.lost() {
@@ -340,6 +343,10 @@ func (p *apps) handle(ctx workflow.Context, all []operation.App) {
 		child := &appsChild{number: p.batches}
 		in := appsBatchInput{Operation: p.op, Batch: child.number, Action: p.in.Action, Apps: part, Lanes: lanes, Timeout: p.timeout(), Hold: p.report.Paused}
 		child.ChildWorkflowFuture = p.child(ctx, batchName(in), in)
+		if p.windows != nil && temporal.IsWorkflowExecutionAlreadyStartedError(child.GetChildWorkflowExecution().Get(ctx, nil)) {
+			left = p.takeOver(ctx, slices.Concat(part, left))
+			continue
+		}
 		p.running = append(p.running, child)
 		ended.Add(1)
 		workflow.GoNamed(ctx, fmt.Sprintf("batch %d", child.number), func(ctx workflow.Context) {
@@ -348,6 +355,9 @@ func (p *apps) handle(ctx workflow.Context, all []operation.App) {
 			p.running = slices.DeleteFunc(p.running, func(c *appsChild) bool { return c == child })
 			var stopped []operation.AppResult
 			for _, result := range results {
+				if slices.Contains([]string{operation.AppRunning, operation.AppRestaged}, result.Outcome) {
+					p.windows.took(result.Took.D())
+				}
 				switch {
 				case result.LeftStopped:
 					stopped = append(stopped, result)
@@ -389,15 +399,69 @@ func (p *apps) betweenWindows(ctx workflow.Context, left []operation.App) []oper
 // watchWindow has the batches begin no further app when what is left of a window is too short for one.
 func (p *apps) watchWindow(ctx workflow.Context, now windowNow) {
 	for {
-		left := now.To.Sub(workflow.Now(ctx)) - p.windows.needs(now)
+		needs := p.windows.needs(now)
+		left := now.To.Sub(workflow.Now(ctx)) - needs
 		if left < 0 {
 			p.closing = true
 			return
 		}
-		if workflow.Sleep(ctx, left+time.Second) != nil {
+		// Apps may turn out to take longer.
+		if _, err := workflow.AwaitWithTimeout(ctx, left+time.Second, func() bool { return p.windows.needs(now) > needs }); err != nil {
 			return
 		}
 	}
+}
+
+// takeOver gathers what the batches of a former run of the operation, from the number of the last one on, have done before a reset, and returns what is left. What a batch has depends on when
+// windows were open, so that it is not of the same apps again; those that it has not begun are ours.
+func (p *apps) takeOver(ctx workflow.Context, left []operation.App) []operation.App {
+	var apps *activities.Apps
+	done := map[string]operation.AppResult{}
+	for n := p.batches; ; n++ {
+		id := operation.NodeWorkflowID(p.workflowID, batchName(appsBatchInput{Batch: n}))
+		_ = workflow.SignalExternalWorkflow(ctx, id, "", signalControl, batchControl{Stop: true}).Get(ctx, nil) // it may have ended
+		var results []operation.AppResult
+		if err := workflow.ExecuteActivity(following(ctx, "take over what was begun before the reset", formerCeiling), apps.BatchResult, activities.BatchResultInput{WorkflowID: id}).Get(ctx, &results); err != nil {
+			if ctx.Err() != nil {
+				break
+			}
+			p.warn(fmt.Sprintf("what batch %d, begun before the reset, has done is not known: %s", n, operation.FailureOf(err).Message))
+		} else if len(results) == 0 { // there is none
+			break
+		}
+		p.batches = n
+		for _, r := range results {
+			if r.Outcome != operation.AppUntouched {
+				done[r.GUID] = r
+			}
+		}
+	}
+	var stopped []operation.AppResult
+	left = slices.DeleteFunc(left, func(app operation.App) bool {
+		r, is := done[app.GUID]
+		switch {
+		case !is:
+		case r.LeftStopped:
+			stopped = append(stopped, r)
+		default:
+			p.add(r)
+		}
+		return is
+	})
+	p.leftStopped(ctx, stopped)
+	p.tally(ctx)
+	return left
+}
+
+// notBegun is the end of an operation that waited for its first window in vain.
+func (p *apps) notBegun(ctx workflow.Context) {
+	for _, app := range p.meant.Stopped {
+		p.add(operation.AppResult{App: app, Outcome: operation.AppStopped})
+	}
+	for _, app := range p.meant.Apps {
+		p.add(operation.AppResult{App: app, Outcome: operation.AppUntouched})
+	}
+	p.tally(ctx)
 }
 
 // results waits for a batch. One that a former run of the operation has begun, before a reset, is taken over when it is about the same apps; otherwise these are

@@ -116,3 +116,37 @@ func TestAppsWindow_ClosesWithAnAppLeftStopped_TheClusterIsKeptUntilThatIsAnswer
 	require.Equal(t, 2, w.fake.count("LockToken"))
 	require.Len(t, stopped, 12)
 }
+
+func TestAppsWindow_ManyAppsOverSeveralDays_AsManyAtOnceOnEachOfThem(t *testing.T) {
+	w, stopped := appsWithin(t, 200, 5*time.Minute)
+	report, err := w.apps("12:00-12:22")
+	require.NoError(t, err)
+	require.Equal(t, 200, report.Apps.Counts[operation.AppRunning])
+	days := map[int]int{}
+	for app, at := range stopped {
+		require.Len(t, at, 1, "%s is stopped once", app)
+		days[at[0].YearDay()]++
+	}
+	for day, n := range days {
+		require.LessOrEqual(t, n, 8)
+		require.True(t, n >= 7 || day == saturday.YearDay()+len(days)-1, "%d apps on day %d: %v", n, day, days)
+	}
+}
+
+func TestAppsWindow_CancelledBeforeTheFirst_TellsAllOfThemAsUntouched(t *testing.T) {
+	w, stopped := appsWithin(t, 3, time.Minute)
+	w.at(time.Hour, w.CancelWorkflow)
+	report, err := w.apps("22:00-23:00")
+	require.Error(t, err)
+	require.Equal(t, map[string]int{operation.AppUntouched: 3}, report.Apps.Counts)
+	require.Empty(t, stopped)
+}
+
+func TestAppsWindow_AppsTakeLongerThanExpected_FewerAreBegun(t *testing.T) {
+	w, stopped := appsWithin(t, 40, 20*time.Minute)
+	_, err := w.apps("12:00-13:00")
+	require.NoError(t, err)
+	for app, at := range stopped {
+		require.LessOrEqual(t, at[0].Minute(), 35, "%s takes 20 minutes and a quarter, and was begun at %s", app, at[0])
+	}
+}

@@ -46,8 +46,11 @@ func (c *clusterCheck) ready(ctx workflow.Context) (problems, warnings []string,
 	}
 	var nodes *activities.Nodes
 	var out activities.StorageResult
-	if err := workflow.ExecuteActivity(quick(ctx, "where data services keep their data"), nodes.Storage, activities.NodesStatusInput{Cluster: c.req.Cluster, Nodes: names(c.plan)}).Get(ctx, &out); err != nil {
-		return nil, nil, err
+	if err := workflow.ExecuteActivity(following(ctx, "where data services keep their data", nodesWithin), nodes.Storage, activities.NodesStatusInput{Cluster: c.req.Cluster, Nodes: names(c.plan)}).Get(ctx, &out); err != nil {
+		if ctx.Err() != nil {
+			return nil, nil, err
+		}
+		out.Warnings = append(out.Warnings, operation.Shorten("where data services keep their data is not known: "+operation.FailureOf(err).Message, 400))
 	}
 	return nil, out.Warnings, nil
 }
@@ -84,7 +87,7 @@ func ClusterStatus(ctx workflow.Context, in operation.StatusInput) (operation.Cl
 		options.ScheduleToCloseTimeout = statusWithin
 		return workflow.WithActivityOptions(ctx, options)
 	}
-	asked := workflow.ExecuteActivity(quick(ctx, "how the nodes are"), nodes.NodesStatus, activities.NodesStatusInput{Cluster: in.Cluster, Nodes: names(plan)})
+	asked := workflow.ExecuteActivity(following(ctx, "how the nodes are", nodesWithin), nodes.NodesStatus, activities.NodesStatusInput{Cluster: in.Cluster, Nodes: names(plan)})
 	holder := workflow.ExecuteActivity(soon("who works on the cluster"), locks.LockHolder, in.Cluster)
 	archives := workflow.ExecuteActivity(soon("its archives"), catalog.ListArchives, operation.BackupListInput{Cluster: in.Cluster, Limit: operation.DefaultArchives})
 	sets := workflow.ExecuteActivity(soon("its sets of snapshots"), snapshots.ListSets, operation.SnapshotListInput{Cluster: in.Cluster, Limit: 1})
@@ -120,6 +123,9 @@ func ClusterStatus(ctx workflow.Context, in operation.StatusInput) (operation.Cl
 	}
 	return out, nil
 }
+
+// nodesWithin bounds the look at all nodes, each of which has its own time.
+const nodesWithin = 10 * time.Minute
 
 // statusWithin is how long whoever asks how a cluster is waits for what is not one of its nodes.
 const statusWithin = 30 * time.Second

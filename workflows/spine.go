@@ -319,6 +319,9 @@ func (r *run) work(ctx workflow.Context) *operation.Failure {
 		return f
 	}
 	if !r.awaitWindow(ctx) {
+		if p, ok := r.procedure.(interface{ notBegun(workflow.Context) }); ok {
+			p.notBegun(ctx)
+		}
 		return r.lockFailure // aborted or cancelled
 	}
 	if r.procedure.wantsMaintenance() && !r.enterMaintenance(ctx) {

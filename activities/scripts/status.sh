@@ -24,8 +24,9 @@ say section data
 number=0
 for place in "$@"; do
 	number=$((number + 1))
-	if [ -d "$place" ]; then
-		printf '%s %s %s\n' "$number" "$(LC_ALL=C stat -f -c %T "$place" 2>/dev/null)" "$(LC_ALL=C df -P -k "$place" 2>/dev/null | tail -n 1)"
+	# A file system of a server that is away hangs.
+	if timeout 5 test -d "$place"; then
+		printf '%s %s %s\n' "$number" "$(LC_ALL=C timeout 5 stat -f -c %T "$place" 2>/dev/null)" "$(LC_ALL=C timeout 5 df -P -k "$place" 2>/dev/null | tail -n 1)"
 	fi
 done
 say section

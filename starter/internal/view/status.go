@@ -2,6 +2,7 @@ package view
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -46,17 +47,19 @@ func Status(c *operation.ClusterStatus, now time.Time, s Style) string {
 			levels = append(levels, clean(string(q)))
 		}
 		snapshot = fmt.Sprintf("%s, %s, quiesce %s", clean(set.Set), ago(set.TakenAt), strings.Join(levels, ", "))
+		if set.Problem != "" {
+			snapshot = clean(set.Set) + ", " + s.paint(yellow, clean(set.Problem))
+		}
 	}
 	// What is not known is not none.
-	known := true
-	for _, u := range c.Unknown {
-		known = known && !strings.HasPrefix(u, "archives: ")
+	known := func(what string) bool {
+		return !slices.ContainsFunc(c.Unknown, func(u string) bool { return strings.HasPrefix(u, what+": ") })
 	}
-	if known && c.Platform == "als" {
+	if known("archives") && c.Platform == "als" {
 		line("last backup:     %s", backup)
 		line("last rehearsal:  %s", rehearsal)
 	}
-	if known {
+	if known("sets of snapshots") {
 		line("last snapshots:  %s", snapshot)
 	}
 	b.WriteString("\n")
