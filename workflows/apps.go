@@ -329,6 +329,7 @@ func (p *apps) handle(ctx workflow.Context, all []operation.App) {
 				}
 				lanes, size = split(len(left), p.atOnce())
 				parallel = max(p.atOnce()/lanes, 1)
+				watched = time.Time{} // it may be the same window, in which more fits than was thought
 				continue
 			}
 		}
