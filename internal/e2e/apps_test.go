@@ -341,39 +341,29 @@ func TestApps_Terminated_WhatWasStoppedIsStarted(t *testing.T) {
 func TestApps_Reset_RepeatsNoWrite(t *testing.T) {
 	t.Parallel()
 	onlySimulated(t, "it reaches no node")
-	s := newSite(t, nil, nil, coreAlone)
-	s.worker("")
-	c := s.controller()
-	guids := c.FillMany(60)
-	c.StartTime(300*time.Millisecond, 0)
-	o := s.apps("restart", "--all", "--apps-at-once", "10")
-	s.eventually(20*time.Second, "apps being restarted", func() bool { return c.Count("PUT", "/v2/apps") > 20 })
-	o.reset(toTheBeginning)
-	r := o.done(2 * time.Minute)
-	require.Equal(t, map[string]int{operation.AppRunning: len(guids) + 5, operation.AppStopped: 2}, outcomesOf(r))
-	for _, g := range guids {
-		require.Equal(t, []string{"STOPPED", "STARTED"}, writes(c, g))
-	}
-}
-
-func TestApps_ResetInAWindow_RepeatsNoWriteAndGoesOnInBatchesOfItsOwn(t *testing.T) {
-	t.Parallel()
-	onlySimulated(t, "it reaches no node")
-	s := newSite(t, nil, nil, coreAlone)
-	s.worker("")
-	c := s.controller()
-	guids := c.FillMany(60)
-	c.StartTime(300*time.Millisecond, 0)
 	now := time.Now().UTC()
-	o := s.apps("restart", "--all", "--apps-at-once", "10", "--window", now.Add(-2*time.Hour).Format("15:04-")+now.Add(2*time.Hour).Format("15:04"), "--app-time", "1m")
-	s.eventually(20*time.Second, "apps being restarted", func() bool { return c.Count("PUT", "/v2/apps") > 20 })
-	o.reset(toTheBeginning)
-	r := o.done(2 * time.Minute)
-	require.Equal(t, map[string]int{operation.AppRunning: len(guids) + 5, operation.AppStopped: 2}, outcomesOf(r))
-	for _, g := range guids {
-		require.Equal(t, []string{"STOPPED", "STARTED"}, writes(c, g))
+	for name, window := range map[string][]string{
+		"at all times": nil,
+		"in a window":  {"--window", now.Add(-2*time.Hour).Format("15:04-") + now.Add(2*time.Hour).Format("15:04"), "--app-time", "1m"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, nil, nil, coreAlone)
+			s.worker("")
+			c := s.controller()
+			guids := c.FillMany(60)
+			c.StartTime(300*time.Millisecond, 0)
+			o := s.apps("restart", append([]string{"--all", "--apps-at-once", "10"}, window...)...)
+			s.eventually(20*time.Second, "apps being restarted", func() bool { return c.Count("PUT", "/v2/apps") > 20 })
+			o.reset(toTheBeginning)
+			r := o.done(2 * time.Minute)
+			require.Equal(t, map[string]int{operation.AppRunning: len(guids) + 5, operation.AppStopped: 2}, outcomesOf(r))
+			for _, g := range guids {
+				require.Equal(t, []string{"STOPPED", "STARTED"}, writes(c, g))
+			}
+			require.Empty(t, r.Warnings)
+		})
 	}
-	require.Empty(t, r.Warnings)
 }
 
 func TestApps_FrozenWorker_WritesNothingWhenItWakes(t *testing.T) {
