@@ -46,7 +46,8 @@ type appClient struct {
 // SelectAppsInput asks which apps an operation is about.
 type SelectAppsInput struct {
 	Operation Operation `json:"operation"`
-	// Apps are patterns, Only apps by their guid.
+	// Apps are patterns, Only apps by their guid; All means every app, and no problem when there is none.
+	All  bool                  `json:"all,omitempty"`
 	Apps []string              `json:"apps,omitempty"`
 	Only []operation.AppChoice `json:"only,omitempty"`
 }
@@ -221,6 +222,7 @@ func (x *Apps) SelectApps(ctx context.Context, in SelectAppsInput) (SelectAppsRe
 	}
 	for _, app := range tree {
 		choice, meant := only[app.GUID]
+		meant = meant || in.All
 		delete(only, app.GUID)
 		for i, p := range in.Apps {
 			if operation.MatchApp(p, app.Org, app.Space, app.Name) {

@@ -98,6 +98,17 @@ func show(spec remote.JobSpec) string {
 	return remote.Escape(remote.Quote(append(argv, spec.Argv...)))
 }
 
+// add puts a node to those that have the same commands.
+func (r *PlanCommandsResult) add(name string, commands []operation.PlannedCommand) {
+	for i := range r.Plans {
+		if slices.Equal(r.Plans[i].Commands, commands) {
+			r.Plans[i].Nodes = append(r.Plans[i].Nodes, name)
+			return
+		}
+	}
+	r.Plans = append(r.Plans, operation.CommandPlan{Nodes: []string{name}, Commands: commands})
+}
+
 // PlanCommands returns the commands of a dry run, made by the same code as those of a real one, for the nodes that have them in common. It reaches no
 // node.
 func (n *Nodes) PlanCommands(ctx context.Context, in PlanCommandsInput) (PlanCommandsResult, error) {
@@ -108,15 +119,7 @@ func (n *Nodes) PlanCommands(ctx context.Context, in PlanCommandsInput) (PlanCom
 		return PlanCommandsResult{}, err
 	}
 	var out PlanCommandsResult
-	add := func(name string, commands []operation.PlannedCommand) {
-		for i := range out.Plans {
-			if slices.Equal(out.Plans[i].Commands, commands) {
-				out.Plans[i].Nodes = append(out.Plans[i].Nodes, name)
-				return
-			}
-		}
-		out.Plans = append(out.Plans, operation.CommandPlan{Nodes: []string{name}, Commands: commands})
-	}
+	add := out.add
 	if in.Maintenance && s.als() {
 		core, err := s.core()
 		if err != nil {

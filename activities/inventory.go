@@ -114,6 +114,9 @@ func planOf(c *inventory.Cluster, ordered []*inventory.Node, core *inventory.Nod
 		UpgradeTimeout: operation.Duration(c.Timeouts.Upgrade), AptLockTimeout: operation.Duration(c.Timeouts.AptLock),
 		ExportTimeout: operation.Duration(c.ExportSettings().Timeout), KeepReports: c.S3 != nil,
 	}
+	if c.Images != nil {
+		plan.Images = operation.ImageSettings{Repository: c.Images.Repository, Base: c.Images.BaseTag, Registry: c.Images.Registry}
+	}
 	for _, n := range ordered {
 		plan.Nodes = append(plan.Nodes, operation.PlannedNode{Name: n.Name, Roles: n.Roles, Core: n == core})
 	}

@@ -43,6 +43,7 @@ type prepared struct {
 func schedulables() []schedulable {
 	return []schedulable{
 		{"upgrade security", operation.KindSecurityUpgrade, operation.WorkflowSecurityUpgrade, "Rolling security upgrade", securityOptions},
+		{"upgrade image", operation.KindImageUpgrade, operation.WorkflowImageUpgrade, "Upgrade of the docker base image", imageOptions},
 		{"backup create", operation.KindBackup, operation.WorkflowBackup, "Export of a cluster", backupOptions},
 		{"backup verify", operation.KindBackupVerify, operation.WorkflowBackupVerify, "Verification of the latest archive", verifyOptions},
 		{"backup prune", operation.KindBackupPrune, operation.WorkflowBackupPrune, "Retention of the archives", pruneOptions(prunedArchives)},
@@ -60,6 +61,15 @@ func securityOptions(c *cli, cmd *cobra.Command) func(string) (prepared, error) 
 	return func(cluster string) (prepared, error) {
 		in, err := f.input(c, cluster)
 		return prepared{input: &in, queue: f.queue, details: func() string { return details(in) }}, err
+	}
+}
+
+func imageOptions(c *cli, cmd *cobra.Command) func(string) (prepared, error) {
+	f := &imageFlags{}
+	f.register(c, cmd)
+	return func(cluster string) (prepared, error) {
+		in, err := f.input(c, cluster)
+		return prepared{input: &in, queue: f.queue, details: func() string { return imageDetails(in) }}, err
 	}
 }
 

@@ -7,9 +7,9 @@ import (
 func (c *cli) upgradeCommand() *cobra.Command {
 	cmd := group(&cobra.Command{
 		Use:     "upgrade",
-		Short:   "Upgrade the nodes of a cluster",
+		Short:   "Upgrade the nodes of a cluster, and the image of its apps",
 		Example: "  katoflow upgrade security prod --dry-run",
 	})
-	cmd.AddCommand(c.upgradeSecurityCommand())
+	cmd.AddCommand(c.upgradeSecurityCommand(), c.upgradeImageCommand())
 	return cmd
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
@@ -17,12 +16,10 @@ const longestSoak = 7 * 24 * time.Hour
 
 // securityFlags are the flags of `upgrade security` as they were written.
 type securityFlags struct {
-	requestFlags
-	nodes, roles, roleOrder          []string
-	batch, reboot                    string
-	canary, pin, retire, maintenance bool
-	soak, maxFailures                textFlag
-	windowFlags
+	rollingFlags
+	roles, roleOrder         []string
+	reboot                   string
+	pin, retire, maintenance bool
 }
 
 func (c *cli) upgradeSecurityCommand() *cobra.Command {
@@ -62,30 +59,19 @@ The operation goes on whatever becomes of this command; Ctrl-C ends the watching
 // register adds the flags to the command that takes them.
 func (f *securityFlags) register(c *cli, cmd *cobra.Command) {
 	flags := cmd.Flags()
-	f.requestFlags.register(c, cmd, operation.Abort, operation.Skip)
-	flags.StringSliceVar(&f.nodes, "nodes", nil, "only these nodes, separated by commas")
+	f.rollingFlags.register(c, cmd, "nodes out of service at once")
 	flags.StringSliceVar(&f.roles, "roles", nil, "only nodes with one of these roles")
-	flags.StringVar(&f.batch, "batch", "1", "nodes out of service at once: a number, or a percentage such as 25%")
-	flags.BoolVar(&f.canary, "canary", true, "the first node goes alone")
-	durationFlag(flags, &f.soak, "soak", "", "how long the canary is watched before the others follow")
 	flags.StringVar(&f.reboot, "reboot", string(operation.RebootAlways), "always, if-required or never")
 	flags.StringSliceVar(&f.roleOrder, "role-order", nil, "order of the roles (als; default: dea, controller, router, base, primary, then the data services)")
 	flags.BoolVar(&f.pin, "pin", false, "all nodes must reach exactly the canary's package versions")
-	f.maxFailures.kind = "number"
-	flags.Var(&f.maxFailures, "max-failures", "so many failed nodes are skipped without asking, one more aborts (default: every failed node is asked about)")
 	flags.BoolVar(&f.maintenance, "maintenance", false, "maintenance mode on for the time of the operation (als)")
-	f.windowFlags.register(cmd, operation.UnitNode)
 	flags.BoolVar(&f.retire, "retire", true, "move app instances away from a DEA before it is upgraded (als)")
 	fixed := func(name string, values ...string) {
 		must(cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)))
 	}
 	fixed("reboot", string(operation.RebootAlways), string(operation.RebootIfRequired), string(operation.RebootNever))
-	must(cmd.RegisterFlagCompletionFunc("nodes", c.completeNodes(&f.inventory)))
 	must(cmd.RegisterFlagCompletionFunc("roles", c.completeRoles(&f.inventory)))
 	must(cmd.RegisterFlagCompletionFunc("role-order", c.completeRoles(&f.inventory)))
-	for _, name := range []string{"batch", "soak", "max-failures"} {
-		must(cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions))
-	}
 }
 
 // input checks all flags and gives every problem at once.
@@ -96,37 +82,22 @@ func (f *securityFlags) input(c *cli, cluster string) (operation.SecurityUpgrade
 			problems = append(problems, err.Error())
 		}
 	}
+	v := f.values(c, cluster, &problems)
 	in := operation.SecurityUpgradeInput{
-		Request: f.request(c, cluster, &problems),
-		Nodes:   f.nodes, Roles: f.roles, Batch: f.batch, NoCanary: !f.canary, Reboot: operation.RebootPolicy(f.reboot), RoleOrder: f.roleOrder,
-		Pin: f.pin, Maintenance: f.maintenance, NoRetire: !f.retire,
+		Request: v.request,
+		Nodes:   f.nodes, Roles: f.roles, Batch: f.batch, NoCanary: !f.canary, Soak: v.soak, MaxFailures: v.maxFailures, Reboot: operation.RebootPolicy(f.reboot), RoleOrder: f.roleOrder,
+		Pin: f.pin, Maintenance: f.maintenance, NoRetire: !f.retire, Window: v.window,
 	}
-	problems = append(problems, checkNodes(f.nodes)...)
 	problems = append(problems, checkRoles("roles", f.roles)...)
 	problems = append(problems, checkRoles("role-order", f.roleOrder)...)
-	if f.batch == "" {
-		problems = append(problems, `--batch is empty: write a number of nodes ("3") or a percentage ("25%")`)
-	} else {
-		_, err := operation.ParseBatch(f.batch)
-		note(err)
-	}
 	switch in.Reboot {
 	case operation.RebootAlways, operation.RebootIfRequired, operation.RebootNever:
 	default:
 		problems = append(problems, fmt.Sprintf("--reboot %q: choose always, if-required or never", operationName(f.reboot)))
 	}
-	if f.maxFailures.text != "" {
-		n, err := strconv.Atoi(f.maxFailures.text)
-		if err != nil || n < 0 || n > 100_000 {
-			problems = append(problems, fmt.Sprintf("--max-failures %q: write a number of nodes, 0 or more", operationName(f.maxFailures.text)))
-		}
-		in.MaxFailures = &n
-	}
-	in.Soak = f.soak.duration("soak", longestSoak, &problems)
 	if f.pin && !f.canary {
 		problems = append(problems, "--pin needs the canary, whose versions the others must reach: leave --canary=false out")
 	}
-	in.Window = f.window(&problems)
 	local, err := f.settle(c, &in.Request, problems)
 	if err != nil || local == nil {
 		return in, err

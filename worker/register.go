@@ -29,7 +29,9 @@ func register(w worker.Registry, h hands) {
 	workflows.Register(w)
 	w.RegisterActivity(&activities.Inventory{Source: source, HostKeys: h.pool})
 	w.RegisterActivity(&activities.Locks{Client: h.client})
-	w.RegisterActivity(&activities.Nodes{Source: source, Connections: h.pool, Jobs: jobs, Logger: h.log})
+	nodes := &activities.Nodes{Source: source, Connections: h.pool, Jobs: jobs, Logger: h.log}
+	w.RegisterActivity(nodes)
+	w.RegisterActivity(&activities.Images{Nodes: nodes})
 	w.RegisterActivity(&activities.Kato{Source: source, Connections: h.pool, Jobs: jobs, Logger: h.log})
 	w.RegisterActivity(&activities.Catalog{Source: source, Operations: h.client, Logger: h.log})
 	w.RegisterActivity(&activities.Archives{Source: source, Connections: h.pool, Jobs: jobs, Logger: h.log})

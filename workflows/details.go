@@ -99,6 +99,9 @@ func Details(report *operation.Report) string {
 	}
 	writeNodes(&b, report)
 	writeApps(&b, report.Apps)
+	if image := report.Image; image != nil {
+		writeList(&b, "On an older image", len(image.Old), func(i int) string { return image.Old[i].String() })
+	}
 	if s := report.Snapshot; s != nil {
 		writeList(&b, "Rounds that do not count", len(s.Void), func(i int) string { return s.Void[i] })
 	}
@@ -120,6 +123,9 @@ func Details(report *operation.Report) string {
 
 // howFar is what an operation has done, in a few words: an export has one node and several steps.
 func howFar(report *operation.Report) string {
+	if report.Image != nil {
+		return imageSummary(report)
+	}
 	if report.Apps != nil {
 		return appsSummary(report.Apps)
 	}
@@ -274,6 +280,9 @@ func remark(n *operation.NodeReport) string {
 	}
 	if n.ChangeCount > 0 {
 		parts = append(parts, count(n.ChangeCount, "package")+" upgraded")
+	}
+	if i := n.Image; i != nil && i.Moved {
+		parts = append(parts, "apps get image "+operation.ShortImage(i.ID))
 	}
 	if n.Proof != nil {
 		parts = append(parts, "reboot proved, kernel "+n.Proof.Kernel)

@@ -15,6 +15,8 @@ type Registry interface {
 func Register(r Registry) {
 	r.RegisterWorkflowWithOptions(SecurityUpgrade, workflow.RegisterOptions{Name: operation.WorkflowSecurityUpgrade})
 	r.RegisterWorkflowWithOptions(SecurityUpgradeNode, workflow.RegisterOptions{Name: operation.WorkflowSecurityUpgradeNode})
+	r.RegisterWorkflowWithOptions(ImageUpgrade, workflow.RegisterOptions{Name: operation.WorkflowImageUpgrade})
+	r.RegisterWorkflowWithOptions(ImageUpgradeNode, workflow.RegisterOptions{Name: operation.WorkflowImageUpgradeNode})
 	r.RegisterWorkflowWithOptions(Backup, workflow.RegisterOptions{Name: operation.WorkflowBackup})
 	r.RegisterWorkflowWithOptions(Restore, workflow.RegisterOptions{Name: operation.WorkflowRestore})
 	r.RegisterWorkflowWithOptions(Hold, workflow.RegisterOptions{Name: operation.WorkflowHold})

@@ -74,12 +74,12 @@ func TestReplay_EveryRecordedHistory_IsDeterministic(t *testing.T) {
 }
 
 // upgradeBeforeProbe is the work on a node with two steps changed over, as somebody might do who does not think of operations that are open.
-func upgradeBeforeProbe(ctx workflow.Context, in nodeUpgradeInput) (nodeUpgradeResult, error) {
-	n := &nodeUpgrade{in: in, progress: in.Progress, jobTry: 1}
+func upgradeBeforeProbe(ctx workflow.Context, in nodeUpgradeInput) (nodeResult, error) {
+	n := &nodeUpgrade{in: in, nodeRun: nodeRun{nodeTask: in.nodeTask, progress: in.Progress, jobTry: 1}}
 	if err := n.upgrade(ctx); err != nil {
-		return nodeUpgradeResult{}, err
+		return nodeResult{}, err
 	}
-	return n.run(ctx), nil
+	return n.see(ctx, n)
 }
 
 // pausesFirst has one more timer than the operation.

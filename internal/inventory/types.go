@@ -54,6 +54,8 @@ type Cluster struct {
 	Controller *Controller `yaml:"controller,omitempty" json:"controller,omitempty"`
 	// Export says where and how long exports run (als only). Left out, its defaults hold.
 	Export *Export `yaml:"export,omitempty" json:"export,omitempty"`
+	// Images are the names of the docker base image of app containers (als only). Left out, their defaults hold.
+	Images *Images `yaml:"images,omitempty" json:"images,omitempty"`
 	// Maintenance says what happens to maintenance mode when nobody is there to put it back (als only).
 	Maintenance *Maintenance `yaml:"maintenance,omitempty" json:"maintenance,omitempty"`
 	// Scratch says that the content of the cluster may be thrown away at any time, so that archives of other clusters are rehearsed in it (als only).
@@ -219,6 +221,16 @@ type Export struct {
 	// DataFolders are measured on every node to estimate the size of an archive (default "/var/stackato/services" and
 	// "/home/stackato/stackato/data", kato.md §3.7).
 	DataFolders []string `yaml:"data_folders,omitempty" json:"data_folders,omitempty"`
+}
+
+// Images are the names of the docker base image that app containers are made from (kato.md §7).
+type Images struct {
+	// Repository is its name without a tag (default "stackato/stack-alsek"; ALS 1.3 has "helion/stack-alsek").
+	Repository string `yaml:"repository,omitempty" json:"repository,omitempty"`
+	// BaseTag is the tag that upgrades are built on (default "kato-patched").
+	BaseTag string `yaml:"base_tag,omitempty" json:"base_tag,omitempty"`
+	// Registry is HOST[:PORT]/NAME: there the image is pushed to by the first DEA, and fetched from by the others. Left out, each DEA builds its own.
+	Registry string `yaml:"registry,omitempty" json:"registry,omitempty"`
 }
 
 // Maintenance is about the read-only mode of the Cloud Controller.

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/katoflow/katoflow/internal/docker"
 )
 
 var (
@@ -103,7 +105,7 @@ func (v validator) cluster(c *Cluster, path string) {
 	v.ssh(c.SSH, path+".ssh")
 	v.nodes(c, path)
 	if c.Platform != PlatformALS && !v.broken[platform] {
-		for _, section := range []struct{ field, what string }{{"kato", "kato"}, {"controller", "a Cloud Controller"}, {"export", "exports"}, {"maintenance", "a maintenance mode"}, {"scratch", "imports, which scratch is about"}} {
+		for _, section := range []struct{ field, what string }{{"kato", "kato"}, {"controller", "a Cloud Controller"}, {"export", "exports"}, {"images", "app containers"}, {"maintenance", "a maintenance mode"}, {"scratch", "imports, which scratch is about"}} {
 			if p := path + "." + section.field; v.given(p) {
 				v.at(p, "only clusters with platform: als have %s: take it out or write the platform", section.what)
 			}
@@ -130,6 +132,9 @@ func (v validator) cluster(c *Cluster, path string) {
 	}
 	if c.Export != nil && !v.broken[path+".export"] {
 		v.export(c, path+".export")
+	}
+	if c.Images != nil && !v.broken[path+".images"] {
+		v.images(c.Images, path+".images")
 	}
 	if c.Hypervisor != nil && !v.broken[path+".hypervisor"] {
 		v.hypervisor(c, path+".hypervisor")
@@ -549,6 +554,22 @@ func (v validator) export(c *Cluster, path string) {
 		if p := item(path+".data_folders", i); v.given(p) && strings.TrimSpace(folder) != "" {
 			v.folder(folder, p)
 		}
+	}
+}
+
+func (v validator) images(i *Images, path string) {
+	for _, field := range []struct {
+		name, value string
+		check       func(string) error
+	}{{"repository", i.Repository, docker.CheckRepository}, {"base_tag", i.BaseTag, docker.CheckTag}, {"registry", i.Registry, docker.CheckRegistry}} {
+		if p := path + "." + field.name; v.given(p) {
+			if err := field.check(field.value); err != nil {
+				v.at(p, "%s", err.Error())
+			}
+		}
+	}
+	if i.BaseTag == "latest" {
+		v.at(path+".base_tag", "every upgrade would be built on the one before, with more and more layers: write another tag, such as kato-patched")
 	}
 }
 

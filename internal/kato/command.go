@@ -1,6 +1,7 @@
 package kato
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -154,3 +155,14 @@ func clip(s string) string {
 
 // Version prints kato's version (kato.md §3.8).
 func (c CLI) Version() []string { return []string{c.Path, "version"} }
+
+// Images lists what app containers are made from, the first one first; see ParseList (kato.md §7).
+func (c CLI) Images() []string {
+	return []string{c.Path, "config", "get", "fence", "docker/images", "--json"}
+}
+
+// SetImages makes a list of names what app containers are made from. Setting what is set already is harmless (kato.md §3.1).
+func (c CLI) SetImages(names []string) []string {
+	list, _ := json.Marshal(names) // strings
+	return []string{c.Path, "config", "set", "--json", "fence", "docker/images", string(list)}
+}

@@ -383,6 +383,35 @@ func ParseValue(out []byte) string {
 	return ""
 }
 
+// ParseList reads a list of texts of `kato config get`: JSON, possibly between stray lines (kato.md §3.1), YAML's items, or one value alone. nil when there is none.
+func ParseList(out []byte) []string {
+	text := Clean(out)
+	for at := strings.IndexByte(text, '['); at >= 0; {
+		var list []string
+		if json.NewDecoder(strings.NewReader(text[at:])).Decode(&list) == nil {
+			return list
+		}
+		next := strings.IndexByte(text[at+1:], '[')
+		if next < 0 {
+			break
+		}
+		at += 1 + next
+	}
+	var list []string
+	for line := range strings.Lines(text) {
+		if item, ok := strings.CutPrefix(strings.TrimSpace(line), "- "); ok {
+			list = append(list, strings.Trim(strings.TrimSpace(item), `"'`))
+		}
+	}
+	if len(list) > 0 {
+		return list
+	}
+	if value := ParseValue(out); value != "" && value != "null" && !strings.ContainsAny(value, " []{}") {
+		return []string{value}
+	}
+	return nil
+}
+
 // FailedApp is an app that an import could not redeploy. Org and Space are "" where the output did not say them.
 type FailedApp struct{ Org, Space, Name string }
 

@@ -52,6 +52,8 @@ type Plan struct {
 	AptLockTimeout   Duration `json:"aptLockTimeout"`
 	// ExportTimeout is the ceiling of one export (als).
 	ExportTimeout Duration `json:"exportTimeout,omitempty"`
+	// Images are the names of the docker base image, as the inventory has them (als).
+	Images ImageSettings `json:"images,omitzero"`
 	// KeepReports: the cluster has a bucket for them.
 	KeepReports bool `json:"keepReports,omitempty"`
 	// NotifyOn are the events the site wants to hear of: parked, failed, done.
@@ -154,6 +156,8 @@ type Report struct {
 	Snapshot *Snapshotted `json:"snapshot,omitempty"`
 	// Sets is set by operations on sets of snapshots.
 	Sets *SetReport `json:"sets,omitempty"`
+	// Image is what became of the docker base image.
+	Image *ImageReport `json:"image,omitempty"`
 }
 
 // Counts of nodes by status.

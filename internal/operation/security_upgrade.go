@@ -135,6 +135,8 @@ type NodeProgress struct {
 	RebootJobTry int        `json:"rebootJobTry,omitempty"`
 	BootIDBefore string     `json:"bootIdBefore,omitempty"`
 	Proof        *BootProof `json:"proof,omitempty"`
+	// Image is what the upgrade of the docker base image has found.
+	Image *ImageProgress `json:"image,omitempty"`
 	// Notes for the report, one line each: repaired, waited for apt, rebooted by something else.
 	Notes []string `json:"notes,omitempty"`
 }

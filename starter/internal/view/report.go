@@ -61,6 +61,7 @@ func Report(r *operation.Report, now time.Time, s Style) string {
 	if r.Sets != nil && r.Sets.Rollback != nil {
 		b.WriteString(rolledBack(r, s))
 	}
+	b.WriteString(imaged(r, s))
 	b.WriteString(snapshotted(r.Snapshot, s))
 	if r.Sets != nil && r.Sets.Prune != nil {
 		b.WriteString(prunedSets(r, s))

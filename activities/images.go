@@ -1,0 +1,298 @@
+package activities
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/katoflow/katoflow/internal/docker"
+	"github.com/katoflow/katoflow/internal/kato"
+	"github.com/katoflow/katoflow/internal/operation"
+	"github.com/katoflow/katoflow/internal/remote"
+)
+
+// Images does what concerns the docker base image of app containers ("Upgrade the Docker image" of the source page; kato.md §7). Its fields are set by the worker and not changed afterwards.
+//
+// Every method may be attempted any number of times, as those of Nodes. What is built, pulled or pushed is used by nobody until TagImage makes it latest.
+type Images struct {
+	Nodes *Nodes
+}
+
+var (
+	imagesScript          = script("docker", "images")
+	imagePlaceScript      = script("image_place")
+	imageContainersScript = script("docker", "image_containers")
+	imageAppsScript       = script("docker", "image_apps")
+	imageListScript       = script("image_list")
+	imageTemplateScript   = script("image_template")
+)
+
+const (
+	leastImageSpace  = 1 << 20 // KiB in docker's folder for a build
+	scarceImageSpace = 3 << 20 // KiB below which a warning is due
+	// layersOfABuild is how many layers a build adds: one for each RUN of the Dockerfile.
+	layersOfABuild = 3
+	// checkCeiling bounds the look into an image, and tagCeiling a tag.
+	checkCeiling = 15 * time.Minute
+	tagCeiling   = 10 * time.Minute
+)
+
+// imageState is what docker has on a node.
+type imageState struct {
+	version docker.Version
+	// problem is why docker cannot be used; "" for none.
+	problem string
+	// images are those asked for, in their order, with an empty ID for one that is not there; histories are theirs.
+	images    []docker.Image
+	histories [][]string
+	// space is where docker keeps its own, nil where that is not seen.
+	space *fileSystem
+	// pending is the plan of an upgrade of the node itself.
+	pending string
+}
+
+// images asks a node what docker has.
+func (x *Images) images(ctx context.Context, t target, packages bool, names ...string) (imageState, error) {
+	read, err := ask(ctx, x.Nodes.Connections, t.host, imagesScript, append([]string{flag(t.host.User != "root"), flag(packages)}, names...)...)
+	if err != nil {
+		return imageState{}, err
+	}
+	return imageStateOf(read, len(names)), nil
+}
+
+func imageStateOf(read answer, names int) imageState {
+	s := imageState{images: make([]docker.Image, names), histories: make([][]string, names), pending: read.sections["pending"]}
+	if read.value("no-docker") != "" {
+		s.problem = "docker is not installed there: is it a DEA?"
+		return s
+	}
+	var err error
+	if s.version, err = docker.ParseVersion(read.value("version")); err != nil {
+		s.problem = "the version of docker is not known: " + err.Error()
+		return s
+	}
+	if s.problem = docker.DaemonProblem(read.sections["info"], read.exit("info-exit")); s.problem != "" {
+		return s
+	}
+	for i := range names {
+		number := strconv.Itoa(i + 1)
+		if s.images[i], err = docker.ParseImage(read.sections["image-"+number]); err != nil {
+			continue // there is none, or it is not one
+		}
+		s.histories[i] = strings.Fields(read.sections["history-"+number])
+	}
+	if all := parseSpace(read.sections["space"]); len(all) > 0 {
+		s.space = &all[0]
+	}
+	return s
+}
+
+// layers of an image, as docker counts them where it does.
+func (s imageState) layers(i int) int {
+	if n := len(s.images[i].Layers); n > 0 {
+		return n
+	}
+	return len(s.histories[i])
+}
+
+// builtOn reports whether one of the images was built on another.
+func (s imageState) builtOn(image, base int) bool {
+	return docker.BuiltOn(s.images[image], s.images[base], s.histories[image], s.histories[base])
+}
+
+// ImagesPreflightInput asks about the DEAs that are worked on.
+type ImagesPreflightInput struct {
+	Operation operation.ImageSettings `json:"images"`
+	Op        Operation               `json:"operation"`
+	Nodes     []string                `json:"nodes"`
+	Rollback  bool                    `json:"rollback,omitempty"`
+}
+
+// ImagesPreflightResult is what was found; nothing was changed.
+type ImagesPreflightResult struct {
+	// Problems stop the operation; Warnings are only told. One line each, with the node before it.
+	Problems []string `json:"problems,omitempty"`
+	Warnings []string `json:"warnings,omitempty"`
+	// List are the images that kato gives to apps, the first one first; nil where kato does not tell them.
+	List []string `json:"list,omitempty"`
+	// Autoscaling: DEAs are made by autoscaling, from Template, as the controllers have it.
+	Autoscaling bool   `json:"autoscaling,omitempty"`
+	Template    string `json:"template,omitempty"`
+}
+
+// PreflightImages looks whether the base image of DEAs can be upgraded, or rolled back: docker answers, the images are there, there is space. What is wrong is in the result, all of it at once; the
+// error says that nobody could be asked. It changes nothing.
+func (x *Images) PreflightImages(ctx context.Context, in ImagesPreflightInput) (ImagesPreflightResult, error) {
+	a := begin(ctx, "asking docker")
+	defer a.finish()
+	s, err := x.Nodes.Source.site(in.Op.Cluster)
+	if err != nil {
+		return ImagesPreflightResult{}, err
+	}
+	targets := make([]target, len(in.Nodes))
+	for i, name := range in.Nodes {
+		if targets[i], err = s.target(name); err != nil {
+			return ImagesPreflightResult{}, err
+		}
+	}
+	var out ImagesPreflightResult
+	if err := x.readList(a, s, &out); err != nil {
+		return ImagesPreflightResult{}, err
+	}
+	used := in.Operation.Used()
+	problems, warnings := make([][]string, len(targets)), make([][]string, len(targets))
+	each(len(targets), func(i int) {
+		var state imageState
+		var err error
+		for try := 0; try < 2; try++ { // a connection lost by chance is no problem of the node
+			if state, err = x.images(a.ctx, targets[i], true, in.Operation.Repository+":"+in.Operation.Base, used+":"+operation.LatestTag, used+":"+operation.PreviousTag); !remote.IsKind(err, remote.KindTransport) ||
+				sleep(a.ctx, firstPause) != nil {
+				break
+			}
+		}
+		if err != nil {
+			return // the preflight of the nodes says that
+		}
+		problems[i], warnings[i] = judgeImages(state, in, out.List)
+	})
+	if a.ctx.Err() != nil {
+		return ImagesPreflightResult{}, ended(a.ctx)
+	}
+	for i := range targets {
+		for _, p := range problems[i] {
+			out.Problems = append(out.Problems, oneLine(targets[i].node.Name+": "+p, 500))
+		}
+		for _, w := range warnings[i] {
+			out.Warnings = append(out.Warnings, oneLine(targets[i].node.Name+": "+w, 500))
+		}
+	}
+	switch {
+	case len(out.List) == 0:
+		out.Warnings = append(out.Warnings, "kato does not tell which images apps get (kato config get fence docker/images): whether this one is used is not known")
+	case in.Operation.Registry == "" && out.List[0] != in.Operation.Repository && !strings.HasPrefix(out.List[0], in.Operation.Repository+":"):
+		out.Warnings = append(out.Warnings, oneLine(fmt.Sprintf("apps get the image %s before %s: what is built is used only where that one is missing", out.List[0], in.Operation.Repository), 500))
+	}
+	return out, nil
+}
+
+// judgeImages turns what a node's docker has into findings.
+func judgeImages(state imageState, in ImagesPreflightInput, list []string) (problems, warnings []string) {
+	if state.problem != "" {
+		return []string{state.problem}, nil
+	}
+	const base, latest, previous = 0, 1, 2
+	name := in.Operation.Repository + ":" + in.Operation.Base
+	if in.Rollback {
+		if state.images[previous].ID == "" {
+			problems = append(problems, fmt.Sprintf("there is no image %s:%s to go back to", in.Operation.Used(), operation.PreviousTag))
+		}
+		return problems, nil
+	}
+	if state.images[base].ID == "" {
+		problem := fmt.Sprintf("there is no image %s to build on: write the right name as images.repository or images.base_tag in the inventory", name)
+		if len(list) > 0 {
+			problem += "; kato gives apps " + strings.Join(list[:min(len(list), 3)], ", ")
+		}
+		problems = append(problems, problem)
+	}
+	if n := state.layers(base); n+layersOfABuild > operation.MaxLayers {
+		problems = append(problems, fmt.Sprintf("%s has %d layers, and docker mounts %d at most: install the patches of kato, or flatten it", name, n, operation.MaxLayers))
+	}
+	if state.images[latest].ID == "" && in.Operation.Registry == "" {
+		warnings = append(warnings, fmt.Sprintf("there is no image %s:%s: nothing can be rolled back to", in.Operation.Repository, operation.LatestTag))
+	}
+	if fs := state.space; fs != nil {
+		switch {
+		case fs.free < leastImageSpace:
+			problems = append(problems, fmt.Sprintf("%d MB free in %s, where docker keeps its images, at least %d MB are needed: remove old ones (docker rmi)", fs.free>>10, fs.mount, leastImageSpace>>10))
+		case fs.free < scarceImageSpace:
+			warnings = append(warnings, fmt.Sprintf("only %d MB free in %s, where docker keeps its images", fs.free>>10, fs.mount))
+		}
+	}
+	if pending, _ := parsePending(state.pending); len(securityNames(pending)) > 0 {
+		warnings = append(warnings, fmt.Sprintf("the VM itself is not up to date, %d security packages are pending: upgrade it first (katoflow upgrade security)", len(securityNames(pending))))
+	}
+	return problems, warnings
+}
+
+// readList asks the Core which images apps get, and whether autoscaling makes DEAs. A Core that does not answer is a problem of the preflight of the nodes.
+func (x *Images) readList(a *attempt, s site, out *ImagesPreflightResult) error {
+	core, err := s.core()
+	if err != nil {
+		return err
+	}
+	read, err := ask(a.ctx, x.Nodes.Connections, core.host, imageListScript, katoSeconds(s), s.cluster.Kato.Path)
+	if err != nil {
+		if a.ctx.Err() != nil {
+			return ended(a.ctx)
+		}
+		return nil
+	}
+	out.List = parseImageList(read)
+	out.Autoscaling = truth(read.sections["scaling-controller"]) && truth(read.sections["scaling-manager"])
+	if out.Autoscaling {
+		out.Template = x.template(a, s)
+	}
+	return nil
+}
+
+// template is what the controllers' file says of what DEAs are made from, "" where that is not to be read. The file is on each controller, and the plugin on one (kato.md §7).
+func (x *Images) template(a *attempt, s site) string {
+	var all []string
+	for _, node := range s.cluster.Nodes {
+		if !node.HasRole("controller") {
+			continue
+		}
+		t, err := s.of(node)
+		if err != nil {
+			continue
+		}
+		read, err := ask(a.ctx, x.Nodes.Connections, t.host, imageTemplateScript)
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(read.sections["template"]) {
+			if line = oneLine(line, 200); line != "" && !slices.Contains(all, line) {
+				all = append(all, line)
+			}
+		}
+	}
+	return oneLine(strings.Join(all, ", "), 500)
+}
+
+// truth of a value of kato's configuration; what cannot be read is false.
+func truth(text string) bool {
+	on, err := kato.ParseBool([]byte(text))
+	return err == nil && on
+}
+
+// parseImageList reads `kato config get fence docker/images --json`: a list, or one name.
+func parseImageList(read answer) []string {
+	if read.exit("images-exit") != 0 {
+		return nil
+	}
+	return kato.ParseList([]byte(read.sections["images"]))
+}
+
+// TemplateInput asks for what autoscaling makes DEAs from.
+type TemplateInput struct {
+	Operation Operation `json:"operation"`
+}
+
+// DEATemplate reads what autoscaling makes DEAs from, as the controllers have it; "" where it is not to be read. It changes nothing.
+func (x *Images) DEATemplate(ctx context.Context, in TemplateInput) (string, error) {
+	a := begin(ctx, "reading the template of DEAs")
+	defer a.finish()
+	s, err := x.Nodes.Source.site(in.Operation.Cluster)
+	if err != nil {
+		return "", err
+	}
+	text := x.template(a, s)
+	if a.ctx.Err() != nil {
+		return "", ended(a.ctx)
+	}
+	return text, nil
+}
