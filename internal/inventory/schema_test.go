@@ -142,7 +142,7 @@ func generateSchema(t *testing.T) []byte {
 	alsNode := properties("roles", &generator.Schema{MinItems: &one, Items: &generator.Schema{Enum: enum(RoleNames()...)}})
 	alsNode.Required = []string{"roles"}
 	c.Then = properties("nodes", &generator.Schema{Items: alsNode})
-	c.Else = properties("kato", generator.FalseSchema, "controller", generator.FalseSchema, "export", generator.FalseSchema, "nodes", &generator.Schema{Items: properties("core", &generator.Schema{Const: false})})
+	c.Else = properties("kato", generator.FalseSchema, "controller", generator.FalseSchema, "export", generator.FalseSchema, "images", generator.FalseSchema, "nodes", &generator.Schema{Items: properties("core", &generator.Schema{Const: false})})
 
 	b, err := json.MarshalIndent(s, "", "  ")
 	require.NoError(t, err)
