@@ -40,6 +40,9 @@ const (
 	tagCeiling   = 10 * time.Minute
 )
 
+// VMNotUpToDate is told of a DEA whose own packages are to be upgraded before its image.
+const VMNotUpToDate = "the VM itself is not up to date"
+
 // imageState is what docker has on a node.
 type imageState struct {
 	version docker.Version
@@ -101,6 +104,64 @@ func (s imageState) layers(i int) int {
 // builtOn reports whether one of the images was built on another.
 func (s imageState) builtOn(image, base int) bool {
 	return docker.BuiltOn(s.images[image], s.images[base], s.histories[image], s.histories[base])
+}
+
+// ImagesStatusInput names the DEAs that are asked.
+type ImagesStatusInput struct {
+	Cluster string                  `json:"cluster"`
+	Nodes   []string                `json:"nodes"`
+	Images  operation.ImageSettings `json:"images"`
+}
+
+// ImageStatus is the image that apps on a DEA get.
+type ImageStatus struct {
+	// Name of the image, and BuiltAt when it was built (UTC, RFC 3339); "" where that is not known, and Problem says why.
+	Name    string `json:"name,omitempty"`
+	BuiltAt string `json:"builtAt,omitempty"`
+	Problem string `json:"problem,omitempty"`
+}
+
+// ImagesStatus asks DEAs, side by side, which image apps get there and when it was built, in the order of the nodes. It changes nothing. The error says that the inventory has changed.
+func (x *Images) ImagesStatus(ctx context.Context, in ImagesStatusInput) ([]ImageStatus, error) {
+	a := begin(ctx, "asking docker")
+	defer a.finish()
+	s, err := x.Nodes.Source.site(in.Cluster)
+	if err != nil {
+		return nil, err
+	}
+	targets := make([]target, len(in.Nodes))
+	for i, name := range in.Nodes {
+		if targets[i], err = s.target(name); err != nil {
+			return nil, err
+		}
+	}
+	out := make([]ImageStatus, len(targets))
+	names := []string{in.Images.Used() + ":" + operation.LatestTag, in.Images.Repository + ":" + operation.LatestTag}
+	each(len(targets), func(i int) {
+		read, err := askFor(a.ctx, statusWithin, x.Nodes.Connections, targets[i].host, imagesScript, append([]string{flag(targets[i].host.User != "root"), "0"}, names...)...)
+		if err != nil {
+			out[i].Problem = withoutNode(failureOf(err).Message, targets[i].host.Name)
+			return
+		}
+		state := imageStateOf(read, len(names))
+		out[i].Problem = state.problem
+		for n, image := range state.images {
+			if image.ID != "" {
+				out[i].Name = names[n]
+				if !image.Created.IsZero() {
+					out[i].BuiltAt = image.Created.UTC().Format(time.RFC3339)
+				}
+				return
+			}
+		}
+		if out[i].Problem == "" {
+			out[i].Problem = "there is no image " + names[0]
+		}
+	})
+	if a.ctx.Err() != nil {
+		return nil, ended(a.ctx)
+	}
+	return out, nil
 }
 
 // ImagesPreflightInput asks about the DEAs that are worked on.
@@ -213,7 +274,7 @@ func judgeImages(state imageState, in ImagesPreflightInput, list []string) (prob
 		}
 	}
 	if pending, _ := parsePending(state.pending); len(securityNames(pending)) > 0 {
-		warnings = append(warnings, fmt.Sprintf("the VM itself is not up to date, %d security packages are pending: upgrade it first (katoflow upgrade security)", len(securityNames(pending))))
+		warnings = append(warnings, fmt.Sprintf("%s, %d security packages are pending: upgrade it first (katoflow upgrade security)", VMNotUpToDate, len(securityNames(pending))))
 	}
 	return problems, warnings
 }

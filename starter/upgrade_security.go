@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/katoflow/katoflow/internal/inventory"
 	"github.com/katoflow/katoflow/internal/operation"
 )
 
@@ -18,8 +19,9 @@ const longestSoak = 7 * 24 * time.Hour
 type securityFlags struct {
 	rollingFlags
 	roles, roleOrder         []string
-	reboot                   string
+	reboot, then             string
 	pin, retire, maintenance bool
+	restartApps              bool
 }
 
 func (c *cli) upgradeSecurityCommand() *cobra.Command {
@@ -46,6 +48,9 @@ The operation goes on whatever becomes of this command; Ctrl-C ends the watching
   # begin with nodes on Saturday nights only, as long as a node fits in
   katoflow upgrade security prod --window 'Sat 22:00-04:00 Europe/Berlin' --node-time 20m --detach
 
+  # and then the docker base image of the apps, and restart them
+  katoflow upgrade security prod --then image --restart-apps
+
   # queue behind the operation that holds the cluster, and do not watch
   katoflow upgrade security prod --wait=4h --detach`,
 		Args:              exactly("CLUSTER"),
@@ -66,9 +71,12 @@ func (f *securityFlags) register(c *cli, cmd *cobra.Command) {
 	flags.BoolVar(&f.pin, "pin", false, "all nodes must reach exactly the canary's package versions")
 	flags.BoolVar(&f.maintenance, "maintenance", false, "maintenance mode on for the time of the operation (als)")
 	flags.BoolVar(&f.retire, "retire", true, "move app instances away from a DEA before it is upgraded (als)")
+	flags.StringVar(&f.then, "then", "", `"image" goes on with the upgrade of the docker base image when every node is done (als)`)
+	flags.BoolVar(&f.restartApps, "restart-apps", false, "with --then image: restart the apps that run when every DEA has its image")
 	fixed := func(name string, values ...string) {
 		must(cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)))
 	}
+	fixed("then", "image")
 	fixed("reboot", string(operation.RebootAlways), string(operation.RebootIfRequired), string(operation.RebootNever))
 	must(cmd.RegisterFlagCompletionFunc("roles", c.completeRoles(&f.inventory)))
 	must(cmd.RegisterFlagCompletionFunc("role-order", c.completeRoles(&f.inventory)))
@@ -98,9 +106,25 @@ func (f *securityFlags) input(c *cli, cluster string) (operation.SecurityUpgrade
 	if f.pin && !f.canary {
 		problems = append(problems, "--pin needs the canary, whose versions the others must reach: leave --canary=false out")
 	}
+	switch f.then {
+	case "":
+		if f.restartApps {
+			problems = append(problems, "--restart-apps goes with --then image")
+		}
+	case "image":
+		in.Then = &operation.ImageUpgradeInput{RestartApps: f.restartApps}
+	default:
+		problems = append(problems, fmt.Sprintf("--then %q: choose image, or leave it out", operationName(f.then)))
+	}
 	local, err := f.settle(c, &in.Request, problems)
 	if err != nil || local == nil {
 		return in, err
+	}
+	if in.Then != nil && local.Platform != inventory.PlatformALS {
+		return in, badInput("cluster %s is a plain one, and has no DEAs for --then image", cluster)
+	}
+	if f.restartApps && local.Controller == nil {
+		return in, badInput("cluster %s has no controller in the inventory: write url, user and password of its Cloud Controller, or leave --restart-apps out", cluster)
 	}
 	_, err = local.Select(f.nodes, f.roles)
 	note(err)
@@ -148,6 +172,9 @@ func details(in operation.SecurityUpgradeInput) string {
 	}
 	if in.NoRetire {
 		row("app instances", "not moved away from the DEAs")
+	}
+	if in.Then != nil {
+		row("then", "the docker base image is upgraded")
 	}
 	row("maintenance window", code(in.Window.Times))
 	if in.LockWait > 0 {

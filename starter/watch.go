@@ -338,6 +338,9 @@ func (c *cli) follow(ctx context.Context, s *server, w *watcher) error {
 	if err := c.printEnd(report); err != nil {
 		return err
 	}
+	if report.Next != "" && code == exitDone {
+		return c.follow(ctx, s, c.newWatcher(s, report.Next))
+	}
 	return ending(code)
 }
 

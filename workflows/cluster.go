@@ -1,6 +1,7 @@
 package workflows
 
 import (
+	"slices"
 	"time"
 
 	"go.temporal.io/sdk/temporal"
@@ -67,6 +68,17 @@ func names(plan operation.Plan) []string {
 	return out
 }
 
+// workingOn are the plan's nodes with a role.
+func workingOn(plan operation.Plan, role string) []string {
+	var out []string
+	for _, n := range plan.Nodes {
+		if n.HasRole(role) {
+			out = append(out, n.Name)
+		}
+	}
+	return out
+}
+
 // ClusterStatus tells how a cluster is: its nodes, who works on it, and what there is to go back to. It reads only. What cannot be asked is told, and is no error.
 func ClusterStatus(ctx workflow.Context, in operation.StatusInput) (operation.ClusterStatus, error) {
 	var (
@@ -88,6 +100,14 @@ func ClusterStatus(ctx workflow.Context, in operation.StatusInput) (operation.Cl
 		return workflow.WithActivityOptions(ctx, options)
 	}
 	asked := workflow.ExecuteActivity(following(ctx, "how the nodes are", nodesWithin), nodes.NodesStatus, activities.NodesStatusInput{Cluster: in.Cluster, Nodes: names(plan)})
+	deas := workingOn(plan, "dea")
+	var images []activities.ImageStatus
+	var built workflow.Future
+	if len(deas) > 0 && workflow.GetVersion(ctx, "status-images", workflow.DefaultVersion, 1) >= 1 {
+		var docker *activities.Images
+		built = workflow.ExecuteActivity(following(ctx, "the images of the DEAs", nodesWithin), docker.ImagesStatus,
+			activities.ImagesStatusInput{Cluster: in.Cluster, Nodes: deas, Images: operation.ImageSettings{}.Or(plan.Images)})
+	}
 	holder := workflow.ExecuteActivity(soon("who works on the cluster"), locks.LockHolder, in.Cluster)
 	archives := workflow.ExecuteActivity(soon("its archives"), catalog.ListArchives, operation.BackupListInput{Cluster: in.Cluster, Limit: operation.DefaultArchives})
 	sets := workflow.ExecuteActivity(soon("its sets of snapshots"), snapshots.ListSets, operation.SnapshotListInput{Cluster: in.Cluster, Limit: 1})
@@ -102,6 +122,19 @@ func ClusterStatus(ctx workflow.Context, in operation.StatusInput) (operation.Cl
 		return out, err
 	}
 	out.Nodes = states.Nodes
+	if built != nil {
+		unknown("images of the DEAs", built.Get(ctx, &images))
+		for i, image := range images {
+			at := slices.IndexFunc(out.Nodes, func(n operation.NodeStatus) bool { return n.Node == deas[i] })
+			if at < 0 || out.Nodes[at].Problem != "" {
+				continue
+			}
+			out.Nodes[at].Image, out.Nodes[at].ImageBuiltAt = image.Name, image.BuiltAt
+			if image.Problem != "" {
+				out.Unknown = append(out.Unknown, operation.Shorten("image of "+deas[i]+": "+image.Problem, 400))
+			}
+		}
+	}
 	var held activities.LockHolderResult
 	unknown("who works on the cluster", holder.Get(ctx, &held))
 	out.Holder = held.Holder

@@ -67,25 +67,11 @@ func (u *imageUpgrade) ready(ctx workflow.Context) (problems, warnings []string,
 	if u.in.Rollback {
 		u.report.Image.Tag = settings.Used() + ":" + operation.PreviousTag
 	}
-	var names []string
-	for _, n := range u.plan.Nodes {
-		names = append(names, n.Name)
+	u.found, err = lookAtImages(ctx, u.run, settings, names(u.plan), u.in.Rollback)
+	if err != nil {
+		return nil, nil, err
 	}
-	var images *activities.Images
-	for part := range slices.Chunk(names, nodesPerChunk) {
-		var found activities.ImagesPreflightResult
-		if err := workflow.ExecuteActivity(following(ctx, "what docker has on the DEAs", u.plan.UnreachableAfter.D()), images.PreflightImages,
-			activities.ImagesPreflightInput{Op: u.op, Operation: settings, Nodes: part, Rollback: u.in.Rollback}).Get(ctx, &found); err != nil {
-			return nil, nil, err
-		}
-		problems = append(problems, found.Problems...)
-		for _, w := range found.Warnings {
-			if !slices.Contains(warnings, w) {
-				warnings = append(warnings, w)
-			}
-		}
-		u.found = found
-	}
+	problems, warnings = u.found.Problems, append(warnings, u.found.Warnings...)
 	u.report.Image.List, u.report.Image.Template = u.found.List, u.found.Template
 	if u.in.RestartApps {
 		selected, err := u.selectApps(ctx)
@@ -95,6 +81,27 @@ func (u *imageUpgrade) ready(ctx workflow.Context) (problems, warnings []string,
 		problems, warnings = append(problems, selected.Problems...), append(warnings, selected.Warnings...)
 	}
 	return problems, warnings, nil
+}
+
+// lookAtImages is the preflight of docker on DEAs.
+func lookAtImages(ctx workflow.Context, r *run, settings operation.ImageSettings, deas []string, rollback bool) (activities.ImagesPreflightResult, error) {
+	var images *activities.Images
+	var all activities.ImagesPreflightResult
+	for part := range slices.Chunk(deas, nodesPerChunk) {
+		var found activities.ImagesPreflightResult
+		if err := workflow.ExecuteActivity(following(ctx, "what docker has on the DEAs", r.plan.UnreachableAfter.D()), images.PreflightImages,
+			activities.ImagesPreflightInput{Op: r.op, Operation: settings, Nodes: part, Rollback: rollback}).Get(ctx, &found); err != nil {
+			return all, err
+		}
+		found.Problems = append(all.Problems, found.Problems...)
+		for _, w := range all.Warnings {
+			if !slices.Contains(found.Warnings, w) {
+				found.Warnings = append(found.Warnings, w)
+			}
+		}
+		all = found
+	}
+	return all, nil
 }
 
 func (u *imageUpgrade) settings() operation.ImageSettings { return u.report.Image.ImageSettings }

@@ -7,10 +7,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/mock"
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/workflow"
 
 	"github.com/katoflow/katoflow/activities"
 	"github.com/katoflow/katoflow/internal/operation"
@@ -167,9 +169,9 @@ func (w *imagesWorld) upgrade(changes ...func(*operation.ImageUpgradeInput)) (op
 	return reportOf(w.t, w.world)
 }
 
-func restartApps(in *operation.ImageUpgradeInput) { in.RestartApps = true }
-func toTheImageBefore(in *operation.ImageUpgradeInput)    { in.Rollback = true }
-func noAnswers(in *operation.ImageUpgradeInput)   { in.MaxFailures = new(int) }
+func restartApps(in *operation.ImageUpgradeInput)      { in.RestartApps = true }
+func toTheImageBefore(in *operation.ImageUpgradeInput) { in.Rollback = true }
+func noAnswers(in *operation.ImageUpgradeInput)        { in.MaxFailures = new(int) }
 func registry(in *operation.ImageUpgradeInput) {
 	in.Images.Registry = "registry.example.com:5000/stack-alsek"
 }
@@ -465,4 +467,48 @@ func TestImage_BadInput_IsNamedWhole(t *testing.T) {
 	require.Equal(t, operation.ErrBadInput, typeOf(err))
 	require.Len(t, report.Failure.Problems, 5)
 	require.Empty(t, w.f.calls)
+}
+
+func TestThenImage_GoesOnWhenEveryNodeIsDone_AndOnlyThen(t *testing.T) {
+	run := func(prepare func(w *imagesWorld)) (*imagesWorld, operation.Report, error, []operation.ImageUpgradeInput) {
+		w := newImagesWorld(t)
+		prepare(w)
+		var begun []operation.ImageUpgradeInput
+		w.OnWorkflow(operation.WorkflowImageUpgrade, mock.Anything, mock.Anything).Return(func(_ workflow.Context, in operation.ImageUpgradeInput) (*operation.Report, error) {
+			begun = append(begun, in)
+			return &operation.Report{}, nil
+		})
+		report, err := w.world.run(input(func(in *operation.SecurityUpgradeInput) {
+			in.RequestedBy, in.Batch = "somebody", "50%"
+			in.Then = &operation.ImageUpgradeInput{RestartApps: true}
+		}))
+		return w, report, err, begun
+	}
+	w, report, err, begun := run(func(w *imagesWorld) {
+		w.found.Warnings = []string{"dea-1: " + activities.VMNotUpToDate + ", 3 security packages are pending", "dea-2: only 2 MB free"}
+	})
+	require.NoError(t, err)
+	require.Equal(t, operation.WorkflowID("prod", operation.KindImageUpgrade, "op-1"), report.Next)
+	require.Equal(t, []string{"dea-2: only 2 MB free"}, report.Warnings, "that the VMs are not up to date is why they are upgraded")
+	require.Len(t, begun, 1)
+	require.Equal(t, "somebody", begun[0].RequestedBy)
+	require.Equal(t, "50%", begun[0].Batch)
+	require.True(t, begun[0].RestartApps)
+	require.Equal(t, []string{"dea-1", "dea-2"}, begun[0].Nodes)
+	require.Greater(t, begun[0].LockWait, operation.Duration(0), "it queues where somebody else was quicker")
+	require.Less(t, w.f.place("PreflightImages"), w.f.place("Probe dea-1"), "what stands in the way of the image is found before the first reboot")
+
+	_, report, err, begun = run(func(w *imagesWorld) {
+		w.f.script["Upgrade dea-1"] = []error{fail(operation.ErrRemoteExit, "dea-1")}
+		w.answer(operation.Skip)
+	})
+	require.Equal(t, operation.ErrNodesFailed, typeOf(err))
+	require.Empty(t, begun)
+	require.Empty(t, report.Next)
+	require.Contains(t, strings.Join(report.Warnings, "\n"), "was not begun")
+
+	w, _, err, begun = run(func(w *imagesWorld) { w.found.Problems = []string{"dea-1: docker is not installed there: is it a DEA?"} })
+	require.Equal(t, operation.ErrPreflight, typeOf(err))
+	require.Empty(t, begun)
+	require.Empty(t, w.f.mutated())
 }

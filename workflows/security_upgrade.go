@@ -15,6 +15,7 @@ package workflows
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"go.temporal.io/sdk/workflow"
 
@@ -57,6 +58,14 @@ func (u *securityUpgrade) check() []string {
 	if u.in.MaxFailures != nil && *u.in.MaxFailures < 0 {
 		problems = append(problems, "max-failures is negative: 0 aborts at the first failed node")
 	}
+	if u.in.Then != nil && u.in.Cluster != "" {
+		for _, p := range u.in.Then.After(u.in, nil).Check() {
+			if !slices.Contains(problems, p) {
+				problems = append(problems, p)
+			}
+		}
+		return problems
+	}
 	return append(problems, u.in.Window.Check(operation.UnitNode)...)
 }
 
@@ -68,7 +77,31 @@ func (u *securityUpgrade) needs() activities.PreflightNeeds {
 	return activities.PreflightNeeds{Packages: true, Reboot: u.in.Reboot != operation.RebootNever}
 }
 func (u *securityUpgrade) ready(ctx workflow.Context) (problems, warnings []string, err error) {
-	return nil, u.setWindows(ctx, u.in.Window, operation.UnitNode), nil
+	warnings = u.setWindows(ctx, u.in.Window, operation.UnitNode)
+	if u.in.Then == nil {
+		return nil, warnings, nil
+	}
+	// What stands in the way of the image should not be found when all nodes have been rebooted.
+	deas := workingOn(u.plan, "dea")
+	if len(deas) == 0 {
+		return []string{"then image: none of the nodes is a DEA"}, warnings, nil
+	}
+	found, err := lookAtImages(ctx, u.run, u.in.Then.Images.Or(u.plan.Images), deas, false)
+	for _, w := range found.Warnings {
+		if !strings.Contains(w, activities.VMNotUpToDate) { // it will be
+			warnings = append(warnings, w)
+		}
+	}
+	return found.Problems, warnings, err
+}
+
+// follows is the upgrade of the base image, where that was asked for.
+func (u *securityUpgrade) follows() (next, bool) {
+	if u.in.Then == nil {
+		return next{}, false
+	}
+	return next{kind: operation.KindImageUpgrade, workflow: operation.WorkflowImageUpgrade, input: u.in.Then.After(u.in, workingOn(u.plan, "dea")),
+		summary: "the upgrade of the docker base image of " + u.in.Cluster}, true
 }
 func (u *securityUpgrade) wantsMaintenance() bool { return u.in.Maintenance }
 
@@ -88,11 +121,15 @@ func (u *securityUpgrade) dryRun(ctx workflow.Context) ([]operation.CommandPlan,
 		}
 		out = append(out, result.Plans...)
 	}
+	if u.in.Then != nil {
+		out = append(out, operation.CommandPlan{Nodes: workingOn(u.plan, "dea"), Commands: []operation.PlannedCommand{{Step: "then", Command: "katoflow upgrade image " + u.in.Cluster,
+			Note: "as an operation of its own; see its dry run"}}})
+	}
 	return out, nil
 }
 
 // retires reports whether DEAs give their instances away first. A cluster's only DEA has nowhere to give them.
-func (u *securityUpgrade) retires() bool { return !u.in.NoRetire && u.plan.DEAs > 1 }
+func (u *securityUpgrade) retires() bool              { return !u.in.NoRetire && u.plan.DEAs > 1 }
 func (u *securityUpgrade) steps(ctx workflow.Context) { u.roll(ctx) }
 
 func (u *securityUpgrade) nodeWorkflow() (name, what string) {

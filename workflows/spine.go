@@ -371,7 +371,15 @@ func (r *run) finish(ctx workflow.Context, failure *operation.Failure) (*operati
 		}
 	}
 	r.report.EndedAt = stamp(ctx) // before the outcome, which carries the report of an operation that does not complete
+	following, follows := r.next()
+	if follows && (failure != nil || cancelled || r.aborting || r.report.Counts()[operation.NodeDone] != len(r.report.Nodes)) {
+		follows = false
+		r.warn(following.summary + " was not begun, because this operation has not done all that it was to do")
+	}
 	err := r.outcome(cancelled, failure)
+	if follows && err == nil {
+		r.goOnWith(ctx, following)
+	}
 	r.report.Questions, r.report.Paused = nil, false
 	event := operation.EventDone
 	if r.report.Phase != operation.PhaseDone {

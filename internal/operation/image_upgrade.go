@@ -167,6 +167,17 @@ func (in ImageUpgradeInput) apps(cluster string) AppsInput {
 	return AppsInput{Request: Request{OperationID: in.OperationID, Cluster: cluster}, Action: AppRestart, Apps: []string{"*/*/*"}, AtOnce: in.AppsAtOnce, AppTimeout: in.AppTimeout}
 }
 
+// FollowWait is how long an operation that follows another one queues at most for the cluster, which somebody else may have taken in between.
+const FollowWait = Duration(12 * time.Hour)
+
+// After is the input of the upgrade that follows a security upgrade, on these DEAs.
+func (in ImageUpgradeInput) After(before SecurityUpgradeInput, deas []string) ImageUpgradeInput {
+	in.Request = before.Request
+	in.LockWait, in.StartWithin = max(before.LockWait, FollowWait), 0
+	in.Nodes, in.Batch, in.NoCanary, in.Soak, in.MaxFailures, in.Window = deas, before.Batch, before.NoCanary && in.Images.Registry == "", before.Soak, before.MaxFailures, before.Window
+	return in
+}
+
 // ImageTag is the tag of an upgrade that began at a time: "upgrade-2014-09-19", as the source page has it.
 func ImageTag(began time.Time) string { return "upgrade-" + began.UTC().Format(time.DateOnly) }
 

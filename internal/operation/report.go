@@ -144,6 +144,8 @@ type Report struct {
 	// Maintenance: "" (not asked for), "on", "put back (off)", "put back (on)", "left on: ...".
 	Maintenance string        `json:"maintenance,omitempty"`
 	Commands    []CommandPlan `json:"commands,omitempty"`
+	// Next is the workflow id of the operation that follows this one, "" for none.
+	Next string `json:"next,omitempty"`
 	// Export is the archive that an export made.
 	Export *Exported `json:"export,omitempty"`
 	// Restore is what an import brought back.

@@ -85,6 +85,8 @@ type SecurityUpgradeInput struct {
 	NoRetire bool `json:"noRetire,omitempty"`
 	// Window: no node is begun outside of it.
 	Window WindowInput `json:"window,omitzero"`
+	// Then is the upgrade of the docker base image that follows when every node is done, as an operation of its own with the same id (als). Its request, nodes and windows are this one's.
+	Then *ImageUpgradeInput `json:"then,omitempty"`
 }
 
 // MaxChanges is how many changed packages of a node are kept by name; --pin needs them all.

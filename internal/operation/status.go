@@ -52,6 +52,9 @@ type NodeStatus struct {
 	// Held packages are kept back by apt-mark.
 	Held           []string `json:"held,omitempty"`
 	RebootRequired bool     `json:"rebootRequired,omitempty"`
+	// Image is the docker base image that apps on a DEA get, and ImageBuiltAt when it was built; UTC, RFC 3339, "" where it is not known.
+	Image        string `json:"image,omitempty"`
+	ImageBuiltAt string `json:"imageBuiltAt,omitempty"`
 	// Warnings, and Storage, what is wrong with where data services keep their data; one line each.
 	Warnings []string `json:"warnings,omitempty"`
 	Storage  []string `json:"storage,omitempty"`

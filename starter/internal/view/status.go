@@ -63,7 +63,12 @@ func Status(c *operation.ClusterStatus, now time.Time, s Style) string {
 		line("last snapshots:  %s", snapshot)
 	}
 	b.WriteString("\n")
-	w := newTable(s, "NODE", "ROLES", "PENDING", "SECURITY", "HELD", "REBOOT", "PATCHED", "UP", "KERNEL", "SYSTEM")
+	columns := []string{"NODE", "ROLES", "PENDING", "SECURITY", "HELD", "REBOOT", "PATCHED", "UP", "IMAGE BUILT", "KERNEL", "SYSTEM"}
+	images := slices.ContainsFunc(c.Nodes, func(n operation.NodeStatus) bool { return n.Image != "" })
+	if !images {
+		columns = slices.DeleteFunc(columns, func(name string) bool { return name == "IMAGE BUILT" })
+	}
+	w := newTable(s, columns...)
 	for i := range c.Nodes {
 		n := &c.Nodes[i]
 		if n.Problem != "" {
@@ -82,7 +87,15 @@ func Status(c *operation.ClusterStatus, now time.Time, s Style) string {
 		if n.Container != "" {
 			kernel += " (" + clean(n.Container) + ")"
 		}
-		w.AppendRow(table.Row{clean(n.Node), cleanAll(n.Roles), number(n.Pending, false, s), number(n.Security, true, s), number(len(n.Held), false, s), reboot, patched, up, orNone(kernel), orNone(clean(n.System))})
+		row := table.Row{clean(n.Node), cleanAll(n.Roles), number(n.Pending, false, s), number(n.Security, true, s), number(len(n.Held), false, s), reboot, patched, up}
+		if images {
+			built := since(n.ImageBuiltAt)
+			if built != "-" {
+				built += " ago"
+			}
+			row = append(row, built)
+		}
+		w.AppendRow(append(row, orNone(kernel), orNone(clean(n.System))))
 	}
 	b.WriteString(renderFit(w, s))
 	tell := func(colour, node, text string) { line("%s", s.paint(colour, clean(node)+": "+clean(text))) }
