@@ -131,8 +131,10 @@ func (n *nodeRun) see(ctx workflow.Context, p nodeProcedure) (nodeResult, error)
 				ctx, _ = workflow.NewDisconnectedContext(ctx)
 				return p.settle(ctx), nil
 			}
-			out := n.failed(operation.FailureOf(err))
-			out.BackTo, out.BackTry = p.backTo(out.Failure)
+			failure := operation.FailureOf(err)
+			step, try := p.backTo(failure) // before the result, whose progress it may add to
+			out := n.failed(failure)
+			out.BackTo, out.BackTry = step, try
 			return out, nil
 		}
 	}

@@ -36,6 +36,8 @@ type killPoint struct {
 	// program: the moment the program runs on the node named, or on the Core.
 	program string
 	on      string
+	// child is the node whose child workflow has the event, "" for the operation's own.
+	child string
 	// moment waits for any other one. What it returns, nil for nothing, is done when the worker is dead.
 	moment func(ctx context.Context, o *op) (after func(), err error)
 }
@@ -52,6 +54,14 @@ func boundaries(activities ...string) []killPoint {
 		out = append(out, killPoint{name: a + " scheduled", activity: a, event: scheduled}, killPoint{name: a + " completed", activity: a, event: completed})
 	}
 	return out
+}
+
+// inChild are points in the workflow of a node.
+func inChild(node string, points []killPoint) []killPoint {
+	for i := range points {
+		points[i].child = node
+	}
+	return points
 }
 
 // within are the moments before, in and after an activity.
@@ -276,6 +286,8 @@ func (m matrix) moment(o *op, p killPoint) (after func(), err error) {
 		return p.moment(ctx, o)
 	case p.program != "":
 		return nil, o.commandRuns(ctx, p.on, p.program, "")
+	case p.child != "":
+		return nil, o.reached(ctx, operation.NodeWorkflowID(o.workflow, p.child), p, o.killedAt)
 	default:
 		return nil, o.reached(ctx, o.workflow, p, o.killedAt)
 	}

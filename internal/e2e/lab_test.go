@@ -83,7 +83,7 @@ type hosts struct {
 
 func startHosts(t *testing.T, cfg config) cluster {
 	t.Helper()
-	lc := lab.ClusterConfig{Name: cfg.name, Platform: cfg.platform, DiskSize: cfg.disk}
+	lc := lab.ClusterConfig{Name: cfg.name, Platform: cfg.platform, DiskSize: cfg.disk, Images: cfg.images, Registry: cfg.registry}
 	if cfg.nodes == nil {
 		lc.Nodes = lab.DefaultNodes(5)
 	}
@@ -402,4 +402,37 @@ func (h host) Heal() {
 	h.HealCommands()
 	h.NeverReturn(false)
 	h.PowerOn()
+}
+
+// realImages is docker of a real DEA, asked from outside of it.
+type realImages struct {
+	t *testing.T
+	h host
+}
+
+func (d realImages) docker(args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	out, err := d.h.Docker(ctx, args...)
+	return string(out), err
+}
+
+func (d realImages) ImageID(name string) string {
+	out, err := d.docker("image", "inspect", "--format", "{{.Id}}", name)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(out)
+}
+
+func (d realImages) PendingIn(name string) []string {
+	out, err := d.docker("run", "--rm", name, "sh", "-c", "apt-get -qq update >&2; apt-get -s dist-upgrade")
+	require.NoError(d.t, err, out)
+	var names []string
+	for line := range strings.Lines(out) {
+		if words := strings.Fields(line); len(words) > 1 && words[0] == "Inst" {
+			names = append(names, words[1])
+		}
+	}
+	return names
 }

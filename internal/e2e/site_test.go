@@ -338,6 +338,14 @@ func (o *op) done(limit time.Duration) operation.Report {
 	return r
 }
 
+// registry is the address of the site's docker registry.
+func (s *site) registry() string {
+	if c, real := s.cluster.(*hosts); real {
+		return c.Registry()
+	}
+	return "registry.example.com:5000"
+}
+
 // repeated lists the mutating commands that ran more than once for one try of a job. Every command of katoflow runs in a job, so one without is
 // a finding too.
 func (s *site) repeated() []string {

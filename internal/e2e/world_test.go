@@ -97,6 +97,8 @@ type config struct {
 	beside int
 	// seated: the cluster's places have been taken already.
 	seated bool
+	// images: the DEAs have docker with a base image; registry: there is one that they push to.
+	images, registry bool
 	// disk is the size in bytes of a real host's disk, 0 for the usual.
 	disk int64
 	// simulated changes what only the simulated cluster has.
@@ -145,6 +147,9 @@ func alike(change func(*nodeConfig), names ...string) siteOption {
 		}
 	}
 }
+
+// withRegistry has a docker registry for the site.
+func withRegistry(c *config) { c.registry = true }
 
 // beside leaves room for a second cluster of so many hosts.
 func beside(hosts int) siteOption {
