@@ -254,6 +254,26 @@ func TestParseValue_FormsOfKatosAnswers_AreTheValue(t *testing.T) {
 	}
 }
 
+func TestParseList_FormsOfKatosAnswers_AreTheList(t *testing.T) {
+	want := []string{"stackato/stack-alsek", "stackato/stack/alsek"}
+	for _, out := range []string{
+		`["stackato/stack-alsek","stackato/stack/alsek"]`, "[\n  \"stackato/stack-alsek\",\n  \"stackato/stack/alsek\"\n]\n", "---\n- stackato/stack-alsek\n- stackato/stack/alsek\n",
+		"WARNING: [stray] line\n[\"stackato/stack-alsek\", \"stackato/stack/alsek\"]", "- 'stackato/stack-alsek'\n- \"stackato/stack/alsek\"\n",
+	} {
+		if got := ParseList([]byte(out)); !slices.Equal(got, want) {
+			t.Errorf("%q is %q, want %q", out, got, want)
+		}
+	}
+	if got := ParseList([]byte("\"helion/stack-alsek\"\n")); !slices.Equal(got, []string{"helion/stack-alsek"}) {
+		t.Errorf("one value is %q", got)
+	}
+	for _, out := range []string{"", "null\n", "{}\n", "[1,2]", "no such key here\n"} {
+		if got := ParseList([]byte(out)); got != nil {
+			t.Errorf("%q is %q, want none", out, got)
+		}
+	}
+}
+
 func TestParseFailedApps_BothForms_WithColoursAndStrayLines(t *testing.T) {
 	want := []FailedApp{{"shop", "prod", "orders"}, {"shop", "prod", "mails"}}
 	for name, out := range map[string]string{
