@@ -26,9 +26,11 @@ type packageEntry struct {
 	update  *Package
 }
 
-// packageState is a node's package database: it survives reboots.
+// packageState is a node's package database, which survives reboots, or that of a container.
 type packageState struct {
 	node *Node
+	// image: it is a container's on the node. What is installed there changes nothing of the node.
+	image bool
 
 	mu       sync.Mutex
 	pkgs     map[string]*packageEntry
@@ -269,11 +271,11 @@ func (s *packageState) configure(c *invocation, name string) bool {
 	}
 	p := e.update
 	s.mu.Unlock()
-	if p != nil {
+	if p != nil && !s.image {
 		before, _ := os.ReadFile(s.node.tree.host("/var/log/dpkg.log"))
 		s.node.tree.put("/var/log/dpkg.log", fmt.Sprintf("%s%s upgrade %s:amd64 %s %s\n", before, s.node.now().UTC().Format("2006-01-02 15:04:05"), p.Name, p.Old, p.New), 0o644)
 	}
-	if p != nil && p.Kernel != "" {
+	if p != nil && p.Kernel != "" && !s.image {
 		s.mu.Lock()
 		if !slices.Contains(s.kernels, p.Kernel) {
 			s.kernels = append(s.kernels, p.Kernel)
@@ -284,7 +286,7 @@ func (s *packageState) configure(c *invocation, name string) bool {
 		c.printf("Setting up %s (%s) ...\nI: /vmlinuz is now a symlink to boot/vmlinuz-%s\n/etc/kernel/postinst.d/initramfs-tools:\nupdate-initramfs: Generating /boot/initrd.img-%s\n/etc/kernel/postinst.d/zz-update-grub:\nGenerating grub configuration file ...\nFound linux image: /boot/vmlinuz-%s\ndone\n", image, p.New, p.Kernel, p.Kernel, p.Kernel)
 		s.node.writeBootFiles()
 	}
-	if p != nil && p.NeedsReboot {
+	if p != nil && p.NeedsReboot && !s.image {
 		reason := p.Name
 		if p.Kernel != "" {
 			reason = "linux-image-" + p.Kernel
@@ -302,27 +304,33 @@ func (s *packageState) configure(c *invocation, name string) bool {
 	e.stage, e.update = stInstalled, nil
 	s.pending = slices.DeleteFunc(s.pending, func(p Package) bool { return p.Name == name })
 	s.mu.Unlock()
-	s.node.cluster.event(s.node.name, "package", "%s configured", name)
+	if !s.image {
+		s.node.cluster.event(s.node.name, "package", "%s configured", name)
+	}
 	return true
 }
 
 // install unpacks and configures packages as dpkg shows it, over the node's upgrade time. It returns the exit code; a process ended in the
 // middle leaves the packages where they are.
 func (s *packageState) install(c *invocation, list []Package) int {
-	s.node.cluster.mark(s.node.name, "upgrade", true)
-	defer func() {
-		if c.p.ctx.Err() == nil {
-			s.node.cluster.mark(s.node.name, "upgrade", false)
-		} else if s.node.Running() {
-			s.node.cluster.mark(s.node.name, "upgrade", false)
-		}
-	}()
 	steps := time.Duration(2*len(list) + 1)
 	pause := s.node.cluster.cfg.UpgradeTime / max(1, steps)
+	if s.image {
+		pause = 0 // the build takes its time itself
+	} else {
+		s.node.cluster.mark(s.node.name, "upgrade", true)
+		defer func() {
+			if c.p.ctx.Err() == nil {
+				s.node.cluster.mark(s.node.name, "upgrade", false)
+			} else if s.node.Running() {
+				s.node.cluster.mark(s.node.name, "upgrade", false)
+			}
+		}()
+	}
 	if !c.p.sleep(pause) { // they are fetched
 		return 128 + sigKILL
 	}
-	if s.node.silenced() {
+	if s.node.silenced() || s.image && s.node.offline() {
 		c.printf("E: Failed to fetch http://security.debian.org/debian-security/pool/%s_%s_amd64.deb  Could not connect to security.debian.org:80, connection timed out\n", list[0].Name, list[0].New)
 		return 100
 	}
@@ -381,8 +389,9 @@ func (n *Node) PendingCount() int {
 }
 
 // HalfConfigured names the packages that dpkg was stopped in the middle of.
-func (n *Node) HalfConfigured() []string {
-	s := n.packages
+func (n *Node) HalfConfigured() []string { return n.packages.halfConfigured() }
+
+func (s *packageState) halfConfigured() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var out []string
@@ -454,8 +463,8 @@ const interruptedMessage = "E: dpkg was interrupted, you must manually run 'dpkg
 
 // aptGet knows update, upgrade, dist-upgrade, install, remove, autoremove, clean and check.
 func aptGet(c *invocation) int {
-	s := c.node.packages
-	simulate, verb := false, ""
+	s := c.packages()
+	simulate, yes, verb := false, false, ""
 	var names []string
 	timeout := time.Duration(0)
 	args := c.argv[1:]
@@ -467,6 +476,8 @@ func aptGet(c *invocation) int {
 		case (a == "-o" || a == "--option") && i+1 < len(args):
 			i++
 			timeout = lockTimeout(args[i], timeout)
+		case a == "-y" || a == "--yes" || a == "--assume-yes" || a == "-qy" || a == "-yq" || a == "-qqy":
+			yes = true
 		case strings.HasPrefix(a, "-o"):
 			timeout = lockTimeout(a[2:], timeout)
 		case strings.HasPrefix(a, "-"):
@@ -507,6 +518,10 @@ func aptGet(c *invocation) int {
 		}
 		if behind := -c.node.skew(); behind > time.Minute { // apt takes no list that is signed in its future
 			c.errorf("E: Release file for http://security.debian.org/debian-security/dists/bookworm-security/InRelease is not valid yet (invalid for another %s). Updates for this repository will not be applied.", aptDuration(behind))
+			return 100
+		}
+		if s.image && c.node.offline() { // with no list at all, which an image has, it is an error
+			c.errorf("Err http://security.debian.org bookworm-security InRelease\nW: Failed to fetch http://security.debian.org/debian-security/dists/bookworm-security/InRelease  Could not connect to security.debian.org:80, connection timed out\nE: Some index files failed to download. They have been ignored, or old ones used instead.")
 			return 100
 		}
 		if c.node.silenced() {
@@ -571,7 +586,14 @@ func aptGet(c *invocation) int {
 			return 0
 		}
 		return s.install(c, list)
-	case "remove", "purge", "autoremove", "clean", "autoclean", "check":
+	case "autoremove":
+		c.printf("Reading package lists...\nBuilding dependency tree...\nReading state information...\n")
+		if s.image && !yes && !simulate { // nobody is there to answer
+			c.printf("The following packages will be REMOVED:\n  libgcc-11-dev\n0 upgraded, 0 newly installed, 1 to remove and 0 not upgraded.\nAfter this operation, 13.4 MB disk space will be freed.\nDo you want to continue? [Y/n] Abort.\n")
+			return 1
+		}
+		return 0
+	case "remove", "purge", "clean", "autoclean", "check":
 		c.printf("Reading package lists...\nBuilding dependency tree...\nReading state information...\n")
 		return 0
 	}
@@ -595,7 +617,7 @@ func aptCache(c *invocation) int {
 	if len(c.argv) < 2 || c.argv[1] != "policy" {
 		return c.fail(100, "only policy is known here")
 	}
-	s := c.node.packages
+	s := c.packages()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, name := range c.argv[2:] {
@@ -620,7 +642,7 @@ func aptMark(c *invocation) int {
 	if len(c.argv) < 2 {
 		return 0
 	}
-	s := c.node.packages
+	s := c.packages()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch c.argv[1] {
@@ -660,7 +682,7 @@ func aptMark(c *invocation) int {
 }
 
 func dpkg(c *invocation) int {
-	s := c.node.packages
+	s := c.packages()
 	args := slices.DeleteFunc(slices.Clone(c.argv[1:]), func(a string) bool { return strings.HasPrefix(a, "--force") })
 	if len(args) == 0 {
 		c.errorf("dpkg: error: need an action option")
@@ -677,8 +699,8 @@ func dpkg(c *invocation) int {
 			return 2
 		}
 		defer s.unlock()
-		broken := c.node.HalfConfigured()
-		if len(broken) > 0 {
+		broken := s.halfConfigured()
+		if len(broken) > 0 && !s.image {
 			c.node.cluster.mark(c.node.name, "upgrade", true)
 			defer func() {
 				if c.node.Running() {
@@ -711,7 +733,7 @@ func dpkg(c *invocation) int {
 		}
 		return 0
 	case "--audit", "-C":
-		broken := c.node.HalfConfigured()
+		broken := s.halfConfigured()
 		if len(broken) > 0 && c.user() != "root" { // as Debian 12's does
 			c.errorf("dpkg: error: unable to check lock file for dpkg database directory /var/lib/dpkg: Permission denied")
 			return 2
@@ -787,7 +809,7 @@ func (s *packageState) each(f func(string, *packageEntry)) {
 func dpkgStatus(c *invocation, names []string) int {
 	exit := 0
 	for _, name := range names {
-		s := c.node.packages
+		s := c.packages()
 		s.mu.Lock()
 		e := s.pkgs[name]
 		if e == nil {
@@ -834,7 +856,7 @@ func dpkgQuery(c *invocation) int {
 	format = strings.NewReplacer(`\n`, "\n", `\t`, "\t").Replace(format)
 	matched := map[string]bool{}
 	var out strings.Builder
-	s := c.node.packages
+	s := c.packages()
 	s.each(func(name string, e *packageEntry) {
 		if len(names) > 0 {
 			ok := false
@@ -867,7 +889,7 @@ func dpkgQuery(c *invocation) int {
 
 // unattendedUpgrade prints what Debian 12's unattended-upgrade -d prints, and installs the pending security updates.
 func unattendedUpgrade(c *invocation) int {
-	s := c.node.packages
+	s := c.packages()
 	debug, dry := false, false
 	for _, a := range c.argv[1:] {
 		switch a {
@@ -967,7 +989,7 @@ func fuser(c *invocation) int {
 	if opts == nil {
 		return 1
 	}
-	s := c.node.packages
+	s := c.packages()
 	s.mu.Lock()
 	h := s.holder
 	s.mu.Unlock()

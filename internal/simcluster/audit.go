@@ -61,6 +61,8 @@ func mutating(name string, args []string) bool {
 		return !has("-c", "--help")
 	case "systemctl":
 		return slices.Contains([]string{"reboot", "poweroff", "halt", "restart", "stop", "start", "kill", "mask"}, first)
+	case "docker":
+		return slices.Contains([]string{"build", "tag", "run", "push", "pull", "rmi"}, first)
 	case "kato":
 		switch first {
 		case "config":

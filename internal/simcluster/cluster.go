@@ -36,6 +36,7 @@ type Cluster struct {
 	ccng       *cloudcontroller.Joined // nil on a plain cluster
 	commands   map[string]program
 	hypervisor *Hypervisor // nil for none
+	docker     *dockers
 	programs   *programCache
 	clientKey  ssh.PublicKey
 
@@ -82,9 +83,23 @@ func Start(cfg Config) (*Cluster, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = zap.NewNop()
 	}
+	if cfg.DockerVersion == "" {
+		cfg.DockerVersion = "20.10.24"
+	}
+	if cfg.ImageRepository == "" {
+		cfg.ImageRepository = DefaultImageRepository
+	}
+	if cfg.ImagePending == nil {
+		cfg.ImagePending = DefaultImagePending()
+	}
+	version, err := parseDockerVersion(cfg.DockerVersion)
+	if err != nil {
+		return nil, fmt.Errorf("simcluster: %w", err)
+	}
 	c := &Cluster{cfg: cfg, dir: cfg.Dir, log: cfg.Logger, started: time.Now(), byName: map[string]*Node{}, programs: newProgramCache(), out: map[string]map[string]bool{}}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.commands = commandTable()
+	c.docker = newDockers(c, version)
 	if c.dir == "" {
 		dir, err := os.MkdirTemp("", "simcluster-")
 		if err != nil {

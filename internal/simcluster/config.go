@@ -31,6 +31,16 @@ type Config struct {
 	UpgradeTime time.Duration
 	// RoleStartTime is how long after a boot kato's roles take from STOPPED over STARTING to RUNNING (default 0: at once).
 	RoleStartTime time.Duration
+	// DockerVersion of the DEAs of an ALS cluster (default "20.10.24"), such as "1.0.1": what its commands take and print is that of its generation.
+	DockerVersion string
+	// ImageRepository is the name of the base image of app containers (default "stackato/stack-alsek"). At the start each DEA has it as latest and kato-patched.
+	ImageRepository string
+	// ImagePending are the security updates waiting in the base image; nil = DefaultImagePending, empty = none.
+	ImagePending []Package
+	// ImageBuildTime that docker build takes (default 0), spread over the steps that run something.
+	ImageBuildTime time.Duration
+	// Autoscaling: kato's configuration says that DEAs are made by autoscaling, and the controllers have its file (kato.md §7).
+	Autoscaling bool
 	// Hypervisor that the nodes' VMs run on; nil = none that is known.
 	Hypervisor *HypervisorConfig
 	// Logger receives one line an event; nil = none.
@@ -82,6 +92,15 @@ func DefaultPending() []Package {
 		{Name: "openssl", Old: "3.0.13-1~deb12u1", New: "3.0.14-1~deb12u2"},
 		{Name: "libc6", Old: "2.36-9+deb12u7", New: "2.36-9+deb12u8", NeedsReboot: true},
 		{Name: "linux-image-amd64", Old: "6.1.106-3", New: "6.1.112-1", NeedsReboot: true, Kernel: DefaultNewKernel},
+	}
+}
+
+// DefaultImagePending returns three security updates.
+func DefaultImagePending() []Package {
+	return []Package{
+		{Name: "bash", Old: "5.2.15-2+b7", New: "5.2.15-2+b8"},
+		{Name: "libssl3", Old: "3.0.13-1~deb12u1", New: "3.0.14-1~deb12u2"},
+		{Name: "openssl", Old: "3.0.13-1~deb12u1", New: "3.0.14-1~deb12u2"},
 	}
 }
 

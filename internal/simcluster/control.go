@@ -198,8 +198,32 @@ func Faults() []Fault {
 			n.AddPending(Package{Name: args[0], Old: args[1], New: args[2]})
 			return nil
 		}},
+		{"docker-down", "[on|off]", "the docker daemon of a DEA does not answer", func(n *Node, args []string) error {
+			return onDocker(n, args, toggle(func(n *Node, on bool) { n.docker.SetDaemonDown(on) }))
+		}},
+		{"break-images", "[on|off]", "images that docker builds from now on do not start", func(n *Node, args []string) error {
+			return onDocker(n, args, toggle(func(n *Node, on bool) { n.docker.BreakImages(on) }))
+		}},
+		{"add-image-package", "NAME OLD NEW", "publish another security update for the images of a DEA", func(n *Node, args []string) error {
+			return onDocker(n, args, func(n *Node, args []string) error {
+				if len(args) != 3 {
+					return errors.New("takes NAME OLD NEW")
+				}
+				n.docker.PublishImageUpdate(Package{Name: args[0], Old: args[1], New: args[2]})
+				return nil
+			})
+		}},
+		{"registry-down", "[on|off]", "the docker registry of the cluster refuses connections", toggle(func(n *Node, on bool) { n.cluster.SetRegistryDown(on) })},
 		{"heal", "", "end all faults but those of roles, and power on", plain((*Node).Heal)},
 	}
+}
+
+// onDocker applies a fault to a node that has docker.
+func onDocker(n *Node, args []string, apply func(*Node, []string) error) error {
+	if n.docker == nil {
+		return errors.New("the node has no docker: only DEAs have")
+	}
+	return apply(n, args)
 }
 
 // Inject applies the fault of that name to the node.

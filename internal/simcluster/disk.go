@@ -14,6 +14,7 @@ type disk struct {
 	files    string // a folder of the host
 	owners   map[string]string
 	packages packageDisk
+	docker   *dockerDisk    // nil without docker
 	config   map[string]any // kato's, nil but on the Core
 }
 
@@ -34,7 +35,7 @@ func (n *Node) capture(to string) (*disk, error) {
 	if err := n.ready(); err != nil {
 		return nil, err
 	}
-	d := &disk{files: to, packages: n.packages.disk()}
+	d := &disk{files: to, packages: n.packages.disk(), docker: n.docker.disk()}
 	n.tree.mu.Lock()
 	d.owners = maps.Clone(n.tree.owners)
 	n.tree.mu.Unlock()
@@ -56,6 +57,7 @@ func (n *Node) putBack(d *disk) error {
 	n.tree.owners = maps.Clone(d.owners)
 	n.tree.mu.Unlock()
 	n.packages.putBack(d.packages)
+	n.docker.putBack(d.docker)
 	if d.config != nil {
 		n.cluster.kato.SetConfig(d.config)
 	}

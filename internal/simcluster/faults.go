@@ -492,6 +492,10 @@ func (n *Node) Heal() {
 		}
 	}
 	n.packages.releaseHolders()
+	if n.docker != nil {
+		n.docker.SetDaemonDown(false)
+		n.docker.BreakImages(false)
+	}
 	n.set(func(f *faults) {
 		f.healCommands()
 		*f = faults{refuse: f.refuse, roleNeverStarts: f.roleNeverStarts}

@@ -44,6 +44,14 @@ func (c *invocation) user() string {
 
 func (c *invocation) tree() *tree { return c.node.tree }
 
+// packages are the node's, or those of the container that the process is in.
+func (c *invocation) packages() *packageState {
+	if c.p.packages != nil {
+		return c.p.packages
+	}
+	return c.node.packages
+}
+
 func (c *invocation) stdin() io.Reader { return fdReader{c.p.ctx, c.fds[0]} }
 
 // Write is standard output. A failed write ends most programs; the error is kept for the exit code.
@@ -81,6 +89,11 @@ func (c *invocation) lstat(name string) (info, error) {
 }
 
 func (c *invocation) open(name string, flags int, perm fs.FileMode) (*description, error) {
+	if s := c.p.packages; s != nil && flags == os.O_RDONLY {
+		if virt, err := c.tree().resolve(c.dir, name, true); err == nil && virt == "/var/lib/dpkg/status" {
+			return stringDescription(s.statusFile()), nil
+		}
+	}
 	return c.tree().open(c.user(), c.dir, name, flags, perm&^c.umask)
 }
 
@@ -217,6 +230,9 @@ func (n *Node) programAt(p string) (program, bool) {
 		return n.cluster.commands["kato"], true
 	}
 	prog, ok := n.cluster.commands[path.Base(p)]
+	if path.Base(p) == "docker" && n.docker == nil {
+		return program{}, false
+	}
 	return prog, ok && prog.dir == path.Dir(p)
 }
 
@@ -268,7 +284,7 @@ func (c *invocation) execute() int {
 	}
 	name := c.argv[0]
 	found := c.node.which(c.user(), c.dir, name, c.lookup)
-	if found == "" {
+	if found == "" || c.p.packages != nil && !inImages(path.Base(found)) {
 		return c.notFound(name)
 	}
 	if !path.IsAbs(found) {
@@ -356,7 +372,10 @@ func (c *invocation) runProgram(prog program, name string) int {
 	if c.p.ctx.Err() != nil {
 		return 128 + sigKILL
 	}
-	finished := c.node.record(c, name)
+	finished := func(int) {}
+	if c.p.packages == nil { // what is done in a container changes nothing of the node
+		finished = c.node.record(c, name)
+	}
 	exit, injected := c.node.injected(c, name)
 	if !injected {
 		exit = prog.run(c)

@@ -34,6 +34,7 @@ type Node struct {
 	tree        *tree
 	locks       *lockTable
 	packages    *packageState
+	docker      *Docker // nil but on a DEA of ALS
 
 	made    sync.Once
 	makeErr error
@@ -101,6 +102,9 @@ func (c *Cluster) newNode(i int, nc NodeConfig) (*Node, error) {
 		n.cfg.Mounts = []Mount{{Path: backupPath}}
 	}
 	n.packages = newPackageState(n)
+	if c.cfg.Platform == platformALS && slices.Contains(nc.Roles, "dea") {
+		n.docker = newDocker(n)
+	}
 	var err error
 	if n.tree.systems, err = mountTable(n.cfg.Mounts); err != nil {
 		return nil, err
@@ -235,6 +239,7 @@ func (n *Node) up() error {
 	kernel := n.kernel
 	n.mu.Unlock()
 	n.packages.rebooted()
+	n.docker.booted()
 	startTime := n.cluster.cfg.RoleStartTime
 	if first {
 		startTime = 0 // a cluster starts healthy
@@ -320,6 +325,7 @@ func (n *Node) down(why string) {
 	}
 	b.end()
 	n.packages.poweredOff()
+	n.docker.poweredOff()
 	n.cluster.mark(n.name, "upgrade", false)
 	n.cluster.mark(n.name, "roles", false)
 	if n.exists() {

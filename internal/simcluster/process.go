@@ -204,6 +204,8 @@ type process struct {
 	node      *Node
 	boot      *bootState
 	started   time.Time
+	// packages are those of the container that the process is in; nil on the node itself. They are set before it does anything.
+	packages *packageState
 
 	mu        sync.Mutex
 	argv      []string
@@ -248,6 +250,7 @@ func (b *bootState) newProcess(n *Node, parent *process, user string, argv []str
 		parent.mu.Lock()
 		p.ppid, p.pgid, p.sid, p.job = parent.pid, parent.pgid, parent.sid, parent.job
 		parent.mu.Unlock()
+		p.packages = parent.packages
 	} else {
 		p.ppid, p.pgid, p.sid = 1, p.pid, p.pid
 	}

@@ -48,6 +48,9 @@ func (n *Node) make() error {
 			return err
 		}
 	}
+	if err := n.makeDocker(); err != nil {
+		return err
+	}
 	t.setOwner(home, user)
 	t.setOwner(servicesPath, user)
 	for link, target := range map[string]string{"/bin": "usr/bin", "/sbin": "usr/sbin", "/var/run": "/run", "/var/lock": "/run/lock"} {
@@ -103,7 +106,7 @@ func (n *Node) make() error {
 		return err
 	}
 	if n.cluster.cfg.Platform == platformALS {
-		if err := errors.Join(n.makeKeys(), n.makeData()); err != nil {
+		if err := errors.Join(n.makeKeys(), n.makeData(), n.makeAutoscaling()); err != nil {
 			return err
 		}
 	}

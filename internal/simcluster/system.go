@@ -32,7 +32,7 @@ func commandTable() map[string]program {
 		"systemctl": bin(systemctl), "systemd-detect-virt": bin(detectVirt), "ps": bin(ps), "pgrep": bin(pgrep), "needrestart": sbin(func(*invocation) int { return 0 }),
 		"reboot": sbin(rebootProgram), "shutdown": sbin(rebootProgram), "poweroff": sbin(rebootProgram), "halt": sbin(rebootProgram), "ip": bin(func(*invocation) int { return 0 }),
 		"logname": bin(func(c *invocation) int { c.printf("%s\n", c.node.loginUser()); return 0 }), "lsb_release": bin(lsbRelease), "runlevel": sbin(func(c *invocation) int { c.printf("N 5\n"); return 0 }),
-		"kato": {"/home/stackato/bin", katoProgram}, "ssh": bin(sshProgram), "curl": bin(curlProgram), "vmctl": bin(vmctl),
+		"kato": {"/home/stackato/bin", katoProgram}, "ssh": bin(sshProgram), "curl": bin(curlProgram), "vmctl": bin(vmctl), "docker": bin(docker),
 	})
 	return t
 }
@@ -566,6 +566,9 @@ func katoProgram(c *invocation) int {
 	if c.node.cluster.kato == nil {
 		return c.notFound(c.argv[0])
 	}
+	if len(c.argv) > 1 && (c.argv[1] == "config" || c.argv[1] == "node" || c.argv[1] == "data") {
+		defer c.node.cluster.docker.katoChanges()()
+	}
 	return c.node.cluster.kato.Run(c.p.ctx, katodouble.Invocation{
 		Args: c.argv[1:], Node: c.node.address, UID: uidOf(c.user()), Stdin: c.stdin(), Stdout: c,
 		Stderr: fdWriter{c.p.ctx, c.fds[2]}, Home: c.env["HOME"], Path: c.env["PATH"],
@@ -639,6 +642,18 @@ func newKato(c *Cluster) *katodouble.Cluster {
 	k := katodouble.New("3.4.2")
 	for _, n := range c.nodes {
 		k.AddNode(n.address, n.name, n.cfg.Roles, n.cfg.Apps)
+	}
+	var changes []katodouble.ConfigChange
+	if c.cfg.ImageRepository != DefaultImageRepository {
+		changes = append(changes, katodouble.ConfigChange{Path: []string{"fence", "docker", "images"}, Value: []any{c.cfg.ImageRepository}})
+	}
+	if c.cfg.Autoscaling {
+		for _, process := range []string{"cloud_controller_ng", "health_manager"} {
+			changes = append(changes, katodouble.ConfigChange{Path: []string{process, "autoscaling", "enabled"}, Value: true})
+		}
+	}
+	if err := k.ChangeConfig(changes); err != nil {
+		panic(err) // the paths are right
 	}
 	return k
 }

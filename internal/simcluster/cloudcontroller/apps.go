@@ -55,6 +55,7 @@ type life struct {
 	faults map[AppFault]int // how often each is to be met, < 0 for always
 
 	// of the start that is the last
+	start        int       // its number among the starts of all apps; 0: long ago
 	begun        time.Time // zero: long ago
 	time, spread time.Duration
 	holds        AppFault // of ofInstances, "" for none
@@ -147,6 +148,7 @@ func (c *Controller) onApp(guid string, f func(a *item)) {
 	c.settle(time.Now())
 	if a := c.find("apps", guid); a != nil {
 		f(a)
+		c.touched()
 	}
 }
 
@@ -186,6 +188,7 @@ func (c *Controller) settle(now time.Time) {
 			continue
 		}
 		delete(c.staging, a)
+		c.touched()
 		if l.stageFails {
 			a.entity["package_state"] = "FAILED"
 			continue
@@ -204,6 +207,7 @@ func (c *Controller) setState(a *item, state string, now time.Time) error {
 		return apiError{400, 150001, "AppPackageInvalid", "The app package is invalid: bits have not been uploaded"}
 	}
 	a.entity["state"], a.entity["restart_required"] = state, false
+	c.touched()
 	switch {
 	case !starts:
 		return nil
@@ -219,7 +223,9 @@ func (c *Controller) setState(a *item, state string, now time.Time) error {
 // run starts the instances of an app; the caller holds mu.
 func (c *Controller) run(a *item, at time.Time) {
 	l := &a.life
-	l.begun, l.time, l.spread, l.holds = at, c.startTime, c.startSpread, ""
+	c.touched()
+	c.starts++
+	l.start, l.begun, l.time, l.spread, l.holds = c.starts, at, c.startTime, c.startSpread, ""
 	if l.takes != nil {
 		l.time, l.spread = *l.takes, 0
 	}
@@ -237,6 +243,7 @@ func (c *Controller) stage(a *item, now time.Time) { c.stageFor(a, now, c.stageT
 // stageFor is stage with a time of its own; fails lets it fail for a reason that is not a fault of the app.
 func (c *Controller) stageFor(a *item, now time.Time, takes time.Duration, fails bool) {
 	a.entity["package_state"] = "PENDING"
+	c.touched()
 	a.life.stagingEnds, a.life.stageFails, a.life.stageNo = now.Add(takes), a.life.meets(StagingFails) || fails, a.life.meets(StagingHangs)
 	c.staging[a] = true
 	c.settle(now)

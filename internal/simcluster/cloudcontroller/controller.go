@@ -52,6 +52,7 @@ type Controller struct {
 	emptyWhileStaging                 bool
 	staging                           map[*item]bool        // the apps that are being staged
 	records                           map[string][]AppWrite // by guid, also of those that are gone
+	revision, starts                  int                   // of all apps: counts changes, and starts
 
 	noSupervisord map[string]bool
 	processStates map[string]map[string]string // by node and process, where it was set
@@ -169,6 +170,7 @@ func (c *Controller) SetMaintenance(on bool) {
 
 // add appends an object; the caller holds mu.
 func (c *Controller) add(list string, entity map[string]any) *item {
+	c.touched()
 	i := &item{list: list, guid: guid(), created: time.Now().UTC(), entity: entity}
 	c.lists[list], c.objects[i.guid] = append(c.lists[list], i), i
 	return i
@@ -287,6 +289,7 @@ func (c *Controller) Remove(guid string) {
 
 func (c *Controller) remove(guid string) {
 	if gone := c.objects[guid]; gone != nil {
+		c.touched()
 		c.lists[gone.list] = slices.DeleteFunc(c.lists[gone.list], func(i *item) bool { return i == gone })
 		delete(c.objects, guid)
 		delete(c.staging, gone)

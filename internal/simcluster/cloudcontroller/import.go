@@ -151,6 +151,7 @@ func (c *Controller) loadApp(a katodouble.AppEntry, now time.Time) {
 		"version": guid(), "restart_required": false, "distribution_zone": "default", "sso_enabled": false, "production": false,
 	})
 	delete(c.staging, i)
+	c.touched()
 	i.life.stageFails, i.life.stageNo = false, false
 	c.records[i.guid] = append(c.records[i.guid], AppWrite{now, "import"})
 }
@@ -233,6 +234,7 @@ func (c *Controller) Redeploy(ctx context.Context, r katodouble.Redeployment) er
 		}
 		if state == "FAILED" && r.Stops {
 			a.entity["state"], a.entity["package_state"] = "STOPPED", before
+			c.touched()
 		}
 		c.mu.Unlock()
 		switch state {

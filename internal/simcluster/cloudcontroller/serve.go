@@ -495,8 +495,10 @@ func (c *Controller) updateApp(r *http.Request, _ string) (answer, error) {
 				return answer{}, apiError{400, 100001, "AppInvalid", "The app is invalid: instances invalid"}
 			}
 			a.entity["instances"] = int(n)
+			c.touched()
 		case "name", "environment_json", "memory":
 			a.entity[key] = value
+			c.touched()
 		}
 	}
 	return answer{http.StatusCreated, render("apps", a)}, nil
