@@ -269,6 +269,13 @@ func (x *Images) PushImage(ctx context.Context, in PushImageInput) (PushImageRes
 		return PushImageResult{}, err
 	}
 	digest := state.images[0].DigestIn(in.Images.Registry)
+	if digest == "" { // versions before 1.11 only print it
+		text, err := x.Nodes.output(a, t, in.NodeInput, pushing.spec.ID)
+		if err != nil {
+			return PushImageResult{}, err
+		}
+		digest = docker.ParseDigest(text)
+	}
 	if digest == "" && state.version.HasDigests() {
 		return PushImageResult{JobResult: result}, failJob(operation.ErrVerify, t.host.Name, pushing.spec.ID.Dir(), "", "docker push ended well, and the image has no digest of %s: see what the registry has", in.Images.Registry)
 	}

@@ -9,7 +9,8 @@ say ps-exit "$code"
 if [ "$code" = 0 ]; then
 	say section containers
 	for container in $all; do
-		as_root docker inspect "$container" 2>/dev/null | grep -E '^ *"(Id|ID|Image)": "'
+		printf 'container %s\n' "$container"
+		as_root docker inspect "$container" 2>/dev/null | grep -E '^ *"Image": "'
 	done
 	say section
 else

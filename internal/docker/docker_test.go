@@ -137,32 +137,27 @@ func TestDaemonProblem_NamesWhatToDo(t *testing.T) {
 }
 
 func TestParseContainers_TheTwoOrdersOfFields(t *testing.T) {
-	now := `[
-    {
-        "Id": "` + hexA + `",
-        "Image": "sha256:` + hexB + `",
-        "Config": {
-            "Image": "stackato/stack-alsek",
-            "Env": ["Image: x"]
-        },
-        "NetworkID": "` + hexC + `"
-    },
-    {
-        "Id": "` + hexC + `",
-        "Image": "sha256:` + hexB + `",
-            "Image": "other:1"
-`
-	require.Equal(t, []Container{{hexA, "sha256:" + hexB, "stackato/stack-alsek"}, {hexC, "sha256:" + hexB, "other:1"}}, ParseContainers(now))
-	old := "[{\n    \"ID\": \"" + hexA + "\",\n    \"Config\": {\n        \"Image\": \"stackato/stack-alsek:latest\"\n    },\n    \"Image\": \"" + hexB + "\"\n}]"
-	require.Equal(t, []Container{{hexA, hexB, "stackato/stack-alsek:latest"}}, ParseContainers(old))
+	text := "container " + hexA + "\n" +
+		`        "Image": "sha256:` + hexB + `",` + "\n" + `            "Image": "stackato/stack-alsek",` + "\n" + // as it is since 1.6
+		"container " + hexC + "\n" +
+		`            "Image": "other:1"` + "\n" + `        "Image": "` + hexB + `",` + "\n" + // by the alphabet, before
+		"container " + hexB + "\n" // gone meanwhile
+	require.Equal(t, []Container{{hexA, "sha256:" + hexB, "stackato/stack-alsek"}, {hexC, hexB, "other:1"}, {hexB, "", ""}}, ParseContainers(text))
 	require.Empty(t, ParseContainers(""))
 	require.Empty(t, ParseContainers(`"Image": "x"`))
+	require.Empty(t, ParseContainers("container x; rm -rf /\n"))
+}
+
+func TestParseDigest_OfNewAndOldVersions(t *testing.T) {
+	require.Equal(t, "sha256:"+hexA, ParseDigest("The push refers to...\nupgrade-2026-09-19: digest: sha256:"+hexA+" size: 3033\n"))
+	require.Equal(t, "sha256:"+hexA, ParseDigest("Digest: sha256:"+hexA+"\n"))
+	require.Empty(t, ParseDigest("Pushing tag for rev [x]\n"))
 }
 
 func FuzzParse(f *testing.F) {
 	f.Add(`[{"Id": "` + hexA + `", "Created": "x"}]`)
 	f.Add("Docker version 1.0.1, build x")
-	f.Add(` "Id": "` + hexA + "\"\n \"Image\": \"x\"")
+	f.Add("container " + hexA + "\n \"Image\": \"x\"")
 	f.Fuzz(func(t *testing.T, out string) {
 		_, _ = ParseImage(out)
 		_, _ = ParseVersion(out)
@@ -170,6 +165,7 @@ func FuzzParse(f *testing.F) {
 			require.True(t, idForm.MatchString(c.ID))
 		}
 		ParseRoot(out)
+		ParseDigest(out)
 		DaemonProblem(out, 1)
 		repository, _ := SplitTag(out)
 		require.LessOrEqual(t, len(repository), len(out))

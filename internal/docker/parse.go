@@ -114,26 +114,40 @@ type Container struct {
 	ImageName string
 }
 
-var fieldForm = regexp.MustCompile(`^\s*"(Id|ID|Image)": "([^"]*)"`)
+var imageField = regexp.MustCompile(`^\s*"Image": "([^"]*)"`)
 
-// ParseContainers reads the lines with "Id" and "Image" of `docker inspect CONTAINER...`. A container's own id comes first in all versions; of its two images one is an id.
+// ParseContainers reads, for each container, a line "container ID" and the lines with "Image" of `docker inspect ID`. Of the two images that each has one is an id; which comes first depends on the
+// version.
 func ParseContainers(out string) []Container {
 	var all []Container
 	lines := bufio.NewScanner(strings.NewReader(out))
 	for lines.Scan() {
-		m := fieldForm.FindStringSubmatch(lines.Text())
-		switch {
-		case m == nil:
-		case m[1] != "Image":
-			if idForm.MatchString(m[2]) {
-				all = append(all, Container{ID: m[2]})
+		line := lines.Text()
+		if id, ok := strings.CutPrefix(line, "container "); ok {
+			if idForm.MatchString(id) {
+				all = append(all, Container{ID: id})
 			}
-		case len(all) == 0:
-		case idForm.MatchString(m[2]) && all[len(all)-1].ImageID == "":
-			all[len(all)-1].ImageID = m[2]
+			continue
+		}
+		m := imageField.FindStringSubmatch(line)
+		switch {
+		case m == nil || len(all) == 0:
+		case idForm.MatchString(m[1]) && all[len(all)-1].ImageID == "":
+			all[len(all)-1].ImageID = m[1]
 		default:
-			all[len(all)-1].ImageName = m[2]
+			all[len(all)-1].ImageName = m[1]
 		}
 	}
 	return all
+}
+
+var digestText = regexp.MustCompile(`(?i)\bdigest: (sha256:[0-9a-f]{64})`)
+
+// ParseDigest finds the digest that `docker push` prints at its end; "" when it prints none.
+func ParseDigest(out string) string {
+	all := digestText.FindAllStringSubmatch(out, -1)
+	if len(all) == 0 {
+		return ""
+	}
+	return all[len(all)-1][1]
 }

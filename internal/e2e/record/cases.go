@@ -41,6 +41,8 @@ type scenario struct {
 	earlier bool
 	// apps is restart or redeploy: an operation on the apps of an ALS cluster.
 	apps string
+	// image is an upgrade of the docker base image; again does it after another one. registry and autoscaling are as they say.
+	image, again, autoscaling bool
 	// snapshot is a set of snapshots of an ALS cluster with a hypervisor; backup is set, too, for its bucket.
 	snapshot bool
 	// rollback goes back to a set that is taken before; snapshot is set, too.
@@ -179,6 +181,28 @@ func cases() []scenario {
 			}},
 		{name: "apps-dry-run", als: true, apps: "redeploy", args: []string{"--all", "--dry-run"}, phase: operation.PhaseDone},
 		{name: "apps-refused", als: true, apps: "restart", args: []string{"nobody/*/*"}, phase: operation.PhaseFailed},
+		{name: "image", als: true, image: true, phase: operation.PhaseDone},
+		{name: "image-again", als: true, image: true, again: true, args: []string{"--batch", "2", "--canary=false"}, phase: operation.PhaseDone},
+		{name: "image-rollback", als: true, image: true, again: true, args: []string{"--rollback"}, phase: operation.PhaseDone},
+		{name: "image-registry-restart-apps", als: true, image: true, args: []string{"--registry", "registry.example.com:5000/stack-alsek", "--restart-apps"}, phase: operation.PhaseDone},
+		{name: "image-autoscaling-left", als: true, image: true, autoscaling: true, phase: operation.PhaseDone,
+			script: func(r *recording) { r.answer("cluster", operation.Retry); r.answer("cluster", operation.Skip) }},
+		{name: "image-build-failed-retried", als: true, image: true, faults: fail("dea-2", "docker build", 1), phase: operation.PhaseDone,
+			script: func(r *recording) { r.answer("dea-2", operation.Retry) }},
+		{name: "image-broken-retried", als: true, image: true, faults: func(c *simcluster.Cluster) { c.Node("dea-1").Docker().BreakImages(true) }, phase: operation.PhaseDone,
+			script: func(r *recording) {
+				r.question("dea-1")
+				r.cluster.Node("dea-1").Docker().BreakImages(false)
+				r.answer("dea-1", operation.Retry)
+			}},
+		{name: "image-cancelled-in-the-build", als: true, image: true, faults: func(c *simcluster.Cluster) { c.Node("dea-1").SlowCommand("docker build", 1, 3*time.Second) }, phase: operation.PhaseCancelled,
+			script: func(r *recording) {
+				r.working("dea-1", "docker")
+				r.katoflow("op", "cancel", r.workflow, "--detach")
+			}},
+		{name: "image-dry-run", als: true, image: true, args: []string{"--dry-run"}, phase: operation.PhaseDone},
+		{name: "image-refused", als: true, image: true, faults: func(c *simcluster.Cluster) { c.Node("dea-1").Docker().SetDaemonDown(true) }, phase: operation.PhaseFailed},
+		{name: "als-then-image", als: true, args: []string{"--nodes", "dea-1", "--then", "image"}, phase: operation.PhaseDone},
 		{name: "snapshot", als: true, backup: true, snapshot: true, phase: operation.PhaseDone,
 			script: (*recording).sets},
 		{name: "snapshot-void-asked-retried", als: true, backup: true, snapshot: true, args: []string{"--rounds", "2"}, phase: operation.PhaseDone,
@@ -450,6 +474,13 @@ func (r *recording) run() error {
 		r.workflow = operation.WorkflowID(r.name, operation.KindSnapshot, "op-1")
 		args = append([]string{"snapshot", "create", r.name, "--id", "op-1", "--detach"}, r.args...)
 	}
+	if r.image {
+		if r.again {
+			r.katoflow("upgrade", "image", r.name, "--id", "before")
+		}
+		r.workflow = operation.WorkflowID(r.name, operation.KindImageUpgrade, "op-1")
+		args = append([]string{"upgrade", "image", r.name, "--id", "op-1", "--detach"}, r.args...)
+	}
 	if r.apps != "" {
 		r.workflow = operation.WorkflowID(r.name, "apps-"+r.apps, "op-1")
 		args = append([]string{"apps", r.apps, r.name, "--id", "op-1", "--detach"}, r.args...)
@@ -720,6 +751,9 @@ func (r *recording) keepAll() {
 			what = "node-" + id[i+len("/node/"):]
 		} else if strings.Contains(id, "/"+operation.KindHold+"/") {
 			what = "hold"
+		} else if strings.Contains(id, "/"+operation.KindImageUpgrade+"/") {
+			r.ended(id)
+			what = "then"
 		}
 		if runs[what]++; runs[what] > 1 {
 			what += fmt.Sprintf("-%d", runs[what])

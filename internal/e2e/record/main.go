@@ -85,7 +85,7 @@ func record(release, only string, atOnce int) (int, error) {
 				cfg.Nodes = append(cfg.Nodes, simcluster.NodeConfig{Name: name})
 			}
 		}
-		cfg.UpgradeTime = s.upgradeTime
+		cfg.UpgradeTime, cfg.Autoscaling = s.upgradeTime, s.autoscaling
 		if s.snapshot {
 			cfg.Hypervisor = &simcluster.HypervisorConfig{Disks: true, CallMin: 20 * time.Millisecond, CallMax: 100 * time.Millisecond}
 		}
