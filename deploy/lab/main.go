@@ -51,6 +51,7 @@ type settings struct {
 	nodes                   int
 	platform, kato, sudoers string
 	docker                  bool
+	images, registry        bool
 }
 
 // upCommand is `up`, which leaves the lab running in the background, or `run`, which is what runs there.
@@ -67,8 +68,10 @@ func upCommand(name *string, background bool) *cobra.Command {
 	f.IntVar(&s.nodes, "nodes", 5, "number of hosts")
 	f.StringVar(&s.platform, "platform", "als", "als (a Core, DEAs and data services, with the kato double) or plain")
 	f.StringVar(&s.kato, "kato", "bin/kato", "compiled kato double")
-	f.StringVar(&s.sudoers, "sudoers", "deploy/sudoers/katoflow", "sudoers file that the hosts get")
+	f.StringVar(&s.sudoers, "sudoers", "deploy/sudoers/katoflow", "sudoers file that the hosts get, with --images the one of that name and -images too")
 	f.BoolVar(&s.docker, "docker", true, "docker on the dea hosts")
+	f.BoolVar(&s.images, "images", false, "a docker base image on the dea hosts, in which packages are pending, and sudo for docker there")
+	f.BoolVar(&s.registry, "registry", false, "a docker registry for them")
 	return cmd
 }
 
@@ -78,6 +81,9 @@ func (s settings) check() error {
 	}
 	if s.platform != "als" && s.platform != "plain" {
 		return fmt.Errorf("--platform %q: choose als or plain", s.platform)
+	}
+	if s.images && s.platform != "als" {
+		return errors.New("--images needs --platform als: docker is on dea hosts")
 	}
 	return nil
 }
@@ -101,7 +107,8 @@ func up(cmd *cobra.Command, name string, s settings) error {
 		return err
 	}
 	defer log.Close()
-	run := exec.Command(self, "run", "--name", name, "--nodes", strconv.Itoa(s.nodes), "--platform", s.platform, "--kato", s.kato, "--sudoers", s.sudoers, fmt.Sprintf("--docker=%v", s.docker))
+	run := exec.Command(self, "run", "--name", name, "--nodes", strconv.Itoa(s.nodes), "--platform", s.platform, "--kato", s.kato, "--sudoers", s.sudoers, fmt.Sprintf("--docker=%v", s.docker),
+		fmt.Sprintf("--images=%v", s.images), fmt.Sprintf("--registry=%v", s.registry))
 	run.Stdout, run.Stderr, run.SysProcAttr = log, log, &syscall.SysProcAttr{Setsid: true}
 	if err := run.Start(); err != nil {
 		return err
@@ -169,7 +176,15 @@ func serve(ctx context.Context, log io.Writer, name string, s settings) (err err
 			nodes[i] = lab.NodeConfig{Name: fmt.Sprintf("node-%d", i+1)}
 		}
 	}
-	c, err := l.Start(ctx, lab.ClusterConfig{Name: name, Platform: s.platform, Nodes: nodes, Docker: s.docker})
+	cfg := lab.ClusterConfig{Name: name, Platform: s.platform, Nodes: nodes, Docker: s.docker, Images: s.images, Registry: s.registry}
+	if s.images {
+		b, err := os.ReadFile(s.sudoers + "-images")
+		if err != nil {
+			return err
+		}
+		cfg.Sudoers = map[string][]byte{"katoflow-images": b}
+	}
+	c, err := l.Start(ctx, cfg)
 	if err != nil {
 		return err
 	}

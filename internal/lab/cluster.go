@@ -29,6 +29,12 @@ type ClusterConfig struct {
 	RoleStart time.Duration
 	// Docker gives hosts with the dea role a docker daemon of their own, at /run/docker.sock.
 	Docker bool
+	// Images gives these daemons BaseImage and their containers a network. It implies Docker.
+	Images bool
+	// Registry runs a docker registry in the lab (Cluster.Registry).
+	Registry bool
+	// Sudoers are files in the hosts' /etc/sudoers.d beside that of Config.Sudoers, by name.
+	Sudoers map[string][]byte
 	// DiskSize and SrvSize are the bytes of the hosts' root and of the volume at /srv, which takes space on this machine only as it is filled; defaults 1.5 GiB and
 	// 256 MiB. On an ALS host with the role filesystem a folder of the volume is at /mnt/backup too.
 	DiskSize, SrvSize int64
@@ -144,13 +150,18 @@ func (c *Cluster) start(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, h := range c.hosts {
-		if c.cfg.Docker && slices.Contains(h.cfg.Roles, "dea") {
-			if err := h.startDocker(ctx); err != nil {
-				return err
-			}
-		}
+	docker := c.startDocker(ctx)
+	if err := errors.Join(c.boot(ctx), docker()); err != nil {
+		return err
 	}
+	c.mu.Lock()
+	c.maxAway = 0
+	c.mu.Unlock()
+	return nil
+}
+
+// boot boots all hosts and waits for them.
+func (c *Cluster) boot(ctx context.Context) error {
 	for _, h := range c.hosts {
 		h.boot()
 	}
@@ -160,9 +171,6 @@ func (c *Cluster) start(ctx context.Context) error {
 		}
 		c.mark(h, false)
 	}
-	c.mu.Lock()
-	c.maxAway = 0
-	c.mu.Unlock()
 	return nil
 }
 

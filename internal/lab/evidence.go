@@ -257,6 +257,9 @@ func parseSudoLog(b []byte) (accepted []sudoEvent, exits map[string]sudoEvent, e
 	}
 }
 
+// dockerReads are docker's commands that change nothing; what runs in a container stays there.
+var dockerReads = []string{"exec", "history", "images", "info", "inspect", "ps", "version"}
+
 // Commands returns the runs of commands that change the host, in order of their start: what sudo has run as root, and kato's.
 func (h *Host) Commands() ([]Execution, error) {
 	jobs, err := h.jobs()
@@ -275,7 +278,7 @@ func (h *Host) Commands() ([]Execution, error) {
 	for _, a := range accepted {
 		e := Execution{Node: h.Name(), Argv: slices.Clone(a.Argv), Start: a.SubmitTime.time()}
 		e.Argv[0] = path.Base(e.Argv[0])
-		if e.Argv[0] == "true" || e.Argv[0] == "kill" {
+		if e.Argv[0] == "true" || e.Argv[0] == "kill" || e.Argv[0] == "docker" && len(e.Argv) > 1 && slices.Contains(dockerReads, e.Argv[1]) {
 			continue
 		}
 		for _, j := range jobs { // the last one that was started before and has the command

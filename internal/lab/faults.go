@@ -211,6 +211,14 @@ func (h *Host) SudoPassword(on bool) error {
 			return err
 		}
 	}
+	for name, text := range h.c.cfg.Sudoers {
+		if on {
+			text = []byte("# sudo asks\n")
+		}
+		if err := h.install("etc/sudoers.d/"+name, string(text), 0o440); err != nil {
+			return err
+		}
+	}
 	return h.install("etc/sudoers.d/katoflow", rules, 0o440)
 }
 
@@ -310,7 +318,7 @@ func (h *Host) HealCommands() error {
 
 // programs that can be made to fail, by their path on the host.
 var programs = map[string]string{"apt-get": "usr/bin/apt-get", "unattended-upgrades": "usr/bin/unattended-upgrades", "dpkg": "usr/bin/dpkg", "reboot": "usr/sbin/reboot",
-	"kato": "home/stackato/bin/kato", "curl": "usr/bin/curl", "tar": "usr/bin/tar"}
+	"kato": "home/stackato/bin/kato", "curl": "usr/bin/curl", "tar": "usr/bin/tar", "docker": "usr/bin/docker"}
 
 // fault puts a script before the program, and the program where the script finds it.
 func (h *Host) fault(command, mode string, times int, value, text string) error {

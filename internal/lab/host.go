@@ -44,6 +44,7 @@ type Host struct {
 	cfg    NodeConfig
 	number int
 	dir    string
+	docker *daemon // nil where it has none
 
 	mu          sync.Mutex
 	boots       int
@@ -52,11 +53,14 @@ type Host struct {
 	neverReturn bool
 	process     *exec.Cmd
 	ended       chan struct{} // closed when the current supervision has ended
-	docker      *exec.Cmd
 }
 
 func newHost(c *Cluster, cfg NodeConfig, number int) *Host {
-	return &Host{c: c, cfg: cfg, number: number, dir: filepath.Join(c.dir, cfg.Name)}
+	h := &Host{c: c, cfg: cfg, number: number, dir: filepath.Join(c.dir, cfg.Name)}
+	if (c.cfg.Docker || c.cfg.Images) && slices.Contains(cfg.Roles, "dea") {
+		h.docker = &daemon{dir: filepath.Join(h.dir, "docker"), group: h.group("docker"), apps: h.group("apps")}
+	}
+	return h
 }
 
 // Name of the host.
@@ -72,7 +76,11 @@ func (h *Host) netns() string { return fmt.Sprintf("katoflow-%s-%d", h.c.lab.cfg
 
 // make prepares disks, network and files.
 func (h *Host) make(ctx context.Context) error {
-	for _, d := range []string{"disk", "root", "srv"} {
+	dirs := []string{"disk", "root", "srv"}
+	if h.docker != nil {
+		dirs = append(dirs, "docker/run", "docker/data")
+	}
+	for _, d := range dirs {
 		if err := os.MkdirAll(filepath.Join(h.dir, d), 0o755); err != nil {
 			return err
 		}
@@ -188,6 +196,12 @@ func (h *Host) furnish(ctx context.Context) error {
 	if len(h.c.lab.cfg.Sudoers) > 0 {
 		files = append(files, file{"etc/sudoers.d/katoflow", string(h.c.lab.cfg.Sudoers), 0o440, 0})
 	}
+	for name, text := range h.c.cfg.Sudoers {
+		files = append(files, file{"etc/sudoers.d/" + name, string(text), 0o440, 0})
+	}
+	if h.docker != nil {
+		files = append(files, file{"etc/tmpfiles.d/katoflow-docker.conf", dockerTmpfiles, 0o644, 0})
+	}
 	if h.c.cfg.Platform == "als" {
 		binary, err := os.ReadFile(h.c.lab.cfg.Kato)
 		if err != nil {
@@ -223,6 +237,11 @@ func (h *Host) furnish(ctx context.Context) error {
 		}
 		wants := h.path("etc/systemd/system/multi-user.target.wants/kato-agent.service")
 		if err := os.Symlink("/etc/systemd/system/kato-agent.service", wants); err != nil {
+			return err
+		}
+	}
+	if h.docker != nil {
+		if err := os.Symlink("/"+dockerClient, h.path("usr/bin/docker")); err != nil {
 			return err
 		}
 	}
@@ -352,7 +371,7 @@ func (h *Host) spawn() (*exec.Cmd, error) {
 		argv = append(argv, "--bind="+filepath.Join(h.dir, "srv", "backup")+":"+backupPath)
 	}
 	if h.docker != nil {
-		argv = append(argv, "--bind="+h.dockerDir()+"/docker.sock:/run/docker.sock", "--bind-ro=/usr/bin/docker")
+		argv = append(argv, "--bind-ro="+h.docker.dir+"/data", "--bind="+h.docker.dir+"/run:"+dockerRun, "--bind-ro=/usr/bin/docker:/"+dockerClient)
 	}
 	log, err := os.OpenFile(filepath.Join(h.dir, "console.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -508,7 +527,9 @@ func (h *Host) halt() {
 // remove ends the host and takes its disks and its network away.
 func (h *Host) remove() error {
 	h.halt()
-	h.stopDocker()
+	if h.docker != nil {
+		h.docker.kill()
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	var all []error

@@ -52,6 +52,14 @@ type Lab struct {
 	hosts      map[int]bool // numbers in use
 	guard      *exec.Cmd
 	hold       *os.File // the guard's standard input
+
+	imageMu sync.Mutex
+	image   string // folder of the prepared data of docker daemons; "" until it is made
+	// seedRegistry is the folder of the data of a registry that has the seed's layers; "" for none.
+	seedRegistry string
+
+	registryMu sync.Mutex
+	registry   *exec.Cmd // nil until a cluster asks for it
 }
 
 //go:embed files/clean.sh
