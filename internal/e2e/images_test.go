@@ -172,7 +172,7 @@ func TestImages_OfEveryGenerationOfDocker(t *testing.T) {
 }
 
 // sharedImage is the image in the site's registry, without a tag.
-func (s *site) sharedImage() string { return s.registry() + "/stack-alsek" }
+func (s *site) sharedImage() string { return s.registry() + "/" + s.cluster.Name() + "/stack-alsek" }
 
 func TestImages_Registry_BuiltOncePulledByTheOthers(t *testing.T) {
 	t.Parallel()

@@ -84,6 +84,11 @@ type hosts struct {
 func startHosts(t *testing.T, cfg config) cluster {
 	t.Helper()
 	lc := lab.ClusterConfig{Name: cfg.name, Platform: cfg.platform, DiskSize: cfg.disk, Images: cfg.images, Registry: cfg.registry}
+	if cfg.images {
+		sudoers, err := os.ReadFile(harness.Root() + "/deploy/sudoers/katoflow-images")
+		require.NoError(t, err)
+		lc.Sudoers = map[string][]byte{"katoflow-images": sudoers}
+	}
 	if cfg.nodes == nil {
 		lc.Nodes = lab.DefaultNodes(5)
 	}
