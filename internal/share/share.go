@@ -2,7 +2,10 @@
 // every commit, so that it does not take longer with every procedure; without a share all of them are tried.
 package share
 
-import "fmt"
+import (
+	"fmt"
+	"hash/fnv"
+)
 
 // Variable is the environment variable that tests read a share from.
 const Variable = "KATOFLOW_SHARE"
@@ -26,6 +29,14 @@ func Parse(text string) (Share, error) {
 
 // Has says whether the i-th of a kind, counted from 0, belongs to the part.
 func (s Share) Has(i int) bool { return s.parts == 0 || i%s.parts == s.part }
+
+// HasHalf says whether the thing of that name belongs to the half that is tried: one half with every second part, the other with those between. Names are dealt out by their sums, so that a new one
+// moves no other.
+func (s Share) HasHalf(name string) bool {
+	sum := fnv.New32a()
+	_, _ = sum.Write([]byte(name))
+	return s.parts == 0 || sum.Sum32()%2 == uint32(s.part%2)
+}
 
 // String is "part 2 of 6", or "all".
 func (s Share) String() string {

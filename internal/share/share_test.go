@@ -35,3 +35,32 @@ func TestParse_WhatIsNoPart_IsRefused(t *testing.T) {
 	require.True(t, all.Has(0) && all.Has(5))
 	require.Equal(t, "all", all.String())
 }
+
+func TestShare_Halves_AreTriedInTurnAndHoldEverything(t *testing.T) {
+	one, err := Parse("1/6")
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := Parse("2/6")
+	if err != nil {
+		t.Fatal(err)
+	}
+	counts := [2]int{}
+	for i := range 1000 {
+		name := fmt.Sprint("TestCase", i)
+		if one.HasHalf(name) == two.HasHalf(name) {
+			t.Fatalf("%s is in both halves, or in none", name)
+		}
+		if one.HasHalf(name) {
+			counts[0]++
+		} else {
+			counts[1]++
+		}
+		if !(Share{}).HasHalf(name) {
+			t.Fatal("without a share all are tried")
+		}
+	}
+	if min(counts[0], counts[1]) < 400 {
+		t.Errorf("%v", counts)
+	}
+}
