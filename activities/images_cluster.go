@@ -3,7 +3,6 @@ package activities
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -80,7 +79,7 @@ func (s site) imageListJob(op Operation, try int, names []string) remote.JobSpec
 type OldImagesInput struct {
 	Operation Operation               `json:"operation"`
 	Images    operation.ImageSettings `json:"images"`
-	// Now is the image that apps get, by node; containers of any other image of these names run on an older one.
+	// Now is the new image, by DEA; containers of any other image of these names run on an older one. A DEA that does not have it is asked, too: all of its containers do.
 	Now map[string]string `json:"now"`
 }
 
@@ -106,12 +105,17 @@ func (x *Images) OldImages(ctx context.Context, in OldImagesInput) (OldImagesRes
 	if err != nil {
 		return OldImagesResult{}, err
 	}
-	names := slices.Sorted(maps.Keys(in.Now))
-	targets := make([]target, len(names))
-	for i, name := range names {
-		if targets[i], err = s.target(name); err != nil {
+	var names []string
+	var targets []target
+	for _, node := range s.cluster.Nodes {
+		if !node.HasRole("dea") {
+			continue
+		}
+		t, err := s.of(node)
+		if err != nil {
 			return OldImagesResult{}, err
 		}
+		names, targets = append(names, node.Name), append(targets, t)
 	}
 	found, problems := make([][]oldContainer, len(names)), make([]string, len(names))
 	each(len(names), func(i int) {
@@ -170,7 +174,7 @@ func (x *Images) oldOn(ctx context.Context, t target, in OldImagesInput) ([]oldC
 	var ids []string
 	for _, c := range docker.ParseContainers(read.sections["containers"]) {
 		name, _ := docker.SplitTag(c.ImageName)
-		if c.ImageID != in.Now[t.node.Name] && (name == in.Images.Repository || name == in.Images.Registry || c.ImageName == c.ImageID) {
+		if c.ImageID != "" && c.ImageID != in.Now[t.node.Name] && (name == in.Images.Repository || name == in.Images.Registry || c.ImageName == c.ImageID) {
 			ids = append(ids, c.ID)
 		}
 	}

@@ -80,7 +80,7 @@ func underWay(ctx context.Context, jobs Jobs, h remote.Host, id remote.JobID, er
 	case status.State == remote.JobAbsent:
 		return status, "", err
 	}
-	return status, "the inventory has changed since the job " + id.Step + " was started: it ran with what was written then", nil
+	return status, "the job " + id.Step + " was started with another command before (the inventory has changed since, or the operation was reset): it counts as it ran", nil
 }
 
 // forbid sees to it that a job that was not started never is, whatever start of it is still under way on the node, and ends one that may be

@@ -124,6 +124,7 @@ func ClusterStatus(ctx workflow.Context, in operation.StatusInput) (operation.Cl
 	out.Nodes = states.Nodes
 	if built != nil {
 		unknown("images of the DEAs", built.Get(ctx, &images))
+		var problems []string
 		for i, image := range images {
 			at := slices.IndexFunc(out.Nodes, func(n operation.NodeStatus) bool { return n.Node == deas[i] })
 			if at < 0 || out.Nodes[at].Problem != "" {
@@ -131,9 +132,10 @@ func ClusterStatus(ctx workflow.Context, in operation.StatusInput) (operation.Cl
 			}
 			out.Nodes[at].Image, out.Nodes[at].ImageBuiltAt = image.Name, image.BuiltAt
 			if image.Problem != "" {
-				out.Unknown = append(out.Unknown, operation.Shorten("image of "+deas[i]+": "+image.Problem, 400))
+				problems = append(problems, operation.Shorten("image of "+deas[i]+": "+image.Problem, 400))
 			}
 		}
+		out.Unknown = append(out.Unknown, bound(problems, 5)...)
 	}
 	var held activities.LockHolderResult
 	unknown("who works on the cluster", holder.Get(ctx, &held))

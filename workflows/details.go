@@ -213,6 +213,16 @@ func writeQuestion(b *strings.Builder, q operation.Question) {
 		names[i] = "`" + string(c) + "`"
 	}
 	fmt.Fprintf(b, "### %s needs a decision\n\nStep **%s**, try %d, asked %s: %s\n\n", cell(q.Node, 80), cell(q.Step, 40), q.Try, q.AskedAt, cell(q.Cause.Message, 1024))
+	for i, p := range q.Cause.Problems {
+		if i == 20 {
+			fmt.Fprintf(b, "- ... and %d more\n", len(q.Cause.Problems)-i)
+			break
+		}
+		b.WriteString("- " + cell(p, 300) + "\n")
+	}
+	if len(q.Cause.Problems) > 0 {
+		b.WriteString("\n")
+	}
 	if q.Cause.Tail != "" {
 		b.WriteString("```\n" + strings.ReplaceAll(operation.Shorten(q.Cause.Tail, 2000), "```", "'''") + "\n```\n\n")
 	}

@@ -147,8 +147,12 @@ func (u *imageUpgrade) steps(ctx workflow.Context) {
 	if len(moved) == 0 {
 		return
 	}
-	if u.settings().Registry != "" && !u.in.Rollback && len(moved) == len(u.plan.Nodes) && !u.imageList(ctx) {
-		return
+	if u.settings().Registry != "" && !u.in.Rollback {
+		if len(moved) < u.plan.DEAs {
+			u.warn("kato's list of images was left as it is, because not every DEA has the image")
+		} else if !u.imageList(ctx) {
+			return
+		}
 	}
 	if !u.template(ctx) {
 		return
@@ -328,7 +332,7 @@ func (u *imageUpgrade) oldImages(ctx workflow.Context, moved map[string]string) 
 	for _, problem := range out.Unasked {
 		u.warn("which image apps run on was not told by " + problem)
 	}
-	if out.Containers > 0 && u.in.RestartApps && u.left == nil {
+	if out.Containers > 0 && u.in.RestartApps && u.left == nil && len(moved) == u.plan.DEAs { // else it is no wonder
 		u.left = &operation.Failure{Type: operation.ErrOldImage, Message: oldSummary(r)}
 	}
 }

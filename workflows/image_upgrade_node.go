@@ -199,7 +199,8 @@ func (n *nodeImage) tag(ctx workflow.Context) error {
 		return err
 	}
 	n.note(out.Notes...)
-	n.image().Moved = true
+	i := n.image()
+	i.Moved, i.ID = true, out.Latest // after a Reset it is what the try from before has made it
 	return nil
 }
 

@@ -470,7 +470,7 @@ func TestImage_BadInput_IsNamedWhole(t *testing.T) {
 }
 
 func TestThenImage_GoesOnWhenEveryNodeIsDone_AndOnlyThen(t *testing.T) {
-	run := func(prepare func(w *imagesWorld)) (*imagesWorld, operation.Report, error, []operation.ImageUpgradeInput) {
+	run := func(prepare func(w *imagesWorld)) (*imagesWorld, operation.Report, []operation.ImageUpgradeInput, error) {
 		w := newImagesWorld(t)
 		prepare(w)
 		var begun []operation.ImageUpgradeInput
@@ -482,9 +482,9 @@ func TestThenImage_GoesOnWhenEveryNodeIsDone_AndOnlyThen(t *testing.T) {
 			in.RequestedBy, in.Batch = "somebody", "50%"
 			in.Then = &operation.ImageUpgradeInput{RestartApps: true}
 		}))
-		return w, report, err, begun
+		return w, report, begun, err
 	}
-	w, report, err, begun := run(func(w *imagesWorld) {
+	w, report, begun, err := run(func(w *imagesWorld) {
 		w.found.Warnings = []string{"dea-1: " + activities.VMNotUpToDate + ", 3 security packages are pending", "dea-2: only 2 MB free"}
 	})
 	require.NoError(t, err)
@@ -498,7 +498,7 @@ func TestThenImage_GoesOnWhenEveryNodeIsDone_AndOnlyThen(t *testing.T) {
 	require.Greater(t, begun[0].LockWait, operation.Duration(0), "it queues where somebody else was quicker")
 	require.Less(t, w.f.place("PreflightImages"), w.f.place("Probe dea-1"), "what stands in the way of the image is found before the first reboot")
 
-	_, report, err, begun = run(func(w *imagesWorld) {
+	_, report, begun, err = run(func(w *imagesWorld) {
 		w.f.script["Upgrade dea-1"] = []error{fail(operation.ErrRemoteExit, "dea-1")}
 		w.answer(operation.Skip)
 	})
@@ -507,7 +507,9 @@ func TestThenImage_GoesOnWhenEveryNodeIsDone_AndOnlyThen(t *testing.T) {
 	require.Empty(t, report.Next)
 	require.Contains(t, strings.Join(report.Warnings, "\n"), "was not begun")
 
-	w, _, err, begun = run(func(w *imagesWorld) { w.found.Problems = []string{"dea-1: docker is not installed there: is it a DEA?"} })
+	w, _, begun, err = run(func(w *imagesWorld) {
+		w.found.Problems = []string{"dea-1: docker is not installed there: is it a DEA?"}
+	})
 	require.Equal(t, operation.ErrPreflight, typeOf(err))
 	require.Empty(t, begun)
 	require.Empty(t, w.f.mutated())

@@ -286,10 +286,21 @@ func tail(t string) []string {
 	return all
 }
 
+// mostProblems is how many of the things that a question is about are told.
+const mostProblems = 20
+
 func openQuestions(r *operation.Report) []string {
 	var lines []string
 	for _, q := range r.Questions {
-		lines = append(lines, Question(q), "  "+DecideCommand(r.OperationID, q))
+		lines = append(lines, Question(q))
+		for i, p := range q.Cause.Problems {
+			if i == mostProblems {
+				lines = append(lines, fmt.Sprintf("  - and %d more", len(q.Cause.Problems)-i))
+				break
+			}
+			lines = append(lines, "  - "+clean(p))
+		}
+		lines = append(lines, "  "+DecideCommand(r.OperationID, q))
 	}
 	return lines
 }
