@@ -19,7 +19,8 @@ import (
 	"github.com/katoflow/katoflow/internal/operation"
 )
 
-// browser starts headless Chromium with a profile of its own; both are gone at the test's end. The test is skipped where there is none.
+// browser starts headless Chromium with a profile of its own; both are gone at the test's end. The test is skipped where there is none, unless KATOFLOW_BROWSER says
+// that there must be one.
 func browser(t *testing.T) context.Context {
 	t.Helper()
 	path := ""
@@ -28,6 +29,9 @@ func browser(t *testing.T) context.Context {
 			path = p
 			break
 		}
+	}
+	if path == "" && os.Getenv("KATOFLOW_BROWSER") != "" {
+		t.Fatal("Chromium is not installed")
 	}
 	if path == "" {
 		t.Skip("the Web UI is not opened: Chromium is not installed (Debian: apt-get install chromium)")
