@@ -97,6 +97,8 @@ func TestBadInput_Flags_OneLineEachAndNoNodeTouched(t *testing.T) {
 		"reboot":               {[]string{c, "--reboot", "sometimes"}, 2, `--reboot "sometimes": choose always, if-required or never`},
 		"max failures":         {[]string{c, "--max-failures", "-1"}, 2, `--max-failures "-1"`},
 		"operation id":         {[]string{c, "--id", "../x"}, 2, `operation id "../x"`},
+		"then something else":  {[]string{c, "--then", "patches"}, 2, `--then "patches": choose image`},
+		"apps without then":    {[]string{c, "--restart-apps"}, 2, `--restart-apps goes with --then image`},
 		"no cluster at all":    {nil, 2, `CLUSTER`},
 		"no worker":            {[]string{c, "--task-queue", "nobody-is-here"}, 8, `no worker polls the task queue "nobody-is-here"`},
 		"no server":            {[]string{c, "--address", "127.0.0.1:1"}, 9, `127\.0\.0\.1:1`},
@@ -104,7 +106,7 @@ func TestBadInput_Flags_OneLineEachAndNoNodeTouched(t *testing.T) {
 		t.Run(name, func(t *testing.T) { s.refused(t, row.code, []string{row.line}, row.args...) })
 	}
 	t.Run("several", func(t *testing.T) {
-		s.refused(t, 2, []string{`batch "0"`, `--reboot "no"`, `--soak "x"`}, c, "--batch", "0", "--reboot", "no", "--soak", "x")
+		s.refused(t, 2, []string{`batch "0"`, `--soak "x"`, `--reboot "no"`}, c, "--batch", "0", "--reboot", "no", "--soak", "x")
 	})
 }
 
