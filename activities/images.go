@@ -37,6 +37,8 @@ const (
 	layersOfABuild = 3
 	// checkCeiling bounds the look into an image, and tagCeiling a tag.
 	checkCeiling = 15 * time.Minute
+	// dockerWithin is how long docker may take to come up.
+	dockerWithin = 2 * time.Minute
 	tagCeiling   = 10 * time.Minute
 )
 
@@ -46,8 +48,11 @@ const VMNotUpToDate = "the VM itself is not up to date"
 // imageState is what docker has on a node.
 type imageState struct {
 	version docker.Version
-	// problem is why docker cannot be used; "" for none.
+	// problem is why docker cannot be used, "" for none; down says that it may come up yet.
 	problem string
+	down    bool
+	// tags are the names of images, "REPOSITORY:TAG", by id.
+	tags map[string][]string
 	// images are those asked for, in their order, with an empty ID for one that is not there; histories are theirs.
 	images    []docker.Image
 	histories [][]string
@@ -78,8 +83,10 @@ func imageStateOf(read answer, names int) imageState {
 		return s
 	}
 	if s.problem = docker.DaemonProblem(read.sections["info"], read.exit("info-exit")); s.problem != "" {
+		s.down = s.problem == docker.DaemonDown
 		return s
 	}
+	s.tags = docker.ParseImages(read.sections["names"])
 	for i := range names {
 		number := strconv.Itoa(i + 1)
 		if s.images[i], err = docker.ParseImage(read.sections["image-"+number]); err != nil {
@@ -179,9 +186,33 @@ type ImagesPreflightResult struct {
 	Warnings []string `json:"warnings,omitempty"`
 	// List are the images that kato gives to apps, the first one first; nil where kato does not tell them.
 	List []string `json:"list,omitempty"`
+	// Back is what a rollback finds on each DEA that was asked.
+	Back map[string]RollbackOf `json:"back,omitempty"`
 	// Autoscaling: DEAs are made by autoscaling, from Template, as the controllers have it.
 	Autoscaling bool   `json:"autoscaling,omitempty"`
 	Template    string `json:"template,omitempty"`
+}
+
+// RollbackOf is what a rollback finds on a DEA.
+type RollbackOf struct {
+	// Upgrade is the newest day of an upgrade among the two images that would be exchanged, as in its tag; "" for none.
+	Upgrade string `json:"upgrade,omitempty"`
+	// Previous: there is an image to go back to. Same: it is what apps get already.
+	Previous bool `json:"previous,omitempty"`
+	Same     bool `json:"same,omitempty"`
+}
+
+// upgrade is the newest tag of a day among those of the images that are latest and PreviousTag, the second and the third that were asked for.
+func (s imageState) upgrade(repository string) string {
+	newest := ""
+	for _, image := range s.images[1:3] {
+		for _, name := range s.tags[image.ID] {
+			if r, tag := docker.SplitTag(name); r == repository && strings.HasPrefix(tag, "upgrade-") {
+				newest = max(newest, tag)
+			}
+		}
+	}
+	return newest
 }
 
 // PreflightImages looks whether the base image of DEAs can be upgraded, or rolled back: docker answers, the images are there, there is space. What is wrong is in the result, all of it at once; the
@@ -204,7 +235,7 @@ func (x *Images) PreflightImages(ctx context.Context, in ImagesPreflightInput) (
 		return ImagesPreflightResult{}, err
 	}
 	used := in.Operation.Used()
-	problems, warnings := make([][]string, len(targets)), make([][]string, len(targets))
+	problems, warnings, back := make([][]string, len(targets)), make([][]string, len(targets)), make([]*RollbackOf, len(targets))
 	each(len(targets), func(i int) {
 		var state imageState
 		var err error
@@ -214,10 +245,14 @@ func (x *Images) PreflightImages(ctx context.Context, in ImagesPreflightInput) (
 				break
 			}
 		}
-		if err != nil {
-			return // the preflight of the nodes says that
+		if err != nil { // of a node that is away the preflight of the nodes says so, too
+			problems[i] = []string{"docker could not be asked: " + withoutNode(failureOf(err).Message, targets[i].host.Name)}
+			return
 		}
 		problems[i], warnings[i] = judgeImages(state, in, out.List)
+		if in.Rollback && state.problem == "" {
+			back[i] = &RollbackOf{Upgrade: state.upgrade(in.Operation.Used()), Previous: state.images[2].ID != "", Same: state.images[2].ID == state.images[1].ID}
+		}
 	})
 	if a.ctx.Err() != nil {
 		return ImagesPreflightResult{}, ended(a.ctx)
@@ -230,7 +265,17 @@ func (x *Images) PreflightImages(ctx context.Context, in ImagesPreflightInput) (
 			out.Warnings = append(out.Warnings, oneLine(targets[i].node.Name+": "+w, 500))
 		}
 	}
+	for i := range targets {
+		if back[i] != nil {
+			if out.Back == nil {
+				out.Back = map[string]RollbackOf{}
+			}
+			out.Back[targets[i].node.Name] = *back[i]
+		}
+	}
 	switch {
+	case len(out.List) == 0 && in.Operation.Registry != "" && !in.Rollback:
+		out.Problems = append(out.Problems, "cluster: kato does not tell which images apps get (kato config get fence docker/images), so that the registry's cannot be put first")
 	case len(out.List) == 0:
 		out.Warnings = append(out.Warnings, "kato does not tell which images apps get (kato config get fence docker/images): whether this one is used is not known")
 	case in.Operation.Registry == "" && out.List[0] != in.Operation.Repository && !strings.HasPrefix(out.List[0], in.Operation.Repository+":"):
@@ -244,13 +289,10 @@ func judgeImages(state imageState, in ImagesPreflightInput, list []string) (prob
 	if state.problem != "" {
 		return []string{state.problem}, nil
 	}
-	const base, latest, previous = 0, 1, 2
+	const base, latest = 0, 1
 	name := in.Operation.Repository + ":" + in.Operation.Base
-	if in.Rollback {
-		if state.images[previous].ID == "" {
-			problems = append(problems, fmt.Sprintf("there is no image %s:%s to go back to", in.Operation.Used(), operation.PreviousTag))
-		}
-		return problems, nil
+	if in.Rollback { // which DEAs go back is known when all were asked
+		return nil, nil
 	}
 	if state.images[base].ID == "" {
 		problem := fmt.Sprintf("there is no image %s to build on: write the right name as images.repository or images.base_tag in the inventory", name)
@@ -293,7 +335,11 @@ func (x *Images) readList(a *attempt, s site, out *ImagesPreflightResult) error 
 		return nil
 	}
 	out.List = parseImageList(read)
-	out.Autoscaling = truth(read.sections["scaling-controller"]) && truth(read.sections["scaling-manager"])
+	controller, manager := scaling(read, "controller"), scaling(read, "manager")
+	out.Autoscaling = controller == nil || manager == nil || *controller && *manager
+	if out.Autoscaling && (controller == nil || manager == nil) {
+		out.Warnings = append(out.Warnings, "kato does not tell whether autoscaling makes DEAs: it is taken for on")
+	}
 	if out.Autoscaling {
 		out.Template = x.template(a, s)
 	}
@@ -324,10 +370,17 @@ func (x *Images) template(a *attempt, s site) string {
 	return oneLine(strings.Join(all, ", "), 500)
 }
 
-// truth of a value of kato's configuration; what cannot be read is false.
-func truth(text string) bool {
+// scaling is whether autoscaling is on, as one of the two processes has it; nil when kato did not say. An unknown key gives nothing, which is off.
+func scaling(read answer, process string) *bool {
+	text := read.sections["scaling-"+process]
 	on, err := kato.ParseBool([]byte(text))
-	return err == nil && on
+	switch {
+	case err == nil:
+		return &on
+	case read.exit("scaling-"+process+"-exit") == 124: // kato hung
+		return nil
+	}
+	return new(bool)
 }
 
 // parseImageList reads `kato config get fence docker/images --json`: a list, or one name.

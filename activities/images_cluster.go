@@ -43,7 +43,7 @@ func (x *Images) SetImageList(ctx context.Context, in ImageListInput) (ImageList
 			return err
 		})
 		if err == nil {
-			if list = parseImageList(got); list == nil {
+			if list = parseImageList(got); len(list) == 0 {
 				err = failJob(operation.ErrVerify, t.host.Name, job, "", "kato does not tell which images apps get: see kato config get fence docker/images")
 			}
 		}
@@ -79,6 +79,8 @@ func (s site) imageListJob(op Operation, try int, names []string) remote.JobSpec
 type OldImagesInput struct {
 	Operation Operation               `json:"operation"`
 	Images    operation.ImageSettings `json:"images"`
+	// List are further names under which apps get base images, or got them before.
+	List []string `json:"list,omitempty"`
 	// Now is the new image, by DEA; containers of any other image of these names run on an older one. A DEA that does not have it is asked, too: all of its containers do.
 	Now map[string]string `json:"now"`
 }
@@ -171,10 +173,16 @@ func (x *Images) oldOn(ctx context.Context, t target, in OldImagesInput) ([]oldC
 	if code := read.exit("ps-exit"); code != 0 {
 		return nil, fail(operation.ErrImage, t.host.Name, "%s", docker.DaemonProblem(read.sections["ps"], code))
 	}
+	names := map[string]bool{in.Images.Repository: true}
+	for _, name := range append([]string{in.Images.Registry}, in.List...) {
+		if name, _ = docker.SplitTag(name); name != "" {
+			names[name] = true
+		}
+	}
 	var ids []string
 	for _, c := range docker.ParseContainers(read.sections["containers"]) {
 		name, _ := docker.SplitTag(c.ImageName)
-		if c.ImageID != "" && c.ImageID != in.Now[t.node.Name] && (name == in.Images.Repository || name == in.Images.Registry || c.ImageName == c.ImageID) {
+		if c.ImageID != "" && c.ImageID != in.Now[t.node.Name] && (names[name] || c.ImageName == c.ImageID) {
 			ids = append(ids, c.ID)
 		}
 	}
@@ -183,8 +191,9 @@ func (x *Images) oldOn(ctx context.Context, t target, in OldImagesInput) ([]oldC
 	for part := range slices.Chunk(ids, 50) {
 		known := map[string][2]string{}
 		if version.HasExec() {
+			// Names are a help: a container whose app cannot be asked is told by its id.
 			if read, err = ask(ctx, x.Nodes.Connections, t.host, imageAppsScript, append([]string{sudo}, part...)...); err != nil {
-				return nil, err
+				x.log(in.Operation, t.node.Name, err)
 			}
 			for _, line := range read.values["app"] {
 				words := strings.SplitN(line, " ", 3)
@@ -198,6 +207,10 @@ func (x *Images) oldOn(ctx context.Context, t target, in OldImagesInput) ([]oldC
 		}
 	}
 	return all, nil
+}
+
+func (x *Images) log(op Operation, node string, err error) {
+	logOf(x.Nodes.Logger, op, node, operation.StepAppsImage).Info("the apps of containers were not read: " + failureOf(err).Message)
 }
 
 // nameApps adds the orgs and spaces of apps, as the Cloud Controller has them. Without it, or where it does not answer, their names are what the containers said.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/katoflow/katoflow/internal/docker"
 	"github.com/katoflow/katoflow/internal/operation"
@@ -54,10 +55,18 @@ func (x *Images) LookAtImages(ctx context.Context, in ImageInput) (ImagesResult,
 
 // look is images that a step needs: docker that cannot be used is its error.
 func (x *Images) look(a *attempt, t target, in NodeInput, job string, names ...string) (state imageState, err error) {
-	err = a.persist(t.host.Name, in.UnreachableAfter.D(), job, func(ctx context.Context) (err error) {
-		state, err = x.images(ctx, t, false, names...)
-		return err
-	})
+	for began := a.since("docker"); ; { // it comes up some time after a boot
+		err = a.persist(t.host.Name, in.UnreachableAfter.D(), job, func(ctx context.Context) (err error) {
+			state, err = x.images(ctx, t, false, names...)
+			return err
+		})
+		if err != nil || !state.down || time.Since(began) > min(in.UnreachableAfter.D(), dockerWithin) {
+			break
+		}
+		if !a.pause(firstPause) {
+			return state, ended(a.ctx)
+		}
+	}
 	if err == nil && state.problem != "" {
 		err = failJob(operation.ErrImage, t.host.Name, job, "", "%s", state.problem)
 	}
@@ -86,7 +95,7 @@ type BuildImageResult struct {
 // BuildImage builds the new base image (job `build`: docker build without cache from REPOSITORY:BASE, under a dated tag that nobody uses), unless there is one of that day on the same base. It is
 // started at most once a try, and stopped when the operation is cancelled. A node that rebooted meanwhile is a result with Interrupted.
 //
-// Errors: Image when docker cannot be used, or the base is not there; RemoteExit when the build failed; Verify when it ended well and left no image on the base; DiskFull; Lost; Timeout; Unreachable;
+// Errors: Image when docker cannot be used, the base is not there, or the build ended well without package lists; RemoteExit when the build failed; Verify when it ended well and left no image on the base; DiskFull; Lost; Timeout; Unreachable;
 // and what package remote tells of a node.
 func (x *Images) BuildImage(ctx context.Context, in BuildImageInput) (BuildImageResult, error) {
 	a := begin(ctx, "build the image")
@@ -144,7 +153,15 @@ func (x *Images) BuildImage(ctx context.Context, in BuildImageInput) (BuildImage
 	if err != nil {
 		return BuildImageResult{}, err
 	}
-	changes := parseTranscript(text).changes
+	said := parseTranscript(text)
+	if failed := parseRefresh(text); failed > 0 || said.broken || said.locked {
+		why := "packages in it were left unfinished"
+		if failed > 0 {
+			why = fmt.Sprintf("apt-get update could not fetch %d of its lists", failed)
+		}
+		return BuildImageResult{JobResult: result}, failJob(operation.ErrImage, t.host.Name, id.Dir(), remote.Tail(end.tail, maxTail), "the image was built and is not used: %s; see its output, mend that, and retry", why)
+	}
+	changes := said.changes
 	return BuildImageResult{JobResult: result, ID: state.images[1].ID, Layers: state.layers(1), Built: true, Changes: changes[:min(len(changes), operation.MaxChanges)], Count: len(changes)}, nil
 }
 
@@ -177,8 +194,8 @@ type CheckImageResult struct {
 	Pending []string `json:"pending,omitempty"`
 }
 
-// imageCheck is run in a container: it prints what is unfinished and pending there, as the scripts of this package do.
-const imageCheck = `echo "@katoflow section audit"; dpkg --audit; echo "@katoflow section pending"; LC_ALL=C apt-get -s -o Debug::NoLocking=true dist-upgrade | grep -E "^(Inst|E:) "; echo "@katoflow end"`
+// imageCheck is run in a container, after what fetches the package lists: it prints what is unfinished and pending there, as the scripts of this package do.
+const imageCheck = ` apt-get -qq update >/dev/null 2>&1 || echo "@katoflow old-lists 1"; echo "@katoflow section audit"; dpkg --audit; echo "@katoflow section pending"; LC_ALL=C apt-get -s -o Debug::NoLocking=true dist-upgrade | grep -E "^(Inst|E:) "; echo "@katoflow end"`
 
 // CheckImage starts a container from the image and looks into it (job `check-image`): that it starts, that no package is half configured, and which security packages are pending.
 //
@@ -221,6 +238,9 @@ func (x *Images) CheckImage(ctx context.Context, in CheckImageInput) (CheckImage
 	if trouble != "" {
 		result.Notes = append(result.Notes, notes("apt-get cannot plan an upgrade in the image: "+trouble)...)
 	}
+	if read.value("old-lists") != "" {
+		result.Notes = append(result.Notes, notes("the package lists could not be fetched in the image: what is pending there is by those that it was built with")...)
+	}
 	names := securityNames(pending)
 	return CheckImageResult{JobResult: result, Pending: names[:min(len(names), 2*maxFailures)]}, nil
 }
@@ -234,13 +254,13 @@ type PushImageInput struct {
 // PushImageResult is what the registry calls it.
 type PushImageResult struct {
 	JobResult
-	// Digest is "" where docker has no digests (before 1.6).
+	// Digest is "" where docker, or the registry, has none (before 1.6, and registries of the first version).
 	Digest string `json:"digest,omitempty"`
 }
 
 // PushImage sends the image to the registry (jobs `name-image` and `push`). Pushing it again is harmless.
 //
-// Errors: RemoteExit when the registry does not take it; Interrupted when the node rebooted; Verify when there is no digest afterwards; Lost, Timeout, Unreachable and what package remote tells of a node.
+// Errors: RemoteExit when the registry does not take it; Interrupted when the node rebooted; Lost, Timeout, Unreachable and what package remote tells of a node.
 func (x *Images) PushImage(ctx context.Context, in PushImageInput) (PushImageResult, error) {
 	a := begin(ctx, "push the image")
 	defer a.finish()
@@ -276,9 +296,6 @@ func (x *Images) PushImage(ctx context.Context, in PushImageInput) (PushImageRes
 		}
 		digest = docker.ParseDigest(text)
 	}
-	if digest == "" && state.version.HasDigests() {
-		return PushImageResult{JobResult: result}, failJob(operation.ErrVerify, t.host.Name, pushing.spec.ID.Dir(), "", "docker push ended well, and the image has no digest of %s: see what the registry has", in.Images.Registry)
-	}
 	return PushImageResult{JobResult: result, Digest: digest}, nil
 }
 
@@ -310,7 +327,7 @@ type PullImageResult struct {
 	Layers int    `json:"layers,omitempty"`
 }
 
-// PullImage fetches the image that the first node has pushed (job `pull`), by its digest, so that it is that one and no other.
+// PullImage fetches the image that the first node has pushed (job `pull`), by its digest, so that it is that one and no other, and gives it the name of the day (job `name-image`).
 //
 // Errors: RemoteExit when the registry does not give it; Verify when the node has another image afterwards; Interrupted, Lost, Timeout, Unreachable and what package remote tells of a node.
 func (x *Images) PullImage(ctx context.Context, in PullImageInput) (PullImageResult, error) {
@@ -320,23 +337,37 @@ func (x *Images) PullImage(ctx context.Context, in PullImageInput) (PullImageRes
 	if err != nil {
 		return PullImageResult{}, err
 	}
+	var state imageState
+	if !in.Settle {
+		if state, err = x.look(a, t, in.NodeInput, ""); err != nil {
+			return PullImageResult{}, err
+		}
+	}
+	digest := in.Digest
+	if !state.version.HasDigests() {
+		digest = ""
+	}
 	name := in.pushed()
-	if in.Digest != "" {
-		name = in.Images.Registry + "@" + in.Digest
+	if digest != "" {
+		name = in.Images.Registry + "@" + digest
 	}
 	job := x.Nodes.job(in.NodeInput, t, s.pullJob(in.Operation, t, in.JobTry, name), in.Timeout.D())
 	result, err := x.through(a, t, job)
-	if err != nil || !result.Started {
+	if err != nil || !result.Started || in.Settle {
 		return PullImageResult{JobResult: result}, err
 	}
-	state, err := x.look(a, t, in.NodeInput, job.spec.ID.Dir(), name)
-	if err != nil {
+	if state, err = x.look(a, t, in.NodeInput, job.spec.ID.Dir(), name); err != nil {
 		return PullImageResult{}, err
 	}
+	// A digest is proof; ids may be given anew by the registry, or by docker.
 	id := state.images[0].ID
-	// Ids are digests of the content since 1.10; before, a registry with digests gave them anew.
-	if id == "" || id != in.ID && (in.Digest == "" || strings.HasPrefix(id, "sha256:") && strings.HasPrefix(in.ID, "sha256:")) {
+	if id == "" || digest == "" && id != in.ID {
 		return PullImageResult{JobResult: result}, failJob(operation.ErrVerify, t.host.Name, job.spec.ID.Dir(), "", "docker pull ended well, and %s is image %q, not %s as on the first node", name, docker.ShortID(id), docker.ShortID(in.ID))
+	}
+	// The day's name tells a rollback which DEAs have had this upgrade.
+	naming := x.Nodes.job(in.NodeInput, t, s.tagJob(in.Operation, t, operation.JobNameImage, in.JobTry, state.version, id, in.pushed()), tagCeiling)
+	if _, err := x.through(a, t, naming); err != nil {
+		return PullImageResult{JobResult: result}, err
 	}
 	return PullImageResult{JobResult: result, ID: id, Layers: state.layers(0)}, nil
 }
@@ -408,14 +439,19 @@ func (x *Images) TagImage(ctx context.Context, in TagImageInput) (TagImageResult
 
 // dockerfile is that of the source page, with answers to what apt-get and dpkg may ask. The variables are for the commands alone and no part of the image.
 func (s site) dockerfile(base string) string {
-	var env []string
+	run := "RUN " + strings.Join(s.aptEnvironment(), " ")
+	return fmt.Sprintf("FROM %s\n%s apt-get update\n%s unattended-upgrades -d\nRUN apt-get clean && DEBIAN_FRONTEND=noninteractive apt-get -y autoremove\n", base, run, run)
+}
+
+// aptEnvironment are the assignments before a command of apt in a container.
+func (s site) aptEnvironment() []string {
+	env := []string{"DEBIAN_FRONTEND=noninteractive"}
 	for _, name := range []string{"http_proxy", "https_proxy", "no_proxy"} {
 		if value := s.proxy()[name]; value != "" {
 			env = append(env, name+"="+remote.Quote([]string{value}))
 		}
 	}
-	run := "RUN " + strings.Join(append([]string{"DEBIAN_FRONTEND=noninteractive"}, env...), " ")
-	return fmt.Sprintf("FROM %s\n%s apt-get update\n%s unattended-upgrades -d\nRUN apt-get clean && DEBIAN_FRONTEND=noninteractive apt-get -y autoremove\n", base, run, run)
+	return env
 }
 
 func (s site) buildJob(op Operation, t target, try int, name, folder string) remote.JobSpec {
@@ -425,7 +461,7 @@ func (s site) buildJob(op Operation, t target, try int, name, folder string) rem
 }
 
 func (s site) checkImageJob(op Operation, t target, try int, image string) remote.JobSpec {
-	spec := asRoot(op, t, operation.StepCheckImage, try, docker.Run(image, "sh", "-c", imageCheck)...)
+	spec := asRoot(op, t, operation.StepCheckImage, try, docker.Run(image, "sh", "-c", strings.Join(s.aptEnvironment(), " ")+imageCheck)...)
 	spec.Interruptible = true
 	return spec
 }

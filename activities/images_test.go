@@ -23,6 +23,7 @@ const (
 case $1 in
 --version) echo 'Docker version 20.10.24+dfsg1, build 297e128' ;;
 info) printf 'Client:\n Debug Mode: false\nServer:\n Docker Root Dir: /\n Debug Mode: false\n' ;;
+images) printf 'REPOSITORY TAG IMAGE ID CREATED SIZE\nstackato/stack-alsek latest ` + anImage + ` 2 days ago 1GB\nstackato/stack-alsek upgrade-2026-09-19 ` + anImage + ` 2 days ago 1GB\n' ;;
 history) printf 'aaa\n<missing>\n' ;;
 ps) echo ` + aContainer + ` ;;
 exec) printf '{"STACKATO_APP_NAME":"web","VCAP_APPLICATION":"{\\"application_id\\":\\"` + anAppGUID + `\\",\\"application_name\\":\\"web\\"}","VCAP_SERVICES":"{\\"password\\":\\"hunter2\\"}"}\n' ;;
@@ -58,8 +59,9 @@ func TestImageScripts_EveryShell_TellWhatDockerHas(t *testing.T) {
 			return a, string(out)
 		}
 		t.Run(shell[0], func(t *testing.T) {
-			a, _ := run(t, imagesScript, "0", "1", "stackato/stack-alsek:latest", "stackato/stack-alsek:none")
-			s := imageStateOf(a, 2)
+			a, _ := run(t, imagesScript, "0", "1", "stackato/stack-alsek:latest", "stackato/stack-alsek:none", "stackato/stack-alsek:none")
+			s := imageStateOf(a, 3)
+			require.Equal(t, "upgrade-2026-09-19", imageState{images: []docker.Image{{}, s.images[0], {}}, tags: s.tags}.upgrade("stackato/stack-alsek"))
 			require.Empty(t, s.problem)
 			require.Equal(t, "20.10.24+dfsg1", s.version.Text)
 			require.Equal(t, anImage, s.images[0].ID)
@@ -146,8 +148,6 @@ func TestJudgeImages_WhatStandsInTheWay(t *testing.T) {
 			s.pending = "Inst libssl3 [1] (2 Debian-Security:12/stable-security [amd64])\n"
 		}), warned: "the VM itself is not up to date, 1 security packages are pending"},
 		"docker away":       {state: imageState{problem: "the docker daemon does not answer"}, problem: "the docker daemon does not answer"},
-		"rollback":          {state: have(func(*imageState) {}), rollback: true},
-		"nothing before":    {state: have(func(s *imageState) { s.images[2] = docker.Image{} }), rollback: true, problem: "there is no image stackato/stack-alsek:katoflow-previous to go back to"},
 		"rollback, full":    {state: have(func(s *imageState) { s.space.free = 0 }), rollback: true},
 		"rollback, no base": {state: have(func(s *imageState) { s.images[0] = docker.Image{} }), rollback: true},
 	} {

@@ -15,7 +15,9 @@ package workflows
 
 import (
 	"fmt"
+	"maps"
 	"slices"
+	"time"
 
 	"go.temporal.io/sdk/workflow"
 
@@ -36,6 +38,8 @@ type imageUpgrade struct {
 	apps *apps
 
 	found activities.ImagesPreflightResult
+	// alone are the DEAs that a rollback leaves as they are, because they did not have the upgrade.
+	alone map[string]bool
 	// pulled is the image that the first DEA has pushed.
 	pulled *operation.ImageProgress
 	// left is what has to be told of the end: nil when everything that was asked for is done.
@@ -72,15 +76,48 @@ func (u *imageUpgrade) ready(ctx workflow.Context) (problems, warnings []string,
 		return nil, nil, err
 	}
 	problems, warnings = u.found.Problems, append(warnings, u.found.Warnings...)
+	if settings.Registry != "" {
+		u.noCanary = false // the first one builds for the others
+	}
+	if u.in.Rollback {
+		problems = append(problems, u.back()...)
+	}
 	u.report.Image.List, u.report.Image.Template = u.found.List, u.found.Template
 	if u.in.RestartApps {
-		selected, err := u.selectApps(ctx)
+		selected, err := selectApps(ctx, u.run)
 		if err != nil {
 			return nil, nil, err
 		}
+		u.apps.meant = selected
 		problems, warnings = append(problems, selected.Problems...), append(warnings, selected.Warnings...)
 	}
 	return problems, warnings, nil
+}
+
+// back finds the DEAs that a rollback is for: those that had the newest upgrade of all. The others would go further back than that. It returns what stands in the way.
+func (u *imageUpgrade) back() (problems []string) {
+	newest := ""
+	for _, b := range u.found.Back {
+		newest = max(newest, b.Upgrade)
+	}
+	u.alone = map[string]bool{}
+	same := 0
+	for _, n := range u.plan.Nodes {
+		b, asked := u.found.Back[n.Name]
+		switch {
+		case !asked: // told already
+		case b.Upgrade != newest:
+			u.alone[n.Name] = true
+		case !b.Previous:
+			problems = append(problems, fmt.Sprintf("%s: there is no image %s:%s to go back to", n.Name, u.settings().Used(), operation.PreviousTag))
+		case b.Same:
+			same++
+		}
+	}
+	if same > 0 && same+len(u.alone) == len(u.plan.Nodes) {
+		problems = append(problems, "cluster: apps get the image of before already, on every DEA that had the upgrade")
+	}
+	return problems
 }
 
 // lookAtImages is the preflight of docker on DEAs.
@@ -93,13 +130,23 @@ func lookAtImages(ctx workflow.Context, r *run, settings operation.ImageSettings
 			activities.ImagesPreflightInput{Op: r.op, Operation: settings, Nodes: part, Rollback: rollback}).Get(ctx, &found); err != nil {
 			return all, err
 		}
-		found.Problems = append(all.Problems, found.Problems...)
-		for _, w := range all.Warnings {
-			if !slices.Contains(found.Warnings, w) {
-				found.Warnings = append(found.Warnings, w)
+		all.Problems = append(all.Problems, found.Problems...)
+		for _, w := range found.Warnings {
+			if !slices.Contains(all.Warnings, w) {
+				all.Warnings = append(all.Warnings, w)
 			}
 		}
-		all = found
+		all.Autoscaling = all.Autoscaling || found.Autoscaling
+		if len(all.List) == 0 {
+			all.List = found.List
+		}
+		if all.Template == "" {
+			all.Template = found.Template
+		}
+		if all.Back == nil {
+			all.Back = found.Back
+		}
+		maps.Copy(all.Back, found.Back)
 	}
 	return all, nil
 }
@@ -107,10 +154,10 @@ func lookAtImages(ctx workflow.Context, r *run, settings operation.ImageSettings
 func (u *imageUpgrade) settings() operation.ImageSettings { return u.report.Image.ImageSettings }
 
 // selectApps finds the apps that run now.
-func (u *imageUpgrade) selectApps(ctx workflow.Context) (activities.SelectAppsResult, error) {
+func selectApps(ctx workflow.Context, r *run) (activities.SelectAppsResult, error) {
 	var a *activities.Apps
 	var out activities.SelectAppsResult
-	err := workflow.ExecuteActivity(looking(ctx, "the apps that run"), a.SelectApps, activities.SelectAppsInput{Operation: u.op, All: true}).Get(ctx, &out)
+	err := workflow.ExecuteActivity(looking(ctx, "the apps that run"), a.SelectApps, activities.SelectAppsInput{Operation: r.op, All: true}).Get(ctx, &out)
 	return out, err
 }
 
@@ -120,7 +167,21 @@ func (u *imageUpgrade) dryRun(ctx workflow.Context) ([]operation.CommandPlan, er
 	var result activities.PlanCommandsResult
 	err := workflow.ExecuteActivity(following(ctx, "commands of the plan", u.plan.UnreachableAfter.D()), images.PlanImages, activities.PlanImagesInput{Operation: u.op, Nodes: u.plan.Nodes, Images: u.settings(), Tag: u.tag,
 		Rollback: u.in.Rollback, List: u.found.List}).Get(ctx, &result)
-	return result.Plans, err
+	if err != nil {
+		return nil, err
+	}
+	plans := slices.DeleteFunc(result.Plans, func(p operation.CommandPlan) bool { return len(p.Nodes) == 1 && u.alone[p.Nodes[0]] })
+	if u.in.RestartApps {
+		more, err := u.apps.dryRun(ctx)
+		if err != nil {
+			return nil, err
+		}
+		plans = append(plans, more...)
+	}
+	if u.found.Autoscaling && !u.in.Rollback {
+		plans = append(plans, operation.CommandPlan{Nodes: []string{operation.ClusterNode}, Commands: []operation.PlannedCommand{{Step: operation.StepDEATemplate, Command: "a new template of DEAs", Note: "by hand: it will be asked"}}})
+	}
+	return plans, nil
 }
 
 func (u *imageUpgrade) nodeWorkflow() (name, what string) {
@@ -128,7 +189,7 @@ func (u *imageUpgrade) nodeWorkflow() (name, what string) {
 }
 
 func (u *imageUpgrade) nodeInput(task nodeTask) any {
-	return nodeImageInput{nodeTask: task, Images: u.settings(), Tag: u.tag, Rollback: u.in.Rollback, Pulled: u.pulled}
+	return nodeImageInput{nodeTask: task, Images: u.settings(), Tag: u.tag, Rollback: u.in.Rollback, Alone: u.alone[task.Node.Name], Pulled: u.pulled}
 }
 
 // first takes the image that the first DEA has pushed.
@@ -140,27 +201,42 @@ func (u *imageUpgrade) first(n *operation.NodeReport) {
 
 func (u *imageUpgrade) steps(ctx workflow.Context) {
 	u.roll(ctx)
-	if ctx.Err() != nil || u.aborting {
-		return
-	}
 	moved := u.moved()
 	if len(moved) == 0 {
 		return
 	}
+	if !u.after(ctx, moved) && u.found.Autoscaling { // it is not forgotten, whatever becomes of the operation
+		f := u.templateFailure()
+		u.remains(operation.StepDEATemplate, &f)
+	}
+}
+
+// after is what follows when the DEAs are done. False: cancelled or aborted before the template was seen to.
+func (u *imageUpgrade) after(ctx workflow.Context, moved map[string]string) bool {
+	if ctx.Err() != nil || u.aborting {
+		return false
+	}
+	ready := len(moved)+len(u.alone) == len(u.plan.Nodes)
 	if u.settings().Registry != "" && !u.in.Rollback {
 		if len(moved) < u.plan.DEAs {
-			u.warn("kato's list of images was left as it is, because not every DEA has the image")
+			u.warn("kato's list of images was left as it is, because not every DEA of the cluster has the image: run it for all of them")
 		} else if !u.imageList(ctx) {
-			return
+			return false
 		}
+		ready = ready && len(u.report.Image.List) > 0 && u.report.Image.List[0] == u.settings().Registry
 	}
-	if !u.template(ctx) {
-		return
-	}
-	if u.in.RestartApps && !u.restartApps(ctx) {
-		return
+	switch {
+	case !u.in.RestartApps:
+	case !ready:
+		u.left = &operation.Failure{Type: operation.ErrOldImage, Message: "the apps were not restarted, because they would not all get the image"}
+	case !u.restartApps(ctx):
+		return false
 	}
 	u.oldImages(ctx, moved)
+	if ctx.Err() != nil || u.aborting {
+		return false
+	}
+	return u.template(ctx)
 }
 
 // moved are the DEAs whose apps get the image from now on, with its id.
@@ -186,8 +262,8 @@ func (u *imageUpgrade) imageList(ctx workflow.Context) bool {
 		err := workflow.ExecuteActivity(following(ctx, "kato's list of images", u.plan.UnreachableAfter.D()), images.SetImageList, in).Get(ctx, &out)
 		if err == nil {
 			u.report.Image.List = out.List
-			if !slices.Equal(out.Before, out.List) {
-				u.report.Image.ListBefore = out.Before
+			if !slices.Equal(u.found.List, out.List) { // what a worker that died has set is no list of before
+				u.report.Image.ListBefore = u.found.List
 			}
 			return true
 		}
@@ -200,12 +276,14 @@ func (u *imageUpgrade) imageList(ctx workflow.Context) bool {
 		f := operation.FailureOf(err)
 		if u.in.MaxFailures != nil { // nobody is there to answer
 			u.remains(operation.StepImageList, f)
+			u.left = f
 			return true
 		}
 		switch u.ask(ctx, operation.ClusterNode, operation.StepImageList, try, *f, operation.Retry, operation.Skip, operation.Abort) {
 		case operation.Retry:
 		case operation.Skip:
 			u.remains(operation.StepImageList, f)
+			u.left = f
 			return true
 		default:
 			u.aborting = ctx.Err() == nil
@@ -220,19 +298,7 @@ func (u *imageUpgrade) template(ctx workflow.Context) bool {
 		return true
 	}
 	var images *activities.Images
-	before := u.found.Template
-	what := "autoscaling makes DEAs from a template that has the image as it was"
-	if before != "" {
-		what += " (" + before + ")"
-	}
-	cause := operation.Failure{Type: operation.ErrDEATemplate, Message: what + ": make a new one, write its id into /s/etc/autoscaling/autoscaling.yaml on the controllers, restart the processes; then retry. Skip leaves it to do",
-		Problems: []string{
-			"start a VM from the template, without the role dea, and upgrade the image there as here: katoflow upgrade image with that VM in the inventory, or the steps of the page by hand",
-			`give it back what makes it a DEA at its start: kato op defer "node attach -e dea CORE_IP" --run-as-root`,
-			"shut it down, and make an image of it",
-			"write its id as template_id (vSphere: its name as template) into /s/etc/autoscaling/autoscaling.yaml on each controller",
-			"kato process restart health_manager cloud_controller_ng",
-		}}
+	before, cause := u.found.Template, u.templateFailure()
 	for try := 1; ; try++ {
 		if u.in.MaxFailures != nil {
 			u.remains(operation.StepDEATemplate, &cause)
@@ -267,6 +333,25 @@ func (u *imageUpgrade) template(ctx workflow.Context) bool {
 	}
 }
 
+// templateFailure is what there is to do about the template.
+func (u *imageUpgrade) templateFailure() operation.Failure {
+	what := "autoscaling makes DEAs from a template that has the image as it was"
+	if u.in.Rollback {
+		what = "autoscaling makes DEAs from a template that may have the image that was rolled back"
+	}
+	if u.found.Template != "" {
+		what += " (" + u.found.Template + ")"
+	}
+	return operation.Failure{Type: operation.ErrDEATemplate, Message: what + ": make it anew, or name the one with the right image, in /s/etc/autoscaling/autoscaling.yaml on the controllers; then retry. Skip leaves it to do",
+		Problems: []string{
+			"start a VM from the template, without the role dea, and change the image there as here: katoflow upgrade image with that VM in the inventory, or the steps of the page by hand",
+			`give it back what makes it a DEA at its start: kato op defer "node attach -e dea CORE_IP" --run-as-root`,
+			"shut it down, and make an image of it",
+			"write its id as template_id (vSphere: its name as template) into /s/etc/autoscaling/autoscaling.yaml on each controller",
+			"kato process restart health_manager cloud_controller_ng",
+		}}
+}
+
 // remains tells what is left to do.
 func (u *imageUpgrade) remains(step string, f *operation.Failure) {
 	u.warn(fmt.Sprintf("left to do (%s): %s", step, f.Message))
@@ -278,7 +363,7 @@ func (u *imageUpgrade) restartApps(ctx workflow.Context) bool {
 		if u.goOn(ctx) != nil {
 			return false
 		}
-		selected, err := u.selectApps(ctx)
+		selected, err := selectApps(ctx, u.run)
 		if ctx.Err() != nil {
 			return false
 		}
@@ -319,26 +404,40 @@ func (u *imageUpgrade) restartApps(ctx workflow.Context) bool {
 func (u *imageUpgrade) oldImages(ctx workflow.Context, moved map[string]string) {
 	var images *activities.Images
 	var out activities.OldImagesResult
-	err := workflow.ExecuteActivity(following(ctx, "which image apps run on", u.plan.UnreachableAfter.D()), images.OldImages, activities.OldImagesInput{Operation: u.op, Images: u.settings(), Now: moved}).Get(ctx, &out)
-	if ctx.Err() != nil {
-		return
-	}
-	if err != nil {
-		u.warn("which image apps run on was not asked: " + operation.FailureOf(err).Message)
-		return
+	list := slices.Concat(u.report.Image.List, u.report.Image.ListBefore)
+	for look := 1; ; look++ {
+		err := workflow.ExecuteActivity(following(ctx, "which image apps run on", u.plan.UnreachableAfter.D()), images.OldImages,
+			activities.OldImagesInput{Operation: u.op, Images: u.settings(), List: list, Now: moved}).Get(ctx, &out)
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			u.warn("which image apps run on was not asked: " + operation.FailureOf(err).Message)
+			return
+		}
+		// Containers of apps that were just restarted take a moment to go.
+		if out.Containers == 0 || !u.in.RestartApps || u.left != nil || look == looksForOld || workflow.NewTimer(ctx, 5*time.Second).Get(ctx, nil) != nil {
+			break
+		}
 	}
 	r := u.report.Image
-	r.OldContainers, r.OldApps, r.Old = out.Containers, out.AppCount, out.Apps
+	r.OldContainers, r.OldApps, r.Old, r.Unasked = out.Containers, out.AppCount, out.Apps, len(out.Unasked)
 	for _, problem := range out.Unasked {
 		u.warn("which image apps run on was not told by " + problem)
 	}
-	if out.Containers > 0 && u.in.RestartApps && u.left == nil && len(moved) == u.plan.DEAs { // else it is no wonder
+	if (out.Containers > 0 || len(out.Unasked) > 0) && u.in.RestartApps && u.left == nil && len(moved) == u.plan.DEAs { // else it is no wonder
 		u.left = &operation.Failure{Type: operation.ErrOldImage, Message: oldSummary(r)}
 	}
 }
 
+// looksForOld is how often it is looked for apps on an older image, 5 s apart, before they are told.
+const looksForOld = 12
+
 // oldSummary is "3 containers of 2 apps run on an older image".
 func oldSummary(r *operation.ImageReport) string {
+	if r.Unasked > 0 {
+		return fmt.Sprintf("%s of %s on an older image, and %s did not say", count(r.OldContainers, "container"), count(r.OldApps, "app"), count(r.Unasked, "DEA"))
+	}
 	return fmt.Sprintf("%s of %s on an older image", count(r.OldContainers, "container"), count(r.OldApps, "app"))
 }
 
@@ -364,7 +463,7 @@ func imageSummary(report *operation.Report) string {
 	}
 	switch r := report.Image; {
 	case r == nil:
-	case r.OldContainers > 0:
+	case r.OldContainers > 0 || r.OldContainers == 0 && r.Unasked > 0:
 		text += "; " + oldSummary(r)
 	case r.OldContainers == 0:
 		text += "; no app runs on an older image"

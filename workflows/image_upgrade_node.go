@@ -17,6 +17,8 @@ type nodeImageInput struct {
 	// Tag of the new image, without its repository.
 	Tag      string `json:"tag"`
 	Rollback bool   `json:"rollback,omitempty"`
+	// Alone: the DEA is left as it is.
+	Alone bool `json:"alone,omitempty"`
 	// Pulled is the image that the first node has pushed; nil where it is built here.
 	Pulled *operation.ImageProgress `json:"pulled,omitempty"`
 }
@@ -37,6 +39,8 @@ func (n *nodeImage) steps() []nodeStep {
 	begin := []nodeStep{{operation.StepProbe, n.probe}, {operation.StepImages, n.look}}
 	end := []nodeStep{{operation.StepTag, n.tag}, {operation.StepGates, n.gates}}
 	switch {
+	case n.in.Alone:
+		return []nodeStep{{operation.StepProbe, n.leave}}
 	case n.in.Rollback:
 		return append(begin, end...)
 	case n.in.Pulled != nil:
@@ -56,8 +60,15 @@ func (n *nodeImage) firstJobTry(step string) int {
 
 // backTo: an image that is not as it must be is built anew.
 func (n *nodeImage) backTo(f *operation.Failure) (string, int) {
-	if f.Type == operation.ErrImage && n.at.Step == operation.StepCheckImage && n.in.Pulled == nil {
-		i := n.image()
+	if f.Type != operation.ErrImage || n.in.Pulled != nil {
+		return "", 0
+	}
+	i := n.image()
+	switch n.at.Step {
+	case operation.StepBuild:
+		i.Anew = true
+		return operation.StepBuild, n.jobTry + 1
+	case operation.StepCheckImage:
 		i.Anew = true
 		return operation.StepBuild, i.BuildTries + 1
 	}
@@ -76,6 +87,12 @@ func (n *nodeImage) image() *operation.ImageProgress {
 
 func (n *nodeImage) imageInput() activities.ImageInput {
 	return activities.ImageInput{NodeInput: n.input(), Images: n.in.Images, Tag: n.in.Tag, Timeout: n.Plan.UpgradeTimeout}
+}
+
+// leave is a rollback on a DEA that did not have the upgrade.
+func (n *nodeImage) leave(workflow.Context) error {
+	n.note("left as it is: it did not have the upgrade that is rolled back")
+	return nil
 }
 
 // look keeps what apps get now, so that a later try does not take the new image for it.

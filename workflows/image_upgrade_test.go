@@ -3,6 +3,7 @@ package workflows
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -47,6 +48,7 @@ func newImagesWorld(t *testing.T) *imagesWorld {
 		tagged: map[string]activities.TagImageInput{}, builds: map[string]int{}}
 	w.f = w.fake
 	w.found.List = []string{"stackato/stack-alsek", "stackato/stack/alsek"}
+	w.found.Back = map[string]activities.RollbackOf{"dea-1": {Upgrade: "upgrade-2026-08-01", Previous: true}, "dea-2": {Upgrade: "upgrade-2026-08-01", Previous: true}}
 	for name, fn := range map[string]any{"PreflightImages": w.PreflightImages, "LookAtImages": w.LookAtImages, "BuildImage": w.BuildImage, "CheckImage": w.CheckImage, "PushImage": w.PushImage,
 		"PullImage": w.PullImage, "TagImage": w.TagImage, "SetImageList": w.SetImageList, "OldImages": w.OldImages, "DEATemplate": w.DEATemplate, "PlanImages": w.PlanImages, "SelectApps": w.SelectApps,
 		"StopApp": w.StopApp, "StartApp": w.StartApp, "AwaitApp": w.AwaitApp} {
@@ -302,7 +304,7 @@ func TestImage_KatosListCannotBeSet_IsAsked(t *testing.T) {
 	w.f.script["SetImageList"] = []error{fail(operation.ErrVerify, "core: kato does not tell"), fail(operation.ErrVerify, "core: kato does not tell")}
 	w.answer(operation.Retry, operation.Skip)
 	report, err := w.upgrade(registry)
-	require.NoError(t, err)
+	require.Equal(t, operation.ErrVerify, typeOf(err), "what was asked for is not done")
 	require.Equal(t, []string{"cluster/image-list/1", "cluster/image-list/2"}, w.world.asked)
 	require.Contains(t, strings.Join(report.Warnings, "\n"), "left to do (image-list): core: kato does not tell")
 }
@@ -316,6 +318,70 @@ func TestImage_Rollback_SwapsLatestAndBuildsNothing(t *testing.T) {
 	require.Equal(t, "old-dea-1", w.tagged["dea-1"].Keep)
 	require.True(t, w.tagged["dea-1"].Rollback)
 	require.True(t, report.Image.Rollback)
+}
+
+func TestImage_Rollback_OnlyWhereTheUpgradeWas(t *testing.T) {
+	w := newImagesWorld(t)
+	w.found.Back["dea-2"] = activities.RollbackOf{Upgrade: "upgrade-2026-07-01"} // it would go back further, or nowhere
+	report, err := w.upgrade(toTheImageBefore)
+	require.NoError(t, err)
+	require.Equal(t, []string{"Probe", "LookAtImages", "TagImage", "Gates"}, w.on("dea-1"))
+	require.Empty(t, slices.DeleteFunc(w.on("dea-2"), func(c string) bool { return c == "InService" }))
+	require.Contains(t, strings.Join(node(t, report, "dea-2").Notes, "\n"), "left as it is")
+
+	for want, change := range map[string]func(*imagesWorld){
+		"dea-2: there is no image stackato/stack-alsek:katoflow-previous to go back to": func(w *imagesWorld) {
+			w.found.Back["dea-2"] = activities.RollbackOf{Upgrade: "upgrade-2026-08-01"}
+		},
+		"apps get the image of before already": func(w *imagesWorld) {
+			w.found.Back["dea-1"] = activities.RollbackOf{Upgrade: "upgrade-2026-08-01", Previous: true, Same: true}
+			w.found.Back["dea-2"] = activities.RollbackOf{Upgrade: "upgrade-2026-07-01", Previous: true}
+		},
+	} {
+		w := newImagesWorld(t)
+		change(w)
+		report, err := w.upgrade(toTheImageBefore)
+		require.Equal(t, operation.ErrPreflight, typeOf(err))
+		require.Contains(t, strings.Join(report.Failure.Problems, "\n"), want)
+		require.Empty(t, w.tagged)
+	}
+}
+
+func TestImage_RegistryOfTheInventory_TheFirstDEAGoesAloneAllTheSame(t *testing.T) {
+	w := newImagesWorld(t)
+	w.f.plan.Images.Registry = "registry.example.com:5000/stack-alsek"
+	_, err := w.upgrade(func(in *operation.ImageUpgradeInput) { in.NoCanary, in.Batch = true, "2" })
+	require.NoError(t, err)
+	require.Equal(t, 1, w.builds["dea-1"]+w.builds["dea-2"], "it is built once")
+	require.Len(t, w.pulls, 1)
+}
+
+func TestImage_RestartApps_NotEveryDEAHasTheImage_LeavesTheApps(t *testing.T) {
+	w := newImagesWorld(t)
+	w.apps = someApps(1)
+	w.f.script["BuildImage dea-2"] = []error{fail(operation.ErrRemoteExit, "dea-2: build ended with exit code 1")}
+	w.answer(operation.Skip)
+	_, err := w.upgrade(restartApps)
+	require.Equal(t, operation.ErrNodesFailed, typeOf(err))
+	require.Zero(t, w.f.count("StopApp app-0"))
+
+	w = newImagesWorld(t) // and where kato gives another image first
+	w.apps = someApps(1)
+	w.f.script["SetImageList"] = []error{fail(operation.ErrVerify, "core: kato does not tell")}
+	w.answer(operation.Skip)
+	report, err := w.upgrade(restartApps, registry)
+	require.Equal(t, operation.ErrOldImage, typeOf(err))
+	require.Contains(t, report.Failure.Message, "the apps were not restarted")
+	require.Zero(t, w.f.count("StopApp app-0"))
+}
+
+func TestImage_DEAThatDoesNotSay_IsNoProof(t *testing.T) {
+	w := newImagesWorld(t)
+	w.apps = someApps(1)
+	w.old = activities.OldImagesResult{Unasked: []string{"dea-2: not reached"}}
+	report, err := w.upgrade(restartApps)
+	require.Equal(t, operation.ErrOldImage, typeOf(err))
+	require.NotContains(t, report.Message, "no app runs on an older image")
 }
 
 func TestImage_RetryOfTheTag_KeepsWhatWasLatestBefore(t *testing.T) {
@@ -348,6 +414,15 @@ func TestImage_Autoscaling_TheTemplateIsNeverForgotten(t *testing.T) {
 		report, err := w.upgrade()
 		require.NoError(t, err)
 		require.Contains(t, strings.Join(report.Warnings, "\n"), "left to do (dea-template): autoscaling makes DEAs from a template that has the image as it was (template_id: ami-1)")
+	})
+	t.Run("aborted before it was asked", func(t *testing.T) {
+		w := newImagesWorld(t)
+		scaling(w)
+		w.f.script["BuildImage dea-2"] = []error{fail(operation.ErrRemoteExit, "dea-2: build ended with exit code 1")}
+		w.answer(operation.Abort)
+		report, err := w.upgrade()
+		require.Error(t, err)
+		require.Contains(t, strings.Join(report.Warnings, "\n"), "left to do (dea-template)")
 	})
 	t.Run("nobody there to answer", func(t *testing.T) {
 		w := newImagesWorld(t)

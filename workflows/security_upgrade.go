@@ -87,6 +87,11 @@ func (u *securityUpgrade) ready(ctx workflow.Context) (problems, warnings []stri
 		return []string{"then image: none of the nodes is a DEA"}, warnings, nil
 	}
 	found, err := lookAtImages(ctx, u.run, u.in.Then.Images.Or(u.plan.Images), deas, false)
+	if err == nil && u.in.Then.RestartApps {
+		var apps activities.SelectAppsResult
+		apps, err = selectApps(ctx, u.run)
+		found.Problems, found.Warnings = append(found.Problems, apps.Problems...), append(found.Warnings, apps.Warnings...)
+	}
 	for _, w := range found.Warnings {
 		if !strings.Contains(w, activities.VMNotUpToDate) { // it will be
 			warnings = append(warnings, w)

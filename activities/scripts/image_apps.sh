@@ -5,7 +5,7 @@ needs_sudo=$1
 shift
 
 for container in "$@"; do
-	environment=$(as_root docker exec "$container" cat /home/stackato/etc/droplet.env.json 2>/dev/null)
+	environment=$(as_root docker exec "$container" cat /home/stackato/etc/droplet.env.json 2>/dev/null | head -c 262144)
 	id=$(printf '%s\n' "$environment" | sed -n 's/.*application_id[^0-9a-f]*\([0-9a-f][0-9a-f-]*\).*/\1/p' | head -n 1)
 	name=$(printf '%s\n' "$environment" | sed -n 's/.*"STACKATO_APP_NAME": *"\([^"]*\)".*/\1/p' | head -n 1)
 	say app "$container" "${id:--}" "$name"

@@ -6,9 +6,13 @@ login "$kato" config get fence docker/images --json </dev/null 2>/dev/null
 code=$?
 say section
 say images-exit "$code"
-say section scaling-controller
-login "$kato" config get cloud_controller_ng autoscaling/enabled </dev/null 2>/dev/null
-say section scaling-manager
-login "$kato" config get health_manager autoscaling/enabled </dev/null 2>/dev/null
-say section
+for process in cloud_controller_ng health_manager; do
+	name=controller
+	[ "$process" != health_manager ] || name=manager
+	say section "scaling-$name"
+	login "$kato" config get "$process" autoscaling/enabled </dev/null 2>/dev/null
+	code=$?
+	say section
+	say "scaling-$name-exit" "$code"
+done
 say end

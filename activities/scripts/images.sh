@@ -21,9 +21,17 @@ if command -v docker >/dev/null 2>&1; then
 			as_root docker history -q --no-trunc "$image" 2>/dev/null
 			say section
 		done
+		say section names
+		as_root docker images --no-trunc 2>/dev/null
 		root=$(printf '%s\n' "$info" | sed -n 's/^ *\(Docker \)*Root Dir: //p' | head -n 1)
+		root=${root:-/var/lib/docker}
 		say section space
-		LC_ALL=C df -P -k "${root:-/var/lib/docker}" 2>/dev/null | tail -n 1
+		# The folder of a storage driver is closed to others: the one above it is on the same disk.
+		while [ "$root" != / ] && ! LC_ALL=C df -P -k "$root" >/dev/null 2>&1; do
+			root=${root%/*}
+			root=${root:-/}
+		done
+		LC_ALL=C df -P -k "$root" 2>/dev/null | tail -n 1
 		say section
 	fi
 else

@@ -129,6 +129,13 @@ func TestParseRoot_OfNewAndOldVersions(t *testing.T) {
 	require.Empty(t, ParseRoot("Containers: 2\n"))
 }
 
+func TestParseImages_NamesByID(t *testing.T) {
+	require.Equal(t, map[string][]string{"sha256:" + hexA: {"r/i:latest", "r/i:upgrade-2026-09-19"}, hexB: {"h.x:5000/i:1"}}, ParseImages(
+		"REPOSITORY   TAG   IMAGE ID   CREATED   SIZE\nr/i   latest   sha256:"+hexA+"   2 days ago   1GB\nr/i   upgrade-2026-09-19   sha256:"+hexA+"   2 days ago   1GB\n"+
+			"<none>   <none>   sha256:"+hexC+"   2 days ago   1GB\nh.x:5000/i   1   "+hexB+"   2 days ago   1GB\n"))
+	require.Empty(t, ParseImages(""))
+}
+
 func TestDaemonProblem_NamesWhatToDo(t *testing.T) {
 	require.Empty(t, DaemonProblem("Containers: 2\n", 0))
 	require.Contains(t, DaemonProblem("sudo: a password is required", 1), "deploy/sudoers/katoflow-images")

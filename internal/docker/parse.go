@@ -90,6 +90,22 @@ func ParseRoot(info string) string {
 	return ""
 }
 
+// ParseImages reads `docker images --no-trunc`: the names of images, "REPOSITORY:TAG", by id.
+func ParseImages(out string) map[string][]string {
+	names := map[string][]string{}
+	for line := range strings.Lines(out) {
+		words := strings.Fields(line)
+		if len(words) < 3 || !idForm.MatchString(words[2]) || strings.HasPrefix(words[0], "<") || strings.HasPrefix(words[1], "<") {
+			continue
+		}
+		names[words[2]] = append(names[words[2]], words[0]+":"+words[1])
+	}
+	return names
+}
+
+// DaemonDown is the problem of a daemon that may come up yet.
+const DaemonDown = "the docker daemon does not answer: see `sudo docker info` there"
+
 // DaemonProblem says in one line why `docker info` gave nothing; "" when it did.
 func DaemonProblem(info string, exit int) string {
 	lower := strings.ToLower(info)
@@ -97,7 +113,7 @@ func DaemonProblem(info string, exit int) string {
 	case strings.Contains(lower, "password is required"), strings.Contains(lower, "not allowed to execute"), strings.Contains(lower, "a terminal is required"):
 		return "sudo does not let docker be run without a password: install deploy/sudoers/katoflow-images there"
 	case strings.Contains(lower, "cannot connect to the docker daemon"), strings.Contains(lower, "is the docker daemon running"):
-		return "the docker daemon does not answer: see `sudo docker info` there"
+		return DaemonDown
 	case strings.Contains(lower, "permission denied"):
 		return "the docker daemon refuses the login user: see the rights of its socket"
 	case exit != 0:

@@ -193,6 +193,7 @@ func TestImages_Registry_BuiltOncePulledByTheOthers(t *testing.T) {
 				require.Equal(t, one.ImageID(latest), two.ImageID(latest), "all have the same image")
 			}
 			require.Empty(t, two.PendingIn(latest))
+			require.Equal(t, two.ImageID(latest), two.ImageID(s.sharedImage()+":"+operation.ImageTag(time.Now())), "by its day a rollback knows it")
 			require.Equal(t, before["dea-2"], two.ImageID(s.sharedImage()+":"+operation.PreviousTag), "what apps got before is kept")
 			require.Equal(t, before, s.latestImages(), "the site's own name is left alone")
 			require.Equal(t, s.sharedImage(), r.Image.List[0], "kato gives the registry's first")
@@ -358,6 +359,42 @@ func TestImages_RestartApps_NoneIsLeftOnTheOldImage(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestImages_Rollback_AfterAPartOfAnUpgrade_LeavesTheOthersAsTheyAre(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, nil, nil, withImages)
+	s.worker("")
+	before := s.latestImages()
+	s.imageUpgrade("--nodes", "dea-1").done(60 * time.Second)
+	require.NotEqual(t, before["dea-1"], s.images("dea-1").ImageID(latestImage))
+	r := s.imageUpgrade("--rollback").done(60 * time.Second)
+	require.Equal(t, before, s.latestImages())
+	require.Empty(t, s.images("dea-2").ImageID(previousImage))
+	require.Zero(t, s.dockers("dea-2", "tag"))
+	require.Contains(t, strings.Join(r.Nodes[1].Notes, "\n"), "left as it is")
+}
+
+func TestImages_ListsCannotBeFetched_ABuildThatUpgradesNothingIsNoSuccess(t *testing.T) {
+	onlySimulated(t, "apt in a container of a real host has no faults")
+	t.Parallel()
+	s := newSite(t, nil, nil, withImages)
+	s.worker("")
+	before := s.latestImages()
+	dea := s.cluster.Node("dea-1")
+	// apt-get update ends well without its lists, in the build as well.
+	dea.FailCommand("apt-get update", 1, 0, "W: Failed to fetch http://security.debian.org/dists/stable-security/InRelease  Could not connect")
+	o := s.imageUpgrade()
+	f := s.fault("the build ends well without package lists")
+	q := o.question(30 * time.Second)
+	require.Equal(t, operation.StepBuild, q.Step)
+	require.Contains(t, q.Cause.Message, "apt-get update could not fetch 1 of its lists")
+	require.Equal(t, before, s.latestImages())
+	o.decide(q, operation.Retry)
+	o.done(60 * time.Second)
+	s.imageUpgraded(before)
+	require.Equal(t, 2, s.dockers("dea-1", "build"), "what was built without them is not taken for today's")
+	f.end(parkedFor(q.Step, "retried: built"))
 }
 
 func TestImages_MaintenanceMode_AppsAreNotRestartedInIt(t *testing.T) {

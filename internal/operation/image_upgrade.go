@@ -220,6 +220,8 @@ type ImageReport struct {
 	// Containers that run on an older image, and of how many apps; -1 when that was not asked.
 	OldContainers int `json:"oldContainers"`
 	OldApps       int `json:"oldApps"`
+	// Unasked is the number of DEAs that did not say.
+	Unasked int `json:"unasked,omitempty"`
 	// Old are the apps, at most MaxOldApps.
 	Old []OldApp `json:"old,omitempty"`
 }

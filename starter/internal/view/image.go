@@ -37,7 +37,13 @@ func imaged(r *operation.Report, s Style) string {
 	if r.DryRun || i.OldContainers < 0 {
 		return b.String()
 	}
+	if i.Unasked > 0 {
+		line("%s", s.paint(yellow, count(i.Unasked, "DEA")+" did not say which image apps run on"))
+	}
 	if i.OldContainers == 0 {
+		if i.Unasked > 0 {
+			return b.String()
+		}
 		line("%s", s.paint(green, "no app runs on an older image"))
 		return b.String()
 	}
