@@ -15,7 +15,6 @@ package workflows
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -97,8 +96,8 @@ func (u *imageUpgrade) ready(ctx workflow.Context) (problems, warnings []string,
 // back finds the DEAs that a rollback is for: those that had the newest upgrade of all. The others would go further back than that. It returns what stands in the way.
 func (u *imageUpgrade) back() (problems []string) {
 	newest := ""
-	for _, b := range u.found.Back {
-		newest = max(newest, b.Upgrade)
+	for _, n := range u.plan.Nodes {
+		newest = max(newest, u.found.Back[n.Name].Upgrade)
 	}
 	u.alone = map[string]bool{}
 	same := 0
@@ -143,10 +142,14 @@ func lookAtImages(ctx workflow.Context, r *run, settings operation.ImageSettings
 		if all.Template == "" {
 			all.Template = found.Template
 		}
-		if all.Back == nil {
-			all.Back = found.Back
+		for _, name := range part {
+			if b, ok := found.Back[name]; ok {
+				if all.Back == nil {
+					all.Back = map[string]activities.RollbackOf{}
+				}
+				all.Back[name] = b
+			}
 		}
-		maps.Copy(all.Back, found.Back)
 	}
 	return all, nil
 }
