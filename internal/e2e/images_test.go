@@ -452,7 +452,9 @@ func TestImages_AfterTheSecurityUpgrade_AsOneGoesOnWithTheOther(t *testing.T) {
 	s.worker("")
 	before := s.latestImages()
 	id := fmt.Sprintf("op-%d", shared.number.Add(1))
-	out := s.cli(0, "upgrade", "security", s.cluster.Name(), "--id", id, "--then", "image")
+	out, err := s.Katoflow(stretched(2*time.Minute), "upgrade", "security", s.cluster.Name(), "--id", id, "--then", "image") // two operations, watched to their end
+	require.NoError(t, err)
+	require.Zero(t, out.Code, "%s\n%s", out.Stdout, out.Stderr)
 	require.Contains(t, out.Stdout, "upgrade-security")
 	require.Contains(t, out.Stdout, "image "+todays(), "both are watched to their end")
 	s.upgraded(1, s.names()...)
