@@ -136,11 +136,9 @@ func (x *Images) ImagesStatus(ctx context.Context, in ImagesStatusInput) ([]Imag
 	if err != nil {
 		return nil, err
 	}
-	targets := make([]target, len(in.Nodes))
-	for i, name := range in.Nodes {
-		if targets[i], err = s.target(name); err != nil {
-			return nil, err
-		}
+	targets, err := s.targets(in.Nodes)
+	if err != nil {
+		return nil, err
 	}
 	out := make([]ImageStatus, len(targets))
 	names := []string{in.Images.Used() + ":" + operation.LatestTag, in.Images.Repository + ":" + operation.LatestTag}
@@ -224,11 +222,9 @@ func (x *Images) PreflightImages(ctx context.Context, in ImagesPreflightInput) (
 	if err != nil {
 		return ImagesPreflightResult{}, err
 	}
-	targets := make([]target, len(in.Nodes))
-	for i, name := range in.Nodes {
-		if targets[i], err = s.target(name); err != nil {
-			return ImagesPreflightResult{}, err
-		}
+	targets, err := s.targets(in.Nodes)
+	if err != nil {
+		return ImagesPreflightResult{}, err
 	}
 	var out ImagesPreflightResult
 	if err := x.readList(a, s, &out); err != nil {

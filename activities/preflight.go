@@ -33,11 +33,9 @@ func (n *Nodes) Preflight(ctx context.Context, in PreflightInput) (PreflightResu
 		return PreflightResult{}, err
 	}
 	names := append(append([]string{}, in.Nodes...), in.Others...)
-	targets := make([]target, len(names))
-	for i, name := range names {
-		if targets[i], err = s.target(name); err != nil {
-			return PreflightResult{}, err
-		}
+	targets, err := s.targets(names)
+	if err != nil {
+		return PreflightResult{}, err
 	}
 	core := s.cluster.CoreNode()
 	out := PreflightResult{Nodes: make([]NodePreflight, len(names))}

@@ -25,11 +25,9 @@ func (n *Nodes) Fence(ctx context.Context, in FenceInput) (FenceResult, error) {
 		return FenceResult{}, err
 	}
 	names := append(append([]string{}, in.Nodes...), in.Optional...)
-	targets := make([]target, len(names))
-	for i, name := range names {
-		if targets[i], err = s.target(name); err != nil {
-			return FenceResult{}, err
-		}
+	targets, err := s.targets(names)
+	if err != nil {
+		return FenceResult{}, err
 	}
 	failures := make([]*operation.Failure, len(names))
 	each(len(names), func(i int) {

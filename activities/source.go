@@ -86,6 +86,18 @@ func (s site) target(name string) (target, error) {
 	return s.of(n)
 }
 
+// targets are the nodes of those names, in their order.
+func (s site) targets(names []string) ([]target, error) {
+	out := make([]target, len(names))
+	for i, name := range names {
+		var err error
+		if out[i], err = s.target(name); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
 func (s site) of(n *inventory.Node) (target, error) {
 	h, err := s.file.Host(s.cluster, n, s.env)
 	if err != nil {

@@ -41,11 +41,9 @@ func (n *Nodes) NodesStatus(ctx context.Context, in NodesStatusInput) (NodesStat
 	if err != nil {
 		return NodesStatusResult{}, err
 	}
-	targets := make([]target, len(in.Nodes))
-	for i, name := range in.Nodes {
-		if targets[i], err = s.target(name); err != nil {
-			return NodesStatusResult{}, err
-		}
+	targets, err := s.targets(in.Nodes)
+	if err != nil {
+		return NodesStatusResult{}, err
 	}
 	out := NodesStatusResult{Nodes: make([]operation.NodeStatus, len(targets))}
 	each(len(targets), func(i int) {
