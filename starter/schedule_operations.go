@@ -44,6 +44,7 @@ func schedulables() []schedulable {
 	return []schedulable{
 		{"upgrade security", operation.KindSecurityUpgrade, operation.WorkflowSecurityUpgrade, "Rolling security upgrade", securityOptions},
 		{"upgrade image", operation.KindImageUpgrade, operation.WorkflowImageUpgrade, "Upgrade of the docker base image", imageOptions},
+		{"patch install", operation.KindPatchInstall, operation.WorkflowPatch, "Installation of kato's patches", patchOptions},
 		{"backup create", operation.KindBackup, operation.WorkflowBackup, "Export of a cluster", backupOptions},
 		{"backup verify", operation.KindBackupVerify, operation.WorkflowBackupVerify, "Verification of the latest archive", verifyOptions},
 		{"backup prune", operation.KindBackupPrune, operation.WorkflowBackupPrune, "Retention of the archives", pruneOptions(prunedArchives)},
@@ -70,6 +71,16 @@ func imageOptions(c *cli, cmd *cobra.Command) func(string) (prepared, error) {
 	return func(cluster string) (prepared, error) {
 		in, err := f.input(c, cluster)
 		return prepared{input: &in, queue: f.queue, details: func() string { return imageDetails(in) }}, err
+	}
+}
+
+// patchOptions install all patches that there are when the run begins.
+func patchOptions(c *cli, cmd *cobra.Command) func(string) (prepared, error) {
+	f := &patchFlags{action: operation.PatchInstall}
+	f.register(c, cmd)
+	return func(cluster string) (prepared, error) {
+		in, err := f.input(c, cluster, "", false)
+		return prepared{input: &in, queue: f.queue, details: func() string { return patchDetails(in) }}, err
 	}
 }
 

@@ -126,6 +126,9 @@ func howFar(report *operation.Report) string {
 	if report.Image != nil {
 		return imageSummary(report)
 	}
+	if report.Patches != nil {
+		return patchSummary(report)
+	}
 	if report.Apps != nil {
 		return appsSummary(report.Apps)
 	}
@@ -293,6 +296,9 @@ func remark(n *operation.NodeReport) string {
 	}
 	if i := n.Image; i != nil && i.Moved {
 		parts = append(parts, "apps get image "+operation.ShortImage(i.ID))
+	}
+	if p := n.Patches; p != nil && len(p.Wanted) > 0 {
+		parts = append(parts, strings.Join(bound(p.Wanted, 5), ", "))
 	}
 	if n.Proof != nil {
 		parts = append(parts, "reboot proved, kernel "+n.Proof.Kernel)

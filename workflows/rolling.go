@@ -58,12 +58,20 @@ func (r *rolling) roll(ctx workflow.Context) {
 	r.accepted, r.outTries, r.left = map[string]bool{}, map[string]int{}, map[string]nodeTask{}
 	r.canary = r.noCanary
 	r.soaked = r.noCanary || r.soakFor == 0
+	r.pass()
 	for r.next < len(r.plan.Nodes) && r.advance(ctx) {
 	}
 	disconnected, _ := workflow.NewDisconnectedContext(ctx)
 	r.finishing.Wait(disconnected)
 	if ctx.Err() == nil && !r.aborting {
 		r.clusterGates(ctx, operation.StepFinalGates)
+	}
+}
+
+// pass goes by the nodes on which there is nothing to do.
+func (r *rolling) pass() {
+	for r.next < len(r.report.Nodes) && r.report.Nodes[r.next].Status == operation.NodeDone {
+		r.next++
 	}
 }
 
@@ -96,6 +104,7 @@ func (r *rolling) advance(ctx workflow.Context) bool {
 	for r.mayStart() && ctx.Err() == nil && !r.aborting && !r.lock.lost() {
 		r.start(ctx, r.next)
 		r.next++
+		r.pass()
 	}
 	return true
 }

@@ -525,6 +525,12 @@ func size(report operation.Report) int {
 		return n
 	}
 	n := 2048 + failure(report.Failure) + lines(report.Warnings) + lines(report.LeftOut)
+	if report.Patches != nil {
+		for i := range report.Patches.Patches {
+			p := &report.Patches.Patches[i]
+			n += 200 + len(p.Name) + len(p.Description) + len(p.Severity) + lines(p.Roles) + lines(p.Installed) + lines(p.Missing)
+		}
+	}
 	if report.Apps != nil {
 		for i := range report.Apps.Apps {
 			r := &report.Apps.Apps[i]

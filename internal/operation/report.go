@@ -160,6 +160,8 @@ type Report struct {
 	Sets *SetReport `json:"sets,omitempty"`
 	// Image is what became of the docker base image.
 	Image *ImageReport `json:"image,omitempty"`
+	// Patches is what became of kato's patches.
+	Patches *PatchReport `json:"patches,omitempty"`
 }
 
 // Counts of nodes by status.

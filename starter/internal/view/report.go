@@ -62,6 +62,7 @@ func Report(r *operation.Report, now time.Time, s Style) string {
 		b.WriteString(rolledBack(r, s))
 	}
 	b.WriteString(imaged(r, s))
+	b.WriteString(patched(r, s))
 	b.WriteString(snapshotted(r.Snapshot, s))
 	if r.Sets != nil && r.Sets.Prune != nil {
 		b.WriteString(prunedSets(r, s))
@@ -75,7 +76,7 @@ func Report(r *operation.Report, now time.Time, s Style) string {
 	if len(r.Nodes) > 0 {
 		b.WriteString("\n")
 		columns := []string{"NODE", "ROLES", "STATUS", "STEP", "TRY", "TIME", "PACKAGES", "BOOT", "NOTE"}
-		upgrades := !operation.OnOneNode(r.Kind) && r.Kind != operation.KindSnapshot && r.Kind != operation.KindSnapshotRollback
+		upgrades := !operation.OnOneNode(r.Kind) && r.Kind != operation.KindSnapshot && r.Kind != operation.KindSnapshotRollback && r.Patches == nil
 		if !upgrades {
 			columns = slices.Delete(columns, 6, 8)
 		}
@@ -240,6 +241,9 @@ func fullNote(n *operation.NodeReport) string {
 	}
 	if n.ChangeCount == 0 && n.Pending > 0 && !n.Upgraded {
 		parts = append(parts, itoa(n.Pending)+" pending")
+	}
+	if n.Patches != nil && len(n.Patches.Wanted) > 0 {
+		parts = append(parts, strings.ReplaceAll(cleanAll(n.Patches.Wanted), ",", ", "))
 	}
 	for _, t := range n.Notes {
 		parts = append(parts, clean(t))
