@@ -87,8 +87,15 @@ func ServeManifest(address string, m *Manifest) (manifest string, stop func(), e
 		return "", nil, fmt.Errorf("vendor's manifest: %w", err)
 	}
 	server := &http.Server{Handler: ManifestHandler(m), ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(io.Discard, "", 0)}
-	go func() { _ = server.Serve(listener) }() // it ends with stop
-	return "http://" + listener.Addr().String() + ManifestPath, func() { _ = server.Close() }, nil
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = server.Serve(listener) // it ends with stop
+	}()
+	return "http://" + listener.Addr().String() + ManifestPath, func() {
+		_ = server.Close()
+		<-served
+	}, nil
 }
 
 // SetManifest says at which URL the nodes' katos find the vendor's manifest; "" = its name is not known on this network.
