@@ -11,6 +11,7 @@ import (
 
 	"github.com/katoflow/katoflow/internal/e2e/harness"
 	"github.com/katoflow/katoflow/internal/simcluster"
+	"github.com/katoflow/katoflow/internal/simcluster/katodouble"
 )
 
 // cluster is what the cases need of a cluster, simulated or of real hosts. Both are asked in the same words, so that one suite holds for both; where
@@ -78,6 +79,9 @@ type machine interface {
 	StopRole(role string)
 	RoleNeverStarts(role string)
 	StartRole(role string)
+	// PatchWith and Patches are for nodes with kato, too.
+	PatchWith(p katodouble.PatchesPatch) error
+	Patches() (katodouble.NodePatches, error)
 	// Heal ends every fault and powers the node on.
 	Heal()
 }

@@ -15,6 +15,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/katoflow/katoflow/internal/simcluster/cloudcontroller"
+	"github.com/katoflow/katoflow/internal/simcluster/katodouble"
 )
 
 // ClusterConfig describes a cluster of hosts.
@@ -77,6 +78,10 @@ type Cluster struct {
 	ccng  *cloudcontroller.Joined // nil on a plain cluster
 	// databaseURL is where the hosts' katos find its content.
 	databaseURL string
+	// manifest is that of kato's patches, at manifestURL; vendor ends its server, nil on a plain cluster.
+	manifest    katodouble.Manifest
+	manifestURL string
+	vendor      func()
 
 	mu      sync.Mutex
 	away    map[*Host]bool
@@ -135,6 +140,9 @@ func (c *Cluster) start(ctx context.Context) error {
 		if c.ccng, err = c.startController(); err != nil { // before the hosts are made, whose katos know its address
 			return err
 		}
+		if err := c.startVendor(); err != nil {
+			return err
+		}
 	}
 	// The disks are made one after the other, which is quick; booting is what takes time.
 	for _, h := range c.hosts {
@@ -178,6 +186,9 @@ func (c *Cluster) boot(ctx context.Context) error {
 func (c *Cluster) Close() error {
 	if c.ccng != nil {
 		c.ccng.Close()
+	}
+	if c.vendor != nil {
+		c.vendor()
 	}
 	var all []error
 	var done sync.WaitGroup

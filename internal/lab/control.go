@@ -164,6 +164,14 @@ func Faults() []Fault {
 			return h.ImportWith(p)
 		}},
 		{"heal-imports", "", "end import-with", plain((*Host).HealImports)},
+		{"patch-with", "JSON", `let kato patch go so, as {"fault":"half","times":1} or {"generation":"als","seconds":2}`, func(h *Host, args []string) error {
+			p, err := katodouble.ParsePatchesPatch(strings.Join(args, " "))
+			if err != nil {
+				return err
+			}
+			return h.PatchWith(p)
+		}},
+		{"heal-patches", "", "end the fault and the seconds of patch-with", plain((*Host).HealPatches)},
 		{"external-database", "mysql|postgresql [HOST]", "let kato's configuration name an external database (no HOST ends it)", func(h *Host, args []string) error {
 			if len(args) < 1 || len(args) > 2 {
 				return errors.New("takes mysql or postgresql, and a host")

@@ -20,7 +20,7 @@ const katoUnit = katodouble.AgentUnit
 
 // katoSite is the host's /etc/kato/node.json.
 func (h *Host) katoSite() katodouble.Site {
-	out := katodouble.Site{ID: h.Address(), Version: "3.4.2", RoleStart: h.c.cfg.RoleStart.String(), Login: LoginUser, Database: h.c.databaseURL}
+	out := katodouble.Site{ID: h.Address(), Version: "3.4.2", RoleStart: h.c.cfg.RoleStart.String(), Login: LoginUser, Database: h.c.databaseURL, Manifest: h.c.manifestURL}
 	for _, o := range h.c.hosts {
 		apps := o.cfg.Apps
 		if apps == 0 {
@@ -93,6 +93,16 @@ func (c *Cluster) startController() (*cloudcontroller.Joined, error) {
 	return j, nil
 }
 
+// startVendor serves the manifest of kato's patches in this process, by way of the bridge, which NoOutbound does not close.
+func (c *Cluster) startVendor() (err error) {
+	c.manifest.Set(katodouble.DefaultPatches())
+	c.manifestURL, c.vendor, err = katodouble.ServeManifest(net.JoinHostPort(c.lab.bridge.String(), "0"), &c.manifest)
+	return err
+}
+
+// SetPatches replaces the vendor's patches. What hosts have fetched stays as it is.
+func (c *Cluster) SetPatches(list []katodouble.Patch) { c.manifest.Set(list) }
+
 // Controller is the cluster's Cloud Controller; nil on a plain cluster.
 func (c *Cluster) Controller() *cloudcontroller.Controller {
 	if c.ccng == nil {
@@ -133,6 +143,22 @@ func (h *Host) ImportWith(p katodouble.ImportPatch) error {
 // HealImports makes the host's imports as they were at the start.
 func (h *Host) HealImports() error {
 	return h.ImportWith(katodouble.ImportPatch{Heal: true})
+}
+
+// PatchWith changes what the host knows of kato's patches and what `kato patch` does there; katodouble.PatchesPatch says what can be set. What it does not name stays.
+func (h *Host) PatchWith(p katodouble.PatchesPatch) error {
+	return h.Kato(katodouble.StatePatch{Patches: &p})
+}
+
+// HealPatches ends the fault of the host's patches, and makes them take no time. What is installed stays so.
+func (h *Host) HealPatches() error {
+	return h.PatchWith(katodouble.PatchesPatch{Heal: true})
+}
+
+// Patches is what the host knows of kato's patches, with those that are installed.
+func (h *Host) Patches() (katodouble.NodePatches, error) {
+	s, err := h.KatoState()
+	return s.Patches, err
 }
 
 // Importing says whether `kato data import` is at work on the host; false while its kato does not answer.

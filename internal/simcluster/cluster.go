@@ -34,6 +34,8 @@ type Cluster struct {
 	byName     map[string]*Node
 	kato       *katodouble.Cluster
 	ccng       *cloudcontroller.Joined // nil on a plain cluster
+	manifest   katodouble.Manifest     // of kato's patches
+	vendor     func()                  // ends the vendor's server; nil on a plain cluster
 	commands   map[string]program
 	hypervisor *Hypervisor // nil for none
 	docker     *dockers
@@ -150,6 +152,9 @@ func (c *Cluster) start() error {
 		if c.ccng, err = newController(c); err != nil {
 			return err
 		}
+		if err := c.startVendor(); err != nil {
+			return err
+		}
 	}
 	for _, n := range c.machines() {
 		if err := n.firstBoot(); err != nil {
@@ -196,6 +201,9 @@ func (c *Cluster) Close() error {
 	if c.ccng != nil {
 		c.ccng.Close()
 	}
+	if c.vendor != nil {
+		c.vendor()
+	}
 	if !c.temporary {
 		return nil
 	}
@@ -241,6 +249,21 @@ func (c *Cluster) writeKnownHosts() error {
 	}
 	return os.WriteFile(c.KnownHostsPath(), []byte(b.String()), 0o644)
 }
+
+// startVendor serves the manifest of kato's patches, outside of the cluster.
+func (c *Cluster) startVendor() error {
+	c.manifest.Set(katodouble.DefaultPatches())
+	url, stop, err := katodouble.ServeManifest("127.0.0.1:0", &c.manifest)
+	if err != nil {
+		return err
+	}
+	c.vendor = stop
+	c.kato.SetManifest(url)
+	return nil
+}
+
+// SetPatches replaces the vendor's patches. What nodes have fetched stays as it is.
+func (c *Cluster) SetPatches(list []katodouble.Patch) { c.manifest.Set(list) }
 
 // SetMaintenance switches maintenance mode as somebody does who asks the Cloud Controller for it.
 func (c *Cluster) SetMaintenance(on bool) {

@@ -182,6 +182,14 @@ func Faults() []Fault {
 			return n.ImportWith(p)
 		}},
 		{"heal-imports", "", "end import-with", plain((*Node).HealImports)},
+		{"patch-with", "JSON", `let kato patch go so, as {"fault":"half","times":1} or {"generation":"als","seconds":2}`, func(n *Node, args []string) error {
+			p, err := katodouble.ParsePatchesPatch(strings.Join(args, " "))
+			if err != nil {
+				return err
+			}
+			return n.PatchWith(p)
+		}},
+		{"heal-patches", "", "end the fault and the seconds of patch-with", plain((*Node).HealPatches)},
 		{"external-database", "mysql|postgresql [HOST]", "let kato's configuration name an external database (no HOST ends it)", func(n *Node, args []string) error {
 			if len(args) < 1 || len(args) > 2 {
 				return errors.New("takes mysql or postgresql, and a host")

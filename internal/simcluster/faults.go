@@ -372,6 +372,31 @@ func (n *Node) HealImports() {
 	_ = n.ImportWith(katodouble.ImportPatch{Heal: true}) // a plain node has none
 }
 
+// PatchWith changes what the node knows of kato's patches and what `kato patch` does there; katodouble.PatchesPatch says what can be set. What it does not name stays.
+func (n *Node) PatchWith(p katodouble.PatchesPatch) error {
+	n.fault("patches with %+v", p)
+	k := n.cluster.kato
+	if k == nil {
+		return errors.New("a plain cluster has no kato")
+	}
+	return k.PatchNode(n.address, katodouble.StatePatch{Patches: &p})
+}
+
+// HealPatches ends the fault of the node's patches, and makes them take no time. What is installed stays so.
+func (n *Node) HealPatches() {
+	n.fault("patches healed")
+	_ = n.PatchWith(katodouble.PatchesPatch{Heal: true}) // a plain node has none
+}
+
+// Patches is what the node knows of kato's patches, with those that are installed.
+func (n *Node) Patches() (katodouble.NodePatches, error) {
+	if n.cluster.kato == nil {
+		return katodouble.NodePatches{}, errors.New("a plain cluster has no kato")
+	}
+	p, _ := n.cluster.kato.Patches(n.address)
+	return p, nil
+}
+
 // ExternalDatabase lets the cluster's configuration name an external host for the database of mysql or postgresql; "" = on its own node.
 func (n *Node) ExternalDatabase(service, host string) error {
 	n.fault("database of %s at %q", service, host)
@@ -483,6 +508,7 @@ func (n *Node) Heal() {
 	n.KatoPrompts(false)
 	n.HealExports()
 	n.HealImports()
+	n.HealPatches()
 	if n.exists() {
 		for _, s := range n.tree.systems {
 			_ = n.FreeSpace(s.mount, -1)

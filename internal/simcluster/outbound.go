@@ -2,7 +2,9 @@ package simcluster
 
 import (
 	"context"
+	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"syscall"
 )
@@ -13,6 +15,15 @@ type outbound struct {
 	node *Node
 	once sync.Once
 	gone chan struct{}
+}
+
+// dialFrom connects to a service as a process of the node with that address; for kato.
+func (c *Cluster) dialFrom(ctx context.Context, node, network, address string) (net.Conn, error) {
+	i := slices.IndexFunc(c.nodes, func(n *Node) bool { return n.address == node })
+	if i < 0 {
+		return nil, fmt.Errorf("no node has the address %s", node)
+	}
+	return c.nodes[i].dialOut(ctx, network, address)
 }
 
 // dialOut connects to a service as a process of the node.

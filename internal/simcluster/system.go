@@ -572,7 +572,7 @@ func katoProgram(c *invocation) int {
 	return c.node.cluster.kato.Run(c.p.ctx, katodouble.Invocation{
 		Args: c.argv[1:], Node: c.node.address, UID: uidOf(c.user()), Stdin: c.stdin(), Stdout: c,
 		Stderr: fdWriter{c.p.ctx, c.fds[2]}, Home: c.env["HOME"], Path: c.env["PATH"],
-		Dir: c.dir, Files: nodeFiles{c}, Reach: c.node.cluster.reach, SSH: c.ssh, Sudo: func(context.Context) error {
+		Dir: c.dir, Files: nodeFiles{c}, Reach: c.node.cluster.reach, Dial: c.node.cluster.dialFrom, SSH: c.ssh, Sudo: func(context.Context) error {
 			c.node.mu.Lock()
 			defer c.node.mu.Unlock()
 			if c.node.faults.sudoPassword {
@@ -642,6 +642,7 @@ func newKato(c *Cluster) *katodouble.Cluster {
 	k := katodouble.New("3.4.2")
 	for _, n := range c.nodes {
 		k.AddNode(n.address, n.name, n.cfg.Roles, n.cfg.Apps)
+		k.SetRestartTime(n.address, c.cfg.RoleStartTime)
 	}
 	var changes []katodouble.ConfigChange
 	if c.cfg.ImageRepository != DefaultImageRepository {

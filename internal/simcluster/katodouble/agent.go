@@ -53,9 +53,11 @@ type CommandLine struct {
 //	POST  /exports           ExportRequest: takes the place of an export, held until the connection ends; the header Export says what it does. Or of an
 //	                         import: the header Import
 //	POST  /logins/ID         logs in to a node by key, as the login user of this one
+//	POST  /patches           begins a change of the node's patches; answers with the NodePatches of it
+//	POST  /fetches           FetchRequest: fetches the vendor's manifest, or a patch; answers with the new NodeState
 //
-// A wrong request is answered with 400, one of the Core's to another node with 404, an export or import while another one runs with 409, and a state that cannot be
-// written with 500 and changes nothing.
+// A wrong request is answered with 400, one of the Core's to another node with 404, an export or import while another one runs with 409, a state that cannot be
+// written with 500 and changes nothing, and what cannot be fetched with 502.
 type Agent struct {
 	site *Site
 	core bool
@@ -106,6 +108,7 @@ func NewAgent(site *Site) (*Agent, error) {
 		}
 		a.c.SetHistory(history)
 	}
+	a.c.SetRestartTime(site.ID, site.roleStart)
 	a.c.NodeUp(site.ID, site.roleStart)
 	return a, a.save()
 }
@@ -220,6 +223,11 @@ type ExportRequest struct {
 	Import bool `json:"import,omitempty"`
 }
 
+// FetchRequest is the body of POST /fetches: the name of a patch, or "" for the manifest.
+type FetchRequest struct {
+	Name string `json:"name"`
+}
+
 // Handler of the agent's requests.
 func (a *Agent) Handler() http.Handler {
 	mux := http.NewServeMux()
@@ -228,6 +236,7 @@ func (a *Agent) Handler() http.Handler {
 			answer, err := f(w, r)
 			var bad badRequest
 			var elsewhere notCore
+			var missing unfetched
 			switch {
 			case errors.Is(err, errExporting), errors.Is(err, errImporting):
 				http.Error(w, err.Error(), http.StatusConflict)
@@ -235,6 +244,8 @@ func (a *Agent) Handler() http.Handler {
 				http.Error(w, err.Error(), http.StatusBadRequest)
 			case errors.As(err, &elsewhere):
 				http.Error(w, err.Error(), http.StatusNotFound)
+			case errors.As(err, &missing):
+				http.Error(w, err.Error(), http.StatusBadGateway)
 			case err != nil:
 				http.Error(w, err.Error(), http.StatusInternalServerError)
 			case answer != nil:
@@ -307,6 +318,28 @@ func (a *Agent) Handler() http.Handler {
 	handle("POST /exports", a.holdExport)
 	handle("POST /logins/{id}", func(_ http.ResponseWriter, r *http.Request) (any, error) {
 		return struct{}{}, a.site.logIn(r.Context(), r.PathValue("id"))
+	})
+	handle("POST /patches", func(_ http.ResponseWriter, r *http.Request) (any, error) {
+		var now NodePatches
+		err := a.change(func() (err error) {
+			now, err = a.c.takePatches(r.Context(), a.site.ID)
+			return err
+		})
+		return now, err
+	})
+	handle("POST /fetches", func(w http.ResponseWriter, r *http.Request) (any, error) {
+		var want FetchRequest
+		if err := body(w, r, &want); err != nil {
+			return nil, err
+		}
+		list, err := a.c.fetch(r.Context(), nil, a.site.ID, want.Name)
+		if err == nil && want.Name == "" {
+			err = a.change(func() error { return a.c.PatchNode(a.site.ID, StatePatch{Patches: fetched(list)}) })
+		}
+		if err != nil {
+			return nil, err
+		}
+		return state()
 	})
 	handle("GET /commands", func(http.ResponseWriter, *http.Request) (any, error) {
 		a.mu.Lock()

@@ -62,6 +62,8 @@ type Cluster struct {
 	exports map[string]bool // by the node they run on; whether they are of the whole cluster
 	imports map[string]bool // likewise
 	main    Database        // nil: no Cloud Controller is joined
+	// manifest is the URL of the vendor's.
+	manifest string
 
 	// Of the kato of a real node, which asks the other nodes for their state (Site.Run); never set in process.
 	localAway bool                  // the local node does not answer
@@ -70,6 +72,10 @@ type Cluster struct {
 	// exportBegin and importBegin do what beginExport and beginImport do in process.
 	exportBegin func(ctx context.Context, id string, whole bool) (Export, func(), error)
 	importBegin func(ctx context.Context, id string, whole bool) (Import, func(), error)
+	// patchTake, patchFetch and nodeChange likewise what takePatches, fetchFor and changeNode do.
+	patchTake  func(ctx context.Context, id string) (NodePatches, error)
+	patchFetch func(ctx context.Context, id, name string) error
+	nodeChange func(ctx context.Context, id string, p StatePatch) error
 }
 
 type node struct {
@@ -78,15 +84,18 @@ type node struct {
 	up             bool
 	booted         time.Time
 	startTime      time.Duration
+	restartTime    time.Duration
 	stopped        map[string]bool
 	never          map[string]bool // since the next boot
 	stuck          map[string]bool // never, as of this boot
+	restarted      map[string]time.Time
 	apps, capacity int
 	retired        bool
 	exitZero       bool
 	prompts        bool
 	export         Export
 	imports        Import
+	patches        NodePatches
 }
 
 // Command is one kato call, as `kato history` keeps it (kato.md §1).
@@ -140,7 +149,7 @@ func (c *Cluster) AddNode(id, name string, roles []string, apps int) {
 		sorted = append(sorted, "base") // mandatory on every node
 	}
 	slices.SortStableFunc(sorted, func(a, b string) int { return slices.Index(roleOrder, a) - slices.Index(roleOrder, b) })
-	n := &node{id: id, name: name, roles: sorted, up: true, booted: time.Now(), stopped: map[string]bool{}, never: map[string]bool{}, stuck: map[string]bool{}}
+	n := &node{id: id, name: name, roles: sorted, up: true, booted: time.Now(), stopped: map[string]bool{}, never: map[string]bool{}, stuck: map[string]bool{}, restarted: map[string]time.Time{}}
 	if slices.Contains(roles, "dea") {
 		n.apps, n.capacity = apps, 3*apps
 	}
@@ -165,10 +174,16 @@ func (c *Cluster) NodeUp(id string, startTime time.Duration) {
 		n.up, n.booted, n.startTime, n.retired = true, time.Now(), startTime, false
 		n.stopped = map[string]bool{}
 		n.stuck = map[string]bool{}
+		n.restarted = map[string]time.Time{}
 		for r := range n.never {
 			n.stuck[r] = true
 		}
 	})
+}
+
+// SetRestartTime says how long a role of a node that is restarted takes from STARTING to RUNNING.
+func (c *Cluster) SetRestartTime(id string, d time.Duration) {
+	c.with(id, func(n *node) { n.restartTime = d })
 }
 
 // NodeDown tells that a node is off.
@@ -234,12 +249,12 @@ func (c *Cluster) History() []Command {
 	return slices.Clone(c.history)
 }
 
-// roleState follows the clock since the boot: the first third STOPPED, then STARTING.
+// roleState follows the clock since the boot: the first third STOPPED, then STARTING. A role that was restarted is STARTING all the while.
 func (n *node) roleState(role string) State {
 	switch {
 	case n.stopped[role]:
 		return Stopped
-	case n.stuck[role]:
+	case n.stuck[role], time.Since(n.restarted[role]) < n.restartTime:
 		return Starting
 	}
 	switch since := time.Since(n.booted); {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"slices"
 	"sort"
 	"strconv"
@@ -33,6 +34,8 @@ type Invocation struct {
 	Sudo func(context.Context) error
 	// Reach returns an error when one node cannot log in to another one by key, both named by their ids; nil = it can.
 	Reach func(ctx context.Context, from, to string) error
+	// Dial connects as a program of a node, which is named by its id; nil = as this process.
+	Dial func(ctx context.Context, node, network, address string) (net.Conn, error)
 	// SSH runs a command line on another host, [USER@]NAME, as the caller and with the caller's own key. Its error is that it could not log in, or that the
 	// connection broke; what a writer refuses is not told. The command reads nothing, and sees the end of its standard input when ctx or the caller ends. nil = no host can be reached.
 	SSH func(ctx context.Context, host, command string, stdout, stderr io.Writer) (exit int, err error)
@@ -66,6 +69,12 @@ const usageText = `Usage:
   kato node list [options]
   kato node retire [options]
   kato node version [<node-IP>]
+  kato op upstream_proxy set [options] <host:port>
+  kato op upstream_proxy delete
+  kato patch status [options]
+  kato patch install|revert [options] [<patchname>]
+  kato patch reinstall [options] <patchname>
+  kato patch update [options]
   kato process list [options] [<process>...]
   kato process ready [options] <process>
   kato start|stop|restart [options] [<role>...]
@@ -204,7 +213,11 @@ func (k *call) run() int {
 	}
 	for _, a := range args {
 		if a == "--help" || a == "-h" {
-			io.WriteString(k.Stdout, usageText)
+			text := usageText
+			if args[0] == "patch" {
+				text = patchHelp(k.generation())
+			}
+			io.WriteString(k.Stdout, text)
 			return 0
 		}
 	}
@@ -248,6 +261,14 @@ func (k *call) run() int {
 		case "version":
 			k.printf("%s\n", k.c.version)
 			return 0
+		}
+	case "op":
+		if sub == "upstream_proxy" {
+			return k.upstreamProxy(args[2:])
+		}
+	case "patch":
+		if sub != "" {
+			return k.patch(sub, args[2:])
 		}
 	case "process":
 		switch sub {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -93,6 +94,9 @@ func (r *remote) send(ctx context.Context, node SiteNode, method, path string, i
 	if resp.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
 		resp.Body.Close()
+		if resp.StatusCode == http.StatusBadGateway {
+			return nil, unfetched(strings.TrimSpace(string(text)))
+		}
 		if resp.StatusCode == http.StatusConflict {
 			if strings.Contains(string(text), errImporting.Error()) {
 				return nil, errImporting
@@ -130,7 +134,7 @@ func (r *remote) record(line CommandLine) (end func(exit int)) {
 // asks says which nodes' state a command needs besides the local one's.
 func (r *remote) asks(args []string) []SiteNode {
 	local := []SiteNode{r.site.node(r.site.ID)}
-	if len(args) > 0 && args[0] == "status" || retires(args) {
+	if len(args) > 0 && args[0] == "status" || retires(args) || patchesAll(args) {
 		return r.site.Nodes
 	}
 	for i, a := range args {
@@ -151,6 +155,13 @@ func (r *remote) asks(args []string) []SiteNode {
 }
 
 func retires(args []string) bool { return len(args) > 1 && args[0] == "node" && args[1] == "retire" }
+
+// patchesAll says whether a command may be about the patches of all nodes.
+func patchesAll(args []string) bool {
+	return len(args) > 0 && args[0] == "patch" && !slices.ContainsFunc(args, func(a string) bool {
+		return slices.Contains([]string{"-l", "--local", "--only-this-node", "-n", "--node"}, a) || strings.HasPrefix(a, "--node=")
+	})
+}
 
 // changes says whether a command changes something, so that what it prints must wait until that has been written.
 func changes(args []string) bool {
@@ -207,6 +218,7 @@ func (r *remote) run(ctx context.Context, in Invocation) int {
 		r.c.coreAway = core.ID
 	}
 	in.Sudo, in.Reach, r.c.exportBegin, r.c.importBegin = r.site.sudo, r.reach, r.beginExport, r.beginImport
+	r.c.patchTake, r.c.patchFetch, r.c.nodeChange = r.takePatches, r.fetchPatches, r.change
 	if r.site.Database != "" {
 		r.c.SetDatabase(databaseAt{r.site.Database, databaseClient})
 	}
@@ -254,6 +266,48 @@ func (r *remote) beginExport(ctx context.Context, id string, whole bool) (now Ex
 func (r *remote) beginImport(ctx context.Context, id string, whole bool) (now Import, release func(), err error) {
 	release, err = r.begin(ctx, ExportRequest{Node: id, Cluster: whole, Import: true}, "Import", &now)
 	return now, release, err
+}
+
+// takePatches begins a change of a node's patches.
+func (r *remote) takePatches(ctx context.Context, id string) (now NodePatches, err error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	return now, r.unanswered(id, r.request(ctx, r.site.node(id), http.MethodPost, "/patches", nil, &now))
+}
+
+// fetchPatches lets a node fetch the manifest, or a patch.
+func (r *remote) fetchPatches(ctx context.Context, id, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout+askTimeout)
+	defer cancel()
+	return r.changed(ctx, id, http.MethodPost, "/fetches", FetchRequest{name})
+}
+
+// change changes a node at once, though the caller may want kato to stop meanwhile.
+func (r *remote) change(ctx context.Context, id string, p StatePatch) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
+	defer cancel()
+	return r.changed(ctx, id, http.MethodPatch, "/state", p)
+}
+
+// changed sends a request that changes a node and is answered with its new state, which is then what is known of it.
+func (r *remote) changed(ctx context.Context, id, method, path string, in any) error {
+	var s NodeState
+	if err := r.request(ctx, r.site.node(id), method, path, in, &s); err != nil {
+		return r.unanswered(id, err)
+	}
+	r.c.SetNodeState(s)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.before[id] = s
+	return nil
+}
+
+// unanswered makes the error of a node that did not answer that of one that is offline.
+func (r *remote) unanswered(id string, err error) error {
+	if silent := (*url.Error)(nil); errors.As(err, &silent) {
+		return away{id}
+	}
+	return err
 }
 
 // begin takes a place on this node and, if the Core can be asked, on the Core, which knows of those of the whole cluster. Both are free again when kato

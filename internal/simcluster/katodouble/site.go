@@ -50,6 +50,8 @@ type Site struct {
 	Login string `json:"login,omitempty"`
 	// Database is the URL at which the Cloud Controller's content is read and written (DatabaseHandler); without one, none is exported or imported.
 	Database string `json:"database,omitempty"`
+	// Manifest is the URL of the vendor's patches (ServeManifest); without one they cannot be fetched.
+	Manifest string `json:"manifest,omitempty"`
 	// Dir of the node's files; StateDir if empty.
 	Dir string `json:"dir,omitempty"`
 	// Nodes in file order. The one with the role primary is the Core; the first one if none has it.
@@ -163,6 +165,7 @@ func (s *Site) sudo(ctx context.Context) error {
 // cluster is the site as it was installed.
 func (s *Site) cluster() *Cluster {
 	c := New(s.Version)
+	c.SetManifest(s.Manifest)
 	for _, n := range s.Nodes {
 		c.AddNode(n.ID, n.Name, n.Roles, n.Apps)
 	}

@@ -21,6 +21,9 @@ type NodeState struct {
 	UpSeconds float64   `json:"up_seconds"`
 	// RoleStartSeconds is how long roles take from the boot to RUNNING.
 	RoleStartSeconds float64 `json:"role_start_seconds"`
+	// RoleRestartSeconds is how long one that is restarted takes. Restarted are the roles that were in this boot, and how many seconds ago, counted as UpSeconds are.
+	RoleRestartSeconds float64            `json:"role_restart_seconds"`
+	Restarted          map[string]float64 `json:"restarted"`
 	// Roles are the states as of the answer.
 	Roles map[string]State `json:"roles"`
 	// Stopped roles stay so until the next boot; those of NeverStart stay STARTING from the next boot on, those of Stuck do so in this one.
@@ -42,6 +45,8 @@ type NodeState struct {
 	// Import and Importing likewise.
 	Import    Import `json:"import"`
 	Importing bool   `json:"importing"`
+	// Patches is what it knows of the vendor's.
+	Patches NodePatches `json:"patches"`
 }
 
 // StatePatch is the body of PATCH /state: what it names is changed, the rest stays.
@@ -50,18 +55,22 @@ type StatePatch struct {
 	AppsDelta int  `json:"apps_delta,omitempty"`
 	Capacity  *int `json:"capacity,omitempty"`
 	// Retired, ExitZero (kato.md §0.4), Prompts (§0.5) and LegacyStatus (§0.7) as in NodeState.
-	Retired      *bool        `json:"retired,omitempty"`
-	ExitZero     *bool        `json:"exit_zero,omitempty"`
-	Prompts      *bool        `json:"prompts,omitempty"`
-	LegacyStatus *bool        `json:"legacy_status,omitempty"`
-	Export       *ExportPatch `json:"export,omitempty"`
-	Import       *ImportPatch `json:"import,omitempty"`
+	Retired      *bool         `json:"retired,omitempty"`
+	ExitZero     *bool         `json:"exit_zero,omitempty"`
+	Prompts      *bool         `json:"prompts,omitempty"`
+	LegacyStatus *bool         `json:"legacy_status,omitempty"`
+	Export       *ExportPatch  `json:"export,omitempty"`
+	Import       *ImportPatch  `json:"import,omitempty"`
+	Patches      *PatchesPatch `json:"patches,omitempty"`
 	// Stop stops roles until the next boot, NeverStart keeps them STARTING from the next boot on, Start heals both. Resume ends only
 	// Stop, as `kato start` does.
 	Stop       []string `json:"stop,omitempty"`
 	NeverStart []string `json:"never_start,omitempty"`
 	Start      []string `json:"start,omitempty"`
 	Resume     []string `json:"resume,omitempty"`
+	// Restart restarts roles, also those that were stopped. Those of Stuck stay STARTING in this boot, until Start.
+	Restart []string `json:"restart,omitempty"`
+	Stuck   []string `json:"stuck,omitempty"`
 }
 
 func (p StatePatch) empty() bool { return reflect.DeepEqual(p, StatePatch{}) }
@@ -84,13 +93,18 @@ func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Se
 func (c *Cluster) NodeState(id string) (s NodeState, ok bool) {
 	c.with(id, func(n *node) {
 		ok = true
-		s = NodeState{ID: n.id, Booted: n.booted, UpSeconds: time.Since(n.booted).Seconds(), RoleStartSeconds: n.startTime.Seconds(), Roles: map[string]State{},
+		s = NodeState{ID: n.id, Booted: n.booted, UpSeconds: time.Since(n.booted).Seconds(), RoleStartSeconds: n.startTime.Seconds(), RoleRestartSeconds: n.restartTime.Seconds(),
+			Roles: map[string]State{}, Restarted: map[string]float64{},
 			Stopped: sortedKeys(n.stopped), NeverStart: sortedKeys(n.never), Stuck: sortedKeys(n.stuck),
-			Apps: n.apps, Capacity: n.capacity, Retired: n.retired, ExitZero: n.exitZero, Prompts: n.prompts, LegacyStatus: c.legacy, Export: n.export, Import: n.imports}
+			Apps: n.apps, Capacity: n.capacity, Retired: n.retired, ExitZero: n.exitZero, Prompts: n.prompts, LegacyStatus: c.legacy, Export: n.export, Import: n.imports,
+			Patches: n.patches}
 		_, s.Exporting = c.exports[id]
 		_, s.Importing = c.imports[id]
 		for _, r := range n.roles {
 			s.Roles[r] = n.roleState(r)
+		}
+		for r, at := range n.restarted {
+			s.Restarted[r] = time.Since(at).Seconds()
 		}
 	})
 	return s, ok
@@ -102,7 +116,11 @@ func (c *Cluster) SetNodeState(s NodeState) {
 		n.up, n.booted, n.startTime = true, time.Now().Add(-seconds(s.UpSeconds)), seconds(s.RoleStartSeconds)
 		n.stopped, n.never, n.stuck = set(s.Stopped), set(s.NeverStart), set(s.Stuck)
 		n.apps, n.capacity, n.retired, n.exitZero, n.prompts = s.Apps, s.Capacity, s.Retired, s.ExitZero, s.Prompts
-		n.export, n.imports = s.Export, s.Import
+		n.export, n.imports, n.patches = s.Export, s.Import, s.Patches
+		n.restartTime, n.restarted = seconds(s.RoleRestartSeconds), map[string]time.Time{}
+		for r, ago := range s.Restarted {
+			n.restarted[r] = time.Now().Add(-seconds(ago))
+		}
 		c.legacy = c.legacy || s.LegacyStatus
 	})
 }
@@ -112,7 +130,7 @@ func (c *Cluster) PatchNode(id string, p StatePatch) error {
 	err := fmt.Errorf("node %s is not part of the cluster", id)
 	c.with(id, func(n *node) {
 		err = nil
-		for _, r := range slices.Concat(p.Stop, p.NeverStart, p.Start, p.Resume) {
+		for _, r := range slices.Concat(p.Stop, p.NeverStart, p.Start, p.Resume, p.Restart, p.Stuck) {
 			if !slices.Contains(n.roles, r) {
 				err = fmt.Errorf("role %q is not enabled on node %s: it has %s", r, id, strings.Join(n.roles, ", "))
 				return
@@ -139,7 +157,12 @@ func (c *Cluster) PatchNode(id string, p StatePatch) error {
 			err = wrong
 			return
 		}
-		n.apps, n.capacity, n.export, n.imports = apps, capacity, export, imports
+		patches, wrong := n.patches.apply(p.Patches)
+		if wrong != nil {
+			err = wrong
+			return
+		}
+		n.apps, n.capacity, n.export, n.imports, n.patches = apps, capacity, export, imports, patches
 		for to, from := range map[*bool]*bool{&n.retired: p.Retired, &n.exitZero: p.ExitZero, &n.prompts: p.Prompts, &c.legacy: p.LegacyStatus} {
 			if from != nil {
 				*to = *from
@@ -153,6 +176,13 @@ func (c *Cluster) PatchNode(id string, p StatePatch) error {
 		}
 		for _, r := range p.Resume {
 			delete(n.stopped, r)
+		}
+		for _, r := range p.Restart {
+			delete(n.stopped, r)
+			n.restarted[r] = time.Now()
+		}
+		for _, r := range p.Stuck {
+			n.stuck[r] = true
 		}
 		for _, r := range p.Start {
 			delete(n.stopped, r)

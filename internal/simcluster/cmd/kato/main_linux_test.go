@@ -60,11 +60,18 @@ type hosts struct {
 	roleStart string
 	ports     map[string]int
 	agents    map[string]*exec.Cmd
-	database  string // of node.json
+	// database and manifest of node.json
+	database, manifest string
 }
 
-func start(t *testing.T) *hosts {
+func start(t *testing.T) *hosts { return startWith(t, nil) }
+
+// startWith starts what change has changed.
+func startWith(t *testing.T, change func(*hosts)) *hosts {
 	h := &hosts{t: t, dir: t.TempDir(), roleStart: "0s", ports: map[string]int{}, agents: map[string]*exec.Cmd{}}
+	if change != nil {
+		change(h)
+	}
 	var err error
 	h.bin, err = build()
 	require.NoError(t, err)
@@ -88,7 +95,7 @@ func start(t *testing.T) *hosts {
 }
 
 func (h *hosts) site(id string) string {
-	s := katodouble.Site{ID: id, Version: "3.4.2", RoleStart: h.roleStart, Database: h.database, Dir: filepath.Join(h.dir, id, "state"), Nodes: []katodouble.SiteNode{
+	s := katodouble.Site{ID: id, Version: "3.4.2", RoleStart: h.roleStart, Database: h.database, Manifest: h.manifest, Dir: filepath.Join(h.dir, id, "state"), Nodes: []katodouble.SiteNode{
 		{ID: ids[0], Name: "core", Roles: []string{"primary", "controller", "router"}, Port: h.ports[ids[0]]},
 		{ID: ids[1], Name: "dea-1", Roles: []string{"dea"}, Apps: 4, Port: h.ports[ids[1]]},
 		{ID: ids[2], Name: "dea-2", Roles: []string{"dea"}, Apps: 4, Port: h.ports[ids[2]]},
