@@ -350,7 +350,9 @@ func changes(args []string) bool {
 		return second == "set" || second == "del"
 	case "node":
 		return second == "retire"
-	case "data":
+	case "patch":
+		return slices.Contains([]string{"install", "revert", "reinstall", "mark", "reset"}, second)
+	case "data", "op":
 		return true
 	case "start", "stop", "restart":
 		return true

@@ -76,7 +76,7 @@ func mutating(name string, args []string) bool {
 		case "start", "stop", "restart", "relocate", "data":
 			return true
 		case "patch":
-			return second != "status"
+			return slices.Contains([]string{"install", "revert", "reinstall", "mark", "reset"}, second) // update only fetches the list of what there is
 		case "op":
 			return true
 		}
