@@ -43,6 +43,8 @@ type scenario struct {
 	apps string
 	// image is an upgrade of the docker base image; again does it after another one. registry and autoscaling are as they say.
 	image, again, autoscaling bool
+	// patch is install, revert or reinstall: an operation on kato's patches.
+	patch string
 	// snapshot is a set of snapshots of an ALS cluster with a hypervisor; backup is set, too, for its bucket.
 	snapshot bool
 	// rollback goes back to a set that is taken before; snapshot is set, too.
@@ -202,6 +204,22 @@ func cases() []scenario {
 			}},
 		{name: "image-dry-run", als: true, image: true, args: []string{"--dry-run"}, phase: operation.PhaseDone},
 		{name: "image-refused", als: true, image: true, faults: func(c *simcluster.Cluster) { c.Node("dea-1").Docker().SetDaemonDown(true) }, phase: operation.PhaseFailed},
+		{name: "patch-install", als: true, patch: "install", args: []string{"--batch", "2"}, phase: operation.PhaseDone, faults: patches("dea-2", katodouble.PatchesPatch{Install: allPatches()}), script: (*recording).patchStatus},
+		{name: "patch-failed-retried", als: true, patch: "install", args: []string{"dea-memory-usage-reporting", "--no-restart"}, faults: patches("dea-1", katodouble.PatchesPatch{Fault: new(katodouble.PatchSilent), Times: new(1)}), phase: operation.PhaseDone,
+			script: func(r *recording) { r.answer("dea-1", operation.Retry) }},
+		{name: "patch-rebooted-in-the-middle", als: true, patch: "install", args: []string{"--local", "dea-1"}, faults: patches("dea-1", katodouble.PatchesPatch{Seconds: new(1.0)}), phase: operation.PhaseDone,
+			script: func(r *recording) {
+				r.working("dea-1", "kato")
+				r.cluster.Node("dea-1").RebootNow()
+			}},
+		{name: "patch-cancelled", als: true, patch: "install", faults: patches("dea-1", katodouble.PatchesPatch{Seconds: new(1.0)}), phase: operation.PhaseCancelled,
+			script: func(r *recording) {
+				r.working("dea-1", "kato")
+				r.katoflow("op", "cancel", r.workflow, "--detach")
+			}},
+		{name: "patch-revert", als: true, patch: "revert", args: []string{"--all"}, faults: patches("dea-1", katodouble.PatchesPatch{Install: allPatches()}), phase: operation.PhaseDone},
+		{name: "patch-dry-run", als: true, patch: "install", args: []string{"--dry-run"}, phase: operation.PhaseDone},
+		{name: "patch-refused", als: true, patch: "install", args: []string{"no-such-fix"}, phase: operation.PhaseFailed},
 		{name: "als-then-image", als: true, args: []string{"--nodes", "dea-1", "--then", "image"}, phase: operation.PhaseDone},
 		{name: "snapshot", als: true, backup: true, snapshot: true, phase: operation.PhaseDone,
 			script: (*recording).sets},
@@ -481,6 +499,10 @@ func (r *recording) run() error {
 		r.workflow = operation.WorkflowID(r.name, operation.KindImageUpgrade, "op-1")
 		args = append([]string{"upgrade", "image", r.name, "--id", "op-1", "--detach"}, r.args...)
 	}
+	if r.patch != "" {
+		r.workflow = operation.WorkflowID(r.name, operation.PatchAction(r.patch).Kind(), "op-1")
+		args = append(append([]string{"patch", r.patch, r.name}, r.args...), "--id", "op-1", "--detach")
+	}
 	if r.apps != "" {
 		r.workflow = operation.WorkflowID(r.name, "apps-"+r.apps, "op-1")
 		args = append([]string{"apps", r.apps, r.name, "--id", "op-1", "--detach"}, r.args...)
@@ -606,6 +628,37 @@ func (r *recording) do(step func(ctx context.Context) error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	r.err = step(ctx)
+}
+
+// patches changes what `kato patch` finds and does on a node.
+func patches(node string, p katodouble.PatchesPatch) func(*simcluster.Cluster) {
+	return func(c *simcluster.Cluster) {
+		if err := c.Node(node).PatchWith(p); err != nil {
+			panic(err) // a mistake in this file
+		}
+	}
+}
+
+// allPatches are the names of those that the manufacturer has.
+func allPatches() (names []string) {
+	for _, p := range katodouble.DefaultPatches() {
+		names = append(names, p.Name)
+	}
+	return names
+}
+
+// patchStatus keeps a look at the patches, too.
+func (r *recording) patchStatus() {
+	r.ended(r.workflow)
+	id := operation.WorkflowID(r.name, operation.KindPatchStatus, "op-1")
+	r.do(func(ctx context.Context) error {
+		run, err := r.client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: id, TaskQueue: r.Queue}, operation.WorkflowPatchStatus, operation.PatchStatusInput{Cluster: r.name, Fetch: true})
+		if err != nil {
+			return err
+		}
+		return run.Get(ctx, nil)
+	})
+	r.keep(operation.KindPatchStatus, id, "")
 }
 
 func (r *recording) katoflow(args ...string) {
