@@ -7,8 +7,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/katoflow/katoflow/internal/operation"
 )
 
 // aKatoStub is a kato that says which options it got, and reads its standard input to the end as one that asks does.
@@ -80,4 +83,84 @@ func TestWaitsFor_AQuestionAtTheEnd(t *testing.T) {
 	} {
 		require.Equal(t, want, waitsFor(out), out)
 	}
+}
+
+func patchesOn(b *bench) *Patches { return &Patches{Nodes: b.nodes} }
+
+func change(b *bench, node string, action operation.PatchAction, patch string) PatchInput {
+	return PatchInput{NodeInput: b.input(node), Change: operation.PatchInput{Action: action, Patch: patch}}
+}
+
+func TestPatchesStatus_NodesThatCannotSay_AreNamedAndTheOthersAreThere(t *testing.T) {
+	b := start(t, alsConfig(), "kato: {timeout: 2s}")
+	b.node("dea-1").FailCommand("kato patch update", -1, 1, "ERROR: Could not fetch the patch manifest from http://get.example.com: no route")
+	b.node("dea-2").FailCommand("kato patch --help", -1, 127, "kato: command not found")
+	out := must[PatchesResult](t)(run(t, patchesOn(b).PatchesStatus, PatchesInput{Cluster: b.op.Cluster, Nodes: []string{"core", "dea-1", "dea-2"}, Fetch: true}, attemptOptions{}))
+	require.Equal(t, []string{"dea-1", "dea-2"}, out.Unasked)
+	require.Contains(t, out.Problems[0], "dea-1: the list of patches cannot be fetched: ERROR: Could not fetch the patch manifest from http://get.example.com: no route; where the network has a proxy, tell kato there: kato op upstream_proxy set HOST:PORT")
+	require.Contains(t, out.Problems[1], "dea-2: kato patch --help does not tell its options: kato: command not found")
+	require.Equal(t, []string{"log-stream-reconnect", "vsphere-autoscaling-fix"}, []string{out.Patches[0].Name, out.Patches[1].Name})
+
+	// A dry run fetches nothing, so that what cannot be fetched is no matter.
+	out = must[PatchesResult](t)(run(t, patchesOn(b).PatchesStatus, PatchesInput{Cluster: b.op.Cluster, Nodes: []string{"dea-1"}}, attemptOptions{}))
+	require.Empty(t, out.Problems)
+}
+
+func TestPatchesStatus_KatoHangsOrCannotFetchByItself_IsTold(t *testing.T) {
+	b := start(t, alsConfig(), "kato: {timeout: 1s}")
+	b.node("dea-1").HangCommand("kato patch update", -1)
+	b.node("dea-2").FailCommand("kato patch update", -1, 1, "Usage:\n  kato patch status [options]")
+	b.node("core").FailCommand("kato patch status", -1, 0, "ERROR: no manifest")
+	out := must[PatchesResult](t)(run(t, patchesOn(b).PatchesStatus, PatchesInput{Cluster: b.op.Cluster, Nodes: []string{"core", "dea-1", "dea-2"}, Fetch: true}, attemptOptions{}))
+	require.Equal(t, []string{"core", "dea-1"}, out.Unasked, "%v", out.Problems)
+	require.Contains(t, out.Problems[0], "core: kato patch status: ERROR: no manifest")
+	require.Contains(t, out.Problems[1], "dea-1: the list of patches cannot be fetched: kato did not answer in time")
+	require.Len(t, out.Warnings, 1)
+	require.Contains(t, out.Warnings[0], "dea-2: this version of kato cannot fetch the list")
+}
+
+func TestChangePatches_DoneOnce_AndTakenUpAgain(t *testing.T) {
+	b := start(t, alsConfig(), "")
+	x := patchesOn(b)
+	in := change(b, "dea-1", operation.PatchInstall, "")
+	found := must[operation.PatchProgress](t)(run(t, x.LookAtPatches, in, attemptOptions{}))
+	require.Equal(t, []string{"dea-memory-usage-reporting", "log-stream-reconnect"}, found.Wanted)
+	require.Equal(t, []string{"dea", "base"}, found.Roles)
+	for range 2 {
+		out := must[JobResult](t)(run(t, x.ChangePatches, ChangePatchesInput{PatchInput: in, Progress: found, Timeout: operation.Duration(time.Minute)}, attemptOptions{}))
+		require.True(t, out.Started)
+	}
+	b.wantRuns("dea-1", "kato patch install --local", 1)
+	require.Empty(t, must[operation.PatchProgress](t)(run(t, x.LookAtPatches, in, attemptOptions{})).Wanted)
+	in.Change.Action = operation.PatchRevert
+	require.Equal(t, found.Wanted, must[operation.PatchProgress](t)(run(t, x.LookAtPatches, in, attemptOptions{})).Wanted)
+}
+
+func TestChangePatches_KatoSaysWhatItDidNotDo_IsVerify(t *testing.T) {
+	b := start(t, alsConfig(), "")
+	x := patchesOn(b)
+	b.node("dea-1").FailCommand("kato patch install", 1, 0, "-----> Patching node\n       dea-memory-usage-reporting...   ok")
+	in := ChangePatchesInput{PatchInput: change(b, "dea-1", operation.PatchInstall, "dea-memory-usage-reporting"), Timeout: operation.Duration(time.Minute),
+		Progress: operation.PatchProgress{Wanted: []string{"dea-memory-usage-reporting"}}}
+	_, err := run(t, x.ChangePatches, in, attemptOptions{})
+	wantFailure(t, err, operation.ErrVerify, false, "kato patch install ended well, and dea-memory-usage-reporting not installed")
+	in.JobTry = 2
+	must[JobResult](t)(run(t, x.ChangePatches, in, attemptOptions{}))
+
+	// Of what was there before its being there is no proof.
+	b.node("dea-1").FailCommand("kato patch reinstall", 1, 0, "ERROR: could not be applied")
+	in.Change.Action, in.JobTry = operation.PatchReinstall, 3
+	_, err = run(t, x.ChangePatches, in, attemptOptions{})
+	wantFailure(t, err, operation.ErrVerify, false, "kato patch reinstall ended well and said: ERROR: could not be applied")
+}
+
+func TestPatchesPlan_IsWhatIsRun(t *testing.T) {
+	b := start(t, alsConfig(), "")
+	out := must[PlanCommandsResult](t)(run(t, patchesOn(b).PlanPatches, PlanPatchesInput{Operation: b.op, Nodes: []operation.PlannedNode{{Name: "core"}, {Name: "dea-1"}, {Name: "dea-2"}},
+		Change: operation.PatchInput{Action: operation.PatchInstall, Patch: "a", NoRestart: true}, OnlyThisNode: []string{"dea-2"}}, attemptOptions{}))
+	require.Len(t, out.Plans, 2)
+	require.Equal(t, []string{"core", "dea-1"}, out.Plans[0].Nodes)
+	require.Contains(t, out.Plans[0].Commands[0].Command, "kato patch install --local --no-restart a")
+	require.Contains(t, out.Plans[1].Commands[0].Command, "kato patch install --only-this-node --no-restart a")
+	b.wantRuns("core", "kato", 0)
 }
