@@ -12,12 +12,14 @@ export GOTOOLCHAIN ?= local
 
 NODES    ?= 5
 
-.PHONY: help build demo test test-unit test-e2e kill-matrix bench bench-transfer lab-up lab-down lab-test lab-bench check fmt histories golden schema fuzz clean
+.PHONY: help binaries build demo test test-unit test-e2e kill-matrix bench bench-transfer lab-up lab-down lab-test lab-bench check fmt histories golden schema fuzz clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: $(BIN)/katoflow $(BIN)/katoflow-worker $(BIN)/simcluster $(BIN)/devstack ## the binaries, into bin/
+binaries: $(BIN)/katoflow $(BIN)/katoflow-worker $(BIN)/simcluster
+
+build: binaries $(BIN)/devstack ## the binaries, into bin/
 
 $(BIN)/katoflow: $(PRODUCT)
 	$(GO) build -ldflags '$(LDFLAGS)' -o $@ ./starter
