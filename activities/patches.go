@@ -26,8 +26,8 @@ var patchesScript = script("patches")
 type nodePatches struct {
 	dialect kato.PatchDialect
 	list    []kato.NodePatch
-	// warnings are told, and stand in no way.
-	warnings []string
+	// unfetched: this kato cannot fetch the list by itself.
+	unfetched bool
 }
 
 // noPatches is why kato did not say which patches a node has, although the node answered.
@@ -56,7 +56,7 @@ func (x *Patches) read(ctx context.Context, s site, t target, fetch bool) (nodeP
 	if fetch {
 		switch why := failedWords(said, "fetch"); {
 		case strings.HasPrefix(strings.ToLower(why), "usage"): // kato.md §3.6: not every version's reference has it
-			out.warnings = append(out.warnings, "this version of kato cannot fetch the list of patches by itself: what is new may not be in it")
+			out.unfetched = true
 		case why != "":
 			return nodePatches{}, noPatches{fmt.Sprintf("the list of patches cannot be fetched: %s; where the network has a proxy, tell kato there: kato op upstream_proxy set HOST:PORT", why)}
 		}
@@ -64,8 +64,10 @@ func (x *Patches) read(ctx context.Context, s site, t target, fetch bool) (nodeP
 	if said.has("json") && failedWords(said, "json") == "" {
 		all, err := kato.ParsePatches([]byte(said.sections["json"]))
 		if err == nil && !slices.ContainsFunc(all.List, func(p kato.Patch) bool { return !p.Told }) {
-			out.list, err = kato.OnNode(id, t.node.Roles, all, kato.Patches{})
-			return out, err
+			if out.list, err = kato.OnNode(id, t.node.Roles, all, kato.Patches{}); err != nil {
+				return nodePatches{}, noPatches{err.Error()}
+			}
+			return out, nil
 		}
 	}
 	if said, err = ask(false, "text"); err != nil {
@@ -131,10 +133,11 @@ type PatchesResult struct {
 	Patches []operation.Patch `json:"patches,omitempty"`
 	// OnlyThisNode are the nodes whose kato has that option, and not --local.
 	OnlyThisNode []string `json:"onlyThisNode,omitempty"`
-	// Unasked are nodes that did not say. Problems are why, and Warnings what is wrong with answers; one line each, with the node before it.
+	// Unfetched are nodes whose kato cannot fetch the list by itself.
+	Unfetched []string `json:"unfetched,omitempty"`
+	// Unasked are nodes that did not say. Problems are why, one line each, with the node before it.
 	Unasked  []string `json:"unasked,omitempty"`
 	Problems []string `json:"problems,omitempty"`
-	Warnings []string `json:"warnings,omitempty"`
 }
 
 // PatchesStatus asks nodes, side by side, which patches kato knows of and which are installed there. It changes nothing but, with Fetch, kato's own copy of the list. A node that does not say is in the result;
@@ -177,8 +180,8 @@ func (x *Patches) PatchesStatus(ctx context.Context, in PatchesInput) (PatchesRe
 		if found[i].dialect.OnlyThisNode {
 			out.OnlyThisNode = append(out.OnlyThisNode, name)
 		}
-		for _, w := range found[i].warnings {
-			out.Warnings = append(out.Warnings, name+": "+w)
+		if found[i].unfetched {
+			out.Unfetched = append(out.Unfetched, name)
 		}
 		out.Patches = operation.MergePatches(out.Patches, patchesOf(name, found[i].list))
 	}
@@ -239,16 +242,30 @@ func (x *Patches) LookAtPatches(ctx context.Context, in PatchInput) (operation.P
 	return out, nil
 }
 
-// look is read that a step needs: what kato does not tell is its error.
+// katoWithin is how long kato may not tell its patches, as while roles of its own are restarted.
+const katoWithin = time.Minute
+
+// look is read that a step needs: what kato does not tell in time is its error.
 func (x *Patches) look(a *attempt, s site, t target, in NodeInput, job string) (said nodePatches, err error) {
-	err = a.persist(t.host.Name, in.UnreachableAfter.D(), job, func(ctx context.Context) (err error) {
-		said, err = x.read(ctx, s, t, false)
-		if told := (noPatches{}); errors.As(err, &told) {
-			return failJob(operation.ErrVerify, t.host.Name, job, "", "which patches it has is not known: %s", remote.Escape(told.why))
+	for began := a.since("kato patch status"); ; {
+		var silent *noPatches
+		err = a.persist(t.host.Name, in.UnreachableAfter.D(), job, func(ctx context.Context) (err error) {
+			silent = nil
+			said, err = x.read(ctx, s, t, false)
+			if told := (noPatches{}); errors.As(err, &told) {
+				silent, err = &told, nil
+			}
+			return err
+		})
+		switch {
+		case err != nil || silent == nil:
+			return said, err
+		case time.Since(began) > min(in.UnreachableAfter.D(), katoWithin):
+			return said, failJob(operation.ErrVerify, t.host.Name, job, "", "which patches it has is not known: %s", remote.Escape(silent.why))
+		case !a.pause(firstPause):
+			return said, ended(a.ctx)
 		}
-		return err
-	})
-	return said, err
+	}
 }
 
 func split(list []kato.NodePatch) (installed, missing []string) {
@@ -282,13 +299,16 @@ func (x *Patches) ChangePatches(ctx context.Context, in ChangePatchesInput) (Job
 	if err != nil {
 		return JobResult{}, err
 	}
+	if done, err := x.already(a, s, t, in); err != nil || done {
+		return JobResult{Started: true, Notes: []string{"it was so by then: kato patch was not run again"}}, err
+	}
 	job := x.Nodes.job(in.NodeInput, t, s.patchJob(in.Operation, t, in.JobTry, in.Change, in.Progress.OnlyThisNode), in.Timeout.D())
 	name := job.spec.ID.Dir()
 	end, err := job.run(a)
 	if err != nil {
 		if f := failureOf(err); f.Type == operation.ErrTimeout {
 			if asks := waitsFor(f.Tail); asks != "" {
-				f.Message += asks + ". End it there, see to what it asks for, and retry"
+				f.Message += asks + ". End it there, and see to what it asks for"
 				err = operation.NewError(f)
 			}
 		}
@@ -303,24 +323,71 @@ func (x *Patches) ChangePatches(ctx context.Context, in ChangePatchesInput) (Job
 	if err != nil {
 		return result, err
 	}
-	installed, missing := split(now.list)
-	list, state := missing, "not installed"
-	if in.Change.Action == operation.PatchRevert {
-		list, state = installed, "still installed"
-	}
-	wrong := slices.DeleteFunc(slices.Clone(in.Progress.Wanted), func(p string) bool { return !slices.Contains(list, p) })
-	switch {
+	switch wrong := undone(in.Change.Action, in.Progress.Wanted, now.list); {
 	case len(wrong) > 0:
 		if said != "" {
 			said = "; it said: " + said
 		}
-		return result, failJob(operation.ErrVerify, t.host.Name, name, remote.Tail(end.tail, maxTail), "kato patch %s ended well, and %s %s%s", in.Change.Action, strings.Join(wrong[:min(len(wrong), 5)], ", "), state, said)
+		return result, failJob(operation.ErrVerify, t.host.Name, name, remote.Tail(end.tail, maxTail), "kato patch %s ended well, and %s%s", in.Change.Action, some(wrong, 5), said)
 	case said != "" && in.Change.Action == operation.PatchReinstall: // it was there before, so that its being there says nothing
 		return result, failJob(operation.ErrVerify, t.host.Name, name, remote.Tail(end.tail, maxTail), "kato patch reinstall ended well and said: %s", said)
 	case said != "":
 		result.Notes = append(result.Notes, oneLine("kato patch ended well, the patches are as they should be, and it said: "+said, 300))
 	}
 	return result, nil
+}
+
+// already reports whether a further try finds all as it should be, so that there is nothing to start: the try before did it and could not be heard, or somebody did it by hand.
+func (x *Patches) already(a *attempt, s site, t target, in ChangePatchesInput) (bool, error) {
+	if in.JobTry < 2 || in.Settle || in.Change.Action == operation.PatchReinstall {
+		return false, nil
+	}
+	var begun remote.JobStatus
+	err := a.persist(t.host.Name, in.UnreachableAfter.D(), "", func(ctx context.Context) (err error) {
+		begun, err = x.Nodes.Jobs.Status(ctx, t.host, jobID(in.Operation, t.node.Name, operation.StepPatch, in.JobTry))
+		return err
+	})
+	if err != nil || begun.State != remote.JobAbsent {
+		return false, err
+	}
+	now, err := x.look(a, s, t, in.NodeInput, "")
+	return err == nil && len(undone(in.Change.Action, in.Progress.Wanted, now.list)) == 0, err
+}
+
+// undone are the wanted patches that are not as they should be on a node, each with what it is instead. One that kato does not name any more is not as it should be.
+func undone(action operation.PatchAction, wanted []string, now []kato.NodePatch) (wrong []string) {
+	for _, name := range wanted {
+		at := slices.IndexFunc(now, func(p kato.NodePatch) bool { return p.Name == name })
+		switch {
+		case at < 0:
+			wrong = append(wrong, name+" not named by kato patch status any more")
+		case action == operation.PatchRevert && now[at].Installed:
+			wrong = append(wrong, name+" still installed")
+		case action != operation.PatchRevert && !now[at].Installed:
+			wrong = append(wrong, name+" not installed")
+		}
+	}
+	return wrong
+}
+
+// RestartRoles restarts the roles that the patches of a node are for (job `restart-roles`: kato restart ROLE...), which kato patch itself does only for what it does in that very run: after a try that failed
+// in its middle the next one leaves the roles of what was done before. Restarting again is harmless but for the time. The node's gates say whether they run.
+//
+// Errors: RemoteExit; Interrupted when the node rebooted; Lost, Timeout, Unreachable and what package remote tells of a node.
+func (x *Patches) RestartRoles(ctx context.Context, in ChangePatchesInput) (JobResult, error) {
+	a := begin(ctx, "restart roles")
+	defer a.finish()
+	s, t, err := x.Nodes.where(in.Operation, in.Node.Name)
+	if err != nil {
+		return JobResult{}, err
+	}
+	job := x.Nodes.job(in.NodeInput, t, remote.JobSpec{ID: jobID(in.Operation, t.node.Name, operation.JobRestartRoles, in.JobTry), Lease: lease(in.Operation), Login: true,
+		Argv: s.kato().RestartRoles(in.Progress.Roles)}, in.Timeout.D())
+	end, err := job.run(a)
+	if err != nil {
+		return JobResult{}, err
+	}
+	return job.result(end)
 }
 
 // patchJob is kato's own command on the node itself.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/katoflow/katoflow/internal/kato"
 	"github.com/katoflow/katoflow/internal/operation"
 )
 
@@ -115,8 +116,7 @@ func TestPatchesStatus_KatoHangsOrCannotFetchByItself_IsTold(t *testing.T) {
 	require.Equal(t, []string{"core", "dea-1"}, out.Unasked, "%v", out.Problems)
 	require.Contains(t, out.Problems[0], "core: kato patch status: ERROR: no manifest")
 	require.Contains(t, out.Problems[1], "dea-1: the list of patches cannot be fetched: kato did not answer in time")
-	require.Len(t, out.Warnings, 1)
-	require.Contains(t, out.Warnings[0], "dea-2: this version of kato cannot fetch the list")
+	require.Equal(t, []string{"dea-2"}, out.Unfetched)
 }
 
 func TestChangePatches_DoneOnce_AndTakenUpAgain(t *testing.T) {
@@ -147,11 +147,30 @@ func TestChangePatches_KatoSaysWhatItDidNotDo_IsVerify(t *testing.T) {
 	in.JobTry = 2
 	must[JobResult](t)(run(t, x.ChangePatches, in, attemptOptions{}))
 
+	// What is so by now is not done again, as when the answer of the try before was lost.
+	in.JobTry = 4
+	require.Contains(t, must[JobResult](t)(run(t, x.ChangePatches, in, attemptOptions{})).Notes, "it was so by then: kato patch was not run again")
+	b.wantRuns("dea-1", "kato patch install", 2)
+	in.Progress.Roles = []string{"dea", "base"}
+	for range 2 {
+		must[JobResult](t)(run(t, x.RestartRoles, in, attemptOptions{}))
+	}
+	b.wantRuns("dea-1", "kato restart dea base", 1)
+
 	// Of what was there before its being there is no proof.
 	b.node("dea-1").FailCommand("kato patch reinstall", 1, 0, "ERROR: could not be applied")
-	in.Change.Action, in.JobTry = operation.PatchReinstall, 3
+	in.Change.Action, in.JobTry = operation.PatchReinstall, 5
 	_, err = run(t, x.ChangePatches, in, attemptOptions{})
 	wantFailure(t, err, operation.ErrVerify, false, "kato patch reinstall ended well and said: ERROR: could not be applied")
+}
+
+func TestUndone_WhatKatoDoesNotNameAnyMore_IsNotDone(t *testing.T) {
+	now := []kato.NodePatch{{Patch: kato.Patch{Name: "a"}, Installed: true}, {Patch: kato.Patch{Name: "b"}}}
+	require.Empty(t, undone(operation.PatchInstall, []string{"a"}, now))
+	require.Empty(t, undone(operation.PatchRevert, []string{"b"}, now))
+	require.Equal(t, []string{"b not installed", "c not named by kato patch status any more"}, undone(operation.PatchInstall, []string{"a", "b", "c"}, now))
+	require.Equal(t, []string{"a still installed", "c not named by kato patch status any more"}, undone(operation.PatchRevert, []string{"a", "b", "c"}, now))
+	require.Len(t, undone(operation.PatchInstall, []string{"a"}, nil), 1)
 }
 
 func TestPatchesPlan_IsWhatIsRun(t *testing.T) {

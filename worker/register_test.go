@@ -66,7 +66,7 @@ func TestRegister_Everything_HasAUniqueNameAndItsDependencies(t *testing.T) {
 	}
 	for _, name := range strings.Fields("Resolve Trust LockToken LockHolder Preflight NodesStatus Storage Fence ClusterGates Probe Upgrade Repair Reboot Proof Gates Record PlanCommands Retire " +
 		"EnterMaintenance LeaveMaintenance Notify LocateArchives ListArchives ShowArchive VerifyArchive DeleteArchive PlanPrune PruneArchives PlanSetPrune PruneSets " +
-		"PreflightImages LookAtImages BuildImage CheckImage PushImage PullImage TagImage SetImageList OldImages DEATemplate PlanImages PatchesStatus LookAtPatches ChangePatches PlanPatches") {
+		"PreflightImages LookAtImages BuildImage CheckImage PushImage PullImage TagImage SetImageList OldImages DEATemplate PlanImages PatchesStatus LookAtPatches ChangePatches RestartRoles PlanPatches") {
 		if !slices.Contains(r.activities, name) {
 			t.Errorf("activity %s is not registered", name)
 		}

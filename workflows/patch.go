@@ -30,10 +30,21 @@ func Patch(ctx workflow.Context, in operation.PatchInput) (*operation.Report, er
 type patch struct {
 	rolling
 	in    operation.PatchInput
-	known activities.PatchesResult
+	known patchesFound
 	// left is what has to be told of the end: nil when everything that was asked for is done.
 	left *operation.Failure
 }
+
+// patchesFound is what kato says on all nodes that were asked.
+type patchesFound struct {
+	list []operation.Patch // whole
+	// nodes have what each node has and lacks.
+	nodes                   map[string]*patchesOfNode
+	onlyThisNode, unfetched []string
+	problems                []string
+}
+
+type patchesOfNode struct{ installed, missing []string }
 
 func (p *patch) attach(r *run) {
 	p.rolling = rolling{run: r, work: p, rollingOptions: rollingOptions{noCanary: p.in.NoCanary, soakFor: p.in.Soak, maxFailures: p.in.MaxFailures}}
@@ -52,23 +63,54 @@ func (p *patch) wantsMaintenance() bool { return false }
 // ready asks kato on all nodes that are worked on which patches they have.
 func (p *patch) ready(ctx workflow.Context) (problems, warnings []string, err error) {
 	warnings = p.setWindows(ctx, p.in.Window, operation.UnitNode)
+	if p.plan.Core == "" {
+		return []string{noKato(p.in.Cluster)}, warnings, nil
+	}
 	p.known, err = askPatches(ctx, p.in.Cluster, names(p.plan), !p.in.DryRun)
 	if err != nil {
 		return nil, nil, err
 	}
-	problems, warnings = p.known.Problems, append(warnings, p.known.Warnings...)
-	p.report.Patches = &operation.PatchReport{Action: p.in.Action, Patch: p.in.Patch, NoRestart: p.in.NoRestart, Patches: p.known.Patches}
-	if p.in.Patch == "" || len(p.known.Unasked) == len(p.plan.Nodes) {
+	problems, warnings = p.known.problems, append(warnings, p.known.warnings(p.plan)...)
+	p.report.Patches = &operation.PatchReport{Action: p.in.Action, Patch: p.in.Patch, NoRestart: p.in.NoRestart, Patches: operation.CutPatches(p.known.list), AsFound: true}
+	if p.in.Patch == "" || len(p.known.nodes) == 0 {
 		return problems, warnings, nil
 	}
-	at := slices.IndexFunc(p.known.Patches, func(k operation.Patch) bool { return k.Name == p.in.Patch })
+	at := slices.IndexFunc(p.known.list, func(k operation.Patch) bool { return k.Name == p.in.Patch })
 	switch {
 	case at < 0:
-		problems = append(problems, fmt.Sprintf("cluster: there is no patch %s for these nodes: kato knows %s", p.in.Patch, patchNames(p.known.Patches)))
-	case p.in.Action == operation.PatchReinstall && p.known.Patches[at].InstalledCount == 0:
+		old := ""
+		if p.in.DryRun {
+			old = " (a dry run does not fetch the list of patches: katoflow patch status --fetch does)"
+		}
+		problems = append(problems, fmt.Sprintf("cluster: there is no patch %s for these nodes: kato knows %s%s", p.in.Patch, patchNames(p.known.list), old))
+	case p.in.Action == operation.PatchReinstall && p.known.list[at].InstalledCount == 0:
 		problems = append(problems, fmt.Sprintf("cluster: %s is installed on none of these nodes: katoflow patch install %s %s", p.in.Patch, p.in.Cluster, p.in.Patch))
 	}
 	return problems, warnings, nil
+}
+
+func noKato(cluster string) string {
+	return fmt.Sprintf("cluster %s has no kato, and so no patches of it", cluster)
+}
+
+// warnings are what deserves a look, and stands in no way.
+func (f patchesFound) warnings(plan operation.Plan) (out []string) {
+	if n := len(f.unfetched); n > 0 {
+		out = append(out, fmt.Sprintf("kato on %s (%s) cannot fetch the list of patches by itself: what is new may not be in it, and whether the manufacturer is reached was not tried", count(n, "node"), strings.Join(bound(f.unfetched, 5), ", ")))
+	}
+	for _, n := range plan.Nodes {
+		has := f.nodes[n.Name]
+		if has == nil || len(has.installed)+len(has.missing) > 0 {
+			continue
+		}
+		for _, k := range f.list {
+			if slices.ContainsFunc(k.Roles, n.HasRole) {
+				out = append(out, fmt.Sprintf("%s: kato names no patch there, and %s elsewhere, which is for one of its roles", n.Name, k.Name))
+				break
+			}
+		}
+	}
+	return bound(out, 20)
 }
 
 // patchNames are those of a list, in one line.
@@ -84,21 +126,39 @@ func patchNames(list []operation.Patch) string {
 }
 
 // askPatches asks nodes which patches they have, and fetches the list of patches before where that is wanted.
-func askPatches(ctx workflow.Context, cluster string, nodes []string, fetch bool) (activities.PatchesResult, error) {
+func askPatches(ctx workflow.Context, cluster string, nodes []string, fetch bool) (patchesFound, error) {
 	var patches *activities.Patches
-	var all activities.PatchesResult
+	all := patchesFound{nodes: map[string]*patchesOfNode{}}
 	var futures []workflow.Future
 	for part := range slices.Chunk(nodes, nodesPerChunk) {
 		futures = append(futures, workflow.ExecuteActivity(following(ctx, "which patches "+count(len(part), "node")+" have", nodesWithin), patches.PatchesStatus, activities.PatchesInput{Cluster: cluster, Nodes: part, Fetch: fetch}))
 	}
-	for _, f := range futures {
+	i := 0
+	for part := range slices.Chunk(nodes, nodesPerChunk) {
 		var found activities.PatchesResult
-		if err := f.Get(ctx, &found); err != nil {
+		if err := futures[i].Get(ctx, &found); err != nil {
 			return all, err
 		}
-		all.Patches = operation.MergePatches(all.Patches, found.Patches)
-		all.OnlyThisNode, all.Unasked = append(all.OnlyThisNode, found.OnlyThisNode...), append(all.Unasked, found.Unasked...)
-		all.Problems, all.Warnings = append(all.Problems, found.Problems...), append(all.Warnings, found.Warnings...)
+		i++
+		for _, n := range part {
+			if !slices.Contains(found.Unasked, n) {
+				all.nodes[n] = &patchesOfNode{}
+			}
+		}
+		for _, k := range found.Patches {
+			for _, n := range k.Installed {
+				if of := all.nodes[n]; of != nil {
+					of.installed = append(of.installed, k.Name)
+				}
+			}
+			for _, n := range k.Missing {
+				if of := all.nodes[n]; of != nil {
+					of.missing = append(of.missing, k.Name)
+				}
+			}
+		}
+		all.list = operation.MergePatches(all.list, found.Patches)
+		all.onlyThisNode, all.unfetched, all.problems = append(all.onlyThisNode, found.OnlyThisNode...), append(all.unfetched, found.Unfetched...), append(all.problems, found.Problems...)
 	}
 	return all, nil
 }
@@ -111,13 +171,15 @@ func (p *patch) dryRun(ctx workflow.Context) ([]operation.CommandPlan, error) {
 	for i, n := range p.plan.Nodes {
 		if p.todo(i) {
 			nodes = append(nodes, n)
+		} else {
+			p.report.Nodes[i].Notes = []string{nothingToPatch(p.in.Action)}
 		}
 	}
 	p.warn("a dry run fetches no list of patches: it shows what kato knows already")
 	if len(nodes) == 0 {
 		return nil, nil
 	}
-	err := workflow.ExecuteActivity(quick(ctx, "commands of the plan"), patches.PlanPatches, activities.PlanPatchesInput{Operation: p.op, Nodes: nodes, Change: p.change(), OnlyThisNode: p.known.OnlyThisNode}).Get(ctx, &out)
+	err := workflow.ExecuteActivity(quick(ctx, "commands of the plan"), patches.PlanPatches, activities.PlanPatchesInput{Operation: p.op, Nodes: nodes, Change: p.change(), OnlyThisNode: p.known.onlyThisNode}).Get(ctx, &out)
 	return out.Plans, err
 }
 
@@ -126,21 +188,10 @@ func (p *patch) change() operation.PatchInput {
 	return operation.PatchInput{Action: p.in.Action, Patch: p.in.Patch, NoRestart: p.in.NoRestart}
 }
 
-// todo reports whether something is to be done on a node, as far as it is known. What was cut off of long lists is looked at by the node's own steps.
+// todo reports whether something is to be done on a node. One that did not say is looked at by its own steps.
 func (p *patch) todo(i int) bool {
-	for _, k := range p.known.Patches {
-		if p.in.Patch != "" && p.in.Patch != k.Name {
-			continue
-		}
-		list, all := k.Installed, k.InstalledCount
-		if p.in.Action == operation.PatchInstall {
-			list, all = k.Missing, k.MissingCount
-		}
-		if slices.Contains(list, p.plan.Nodes[i].Name) || all > len(list) {
-			return true
-		}
-	}
-	return false
+	has := p.known.nodes[p.plan.Nodes[i].Name]
+	return has == nil || len(p.in.Wanted(has.installed, has.missing)) > 0
 }
 
 func (p *patch) nodeWorkflow() (name, what string) {
@@ -153,7 +204,17 @@ func (p *patch) nodeInput(task nodeTask) any {
 
 func (p *patch) first(*operation.NodeReport) {}
 
+// tries: a node on which nothing was done says nothing of the patches.
+func (p *patch) tries(n *operation.NodeReport) bool { return n.Patches != nil && n.Patches.Changed }
+
 func (p *patch) steps(ctx workflow.Context) {
+	// Since the preflight the cluster may have been somebody else's, as between maintenance windows, and a job of an older operation may have ended.
+	if now, err := askPatches(ctx, p.in.Cluster, names(p.plan), false); err == nil {
+		p.known = now
+		p.report.Patches.Patches = operation.CutPatches(now.list)
+	} else if ctx.Err() != nil {
+		return
+	}
 	begun := false
 	for i := range p.report.Nodes {
 		if p.todo(i) {
@@ -163,11 +224,17 @@ func (p *patch) steps(ctx workflow.Context) {
 		p.report.Nodes[i].Status, p.report.Nodes[i].Notes = operation.NodeDone, []string{nothingToPatch(p.in.Action)}
 	}
 	if !begun {
+		p.report.Patches.AsFound = false
 		return
 	}
 	p.roll(ctx)
 	if ctx.Err() == nil {
 		p.after(ctx)
+	}
+	for i := range p.report.Nodes { // the whole lists are in the results of the nodes' own workflows
+		if n := p.report.Nodes[i].Patches; n != nil {
+			n.Wanted = n.Wanted[:min(len(n.Wanted), max(5, 2000/len(p.report.Nodes)))]
+		}
 	}
 }
 
@@ -184,7 +251,7 @@ func nothingToPatch(action operation.PatchAction) string {
 
 // after asks all nodes once more, for the report. Every node was asked by its own steps, so that one that does not say is only told.
 func (p *patch) after(ctx workflow.Context) {
-	found, err := askPatches(ctx, p.in.Cluster, names(p.plan), false)
+	now, err := askPatches(ctx, p.in.Cluster, names(p.plan), false)
 	if ctx.Err() != nil {
 		return
 	}
@@ -192,29 +259,36 @@ func (p *patch) after(ctx workflow.Context) {
 		p.warn("which patches the nodes have at the end was not asked: " + operation.FailureOf(err).Message)
 		return
 	}
-	p.report.Patches.Patches, p.report.Patches.Unasked = found.Patches, len(found.Unasked)
-	for _, problem := range found.Problems {
+	p.report.Patches.Patches, p.report.Patches.AsFound, p.report.Patches.Unasked = operation.CutPatches(now.list), false, len(p.plan.Nodes)-len(now.nodes)
+	for _, problem := range bound(now.problems, 20) {
 		p.warn("at the end: " + problem)
 	}
-	p.left = p.undone(found)
+	p.left = p.undone(now)
 }
 
 // undone is what the nodes that are done should have, and have not any more.
-func (p *patch) undone(found activities.PatchesResult) *operation.Failure {
+func (p *patch) undone(now patchesFound) *operation.Failure {
 	var wrong []string
 	for i := range p.report.Nodes {
 		n := &p.report.Nodes[i]
-		if n.Status != operation.NodeDone || n.Patches == nil {
+		is := now.nodes[n.Name]
+		if n.Status != operation.NodeDone || is == nil {
 			continue
 		}
-		for _, k := range found.Patches {
-			list := k.Missing
+		// A node that was left alone has nothing of it to do still.
+		wanted := p.in.Wanted(is.installed, is.missing)
+		if p.in.Action == operation.PatchReinstall {
+			wanted = nil
+		}
+		if n.Patches != nil {
+			there := is.installed
 			if p.in.Action == operation.PatchRevert {
-				list = k.Installed
+				there = is.missing
 			}
-			if slices.Contains(n.Patches.Wanted, k.Name) && slices.Contains(list, n.Name) {
-				wrong = append(wrong, fmt.Sprintf("%s: %s is not as it was left", n.Name, k.Name))
-			}
+			wanted = slices.DeleteFunc(slices.Clone(n.Patches.Wanted), func(name string) bool { return slices.Contains(there, name) })
+		}
+		for _, name := range wanted {
+			wrong = append(wrong, fmt.Sprintf("%s: %s is not as it was left", n.Name, name))
 		}
 	}
 	if len(wrong) == 0 {
@@ -280,12 +354,12 @@ func PatchStatus(ctx workflow.Context, in operation.PatchStatusInput) (operation
 	}
 	out.Nodes = len(plan.Nodes)
 	if plan.Core == "" {
-		return out, operation.NewError(operation.Failure{Type: operation.ErrBadInput, Message: fmt.Sprintf("cluster %s has no kato, and so no patches of it", in.Cluster)})
+		return out, operation.NewError(operation.Failure{Type: operation.ErrBadInput, Message: noKato(in.Cluster)})
 	}
 	found, err := askPatches(ctx, in.Cluster, names(plan), in.Fetch)
 	if err != nil {
 		return out, err
 	}
-	out.Patches, out.Problems, out.Warnings = append(out.Patches, found.Patches...), bound(found.Problems, 500), bound(found.Warnings, 100)
+	out.Patches, out.Problems, out.Warnings = append(out.Patches, operation.CutPatches(found.list)...), bound(found.problems, 500), found.warnings(plan)
 	return out, nil
 }

@@ -32,7 +32,7 @@ func (n *nodePatch) steps() []nodeStep {
 		{operation.StepProbe, n.probe},
 		{operation.StepPatches, n.look},
 		{operation.StepPatch, n.change},
-		{operation.StepGates, n.gatesOfChange},
+		{operation.StepGates, n.gates},
 	}
 }
 
@@ -72,10 +72,14 @@ func (n *nodePatch) changeInput() activities.ChangePatchesInput {
 
 // change has kato do it. A reboot of the node in the middle is told, and kato is run once more: what it had done already it leaves.
 func (n *nodePatch) change(ctx workflow.Context) error {
-	if len(n.found().Wanted) == 0 {
-		return nil
-	}
 	var patches *activities.Patches
+	if len(n.found().Wanted) == 0 {
+		// After a Reset it may be that a try from before has done it: that one is followed to its end.
+		in := n.changeInput()
+		in.Settle = true
+		return workflow.ExecuteActivity(following(ctx, n.summary("nothing to do: is kato patch at work?"), n.ceiling()), patches.ChangePatches, in).Get(ctx, nil)
+	}
+	rebooted := false
 	for again := false; ; again = true {
 		var out activities.JobResult
 		if err := workflow.ExecuteActivity(following(ctx, n.summary("kato patch "+string(n.in.Change.Action)), n.ceiling()), patches.ChangePatches, n.changeInput()).Get(ctx, &out); err != nil {
@@ -88,23 +92,32 @@ func (n *nodePatch) change(ctx workflow.Context) error {
 		if again {
 			return operation.NewError(operation.Failure{Type: operation.ErrInterrupted, Message: n.Node.Name + ": the node rebooted again in the middle of kato patch: see why, then retry"})
 		}
-		n.note("the node rebooted in the middle of kato patch: run again")
+		n.note("the node rebooted in the middle of kato patch: looked at again")
 		n.jobTry++
+		rebooted = true
 	}
 	found := n.found()
 	found.Changed = true
-	if n.in.Change.NoRestart && len(found.Roles) > 0 {
+	switch {
+	case n.in.Change.NoRestart && len(found.Roles) > 0:
 		n.note("not restarted, so that nothing of it is in effect yet: kato restart " + strings.Join(found.Roles, " "))
+	case n.in.Change.NoRestart:
+		n.note("not restarted, so that nothing of it is in effect yet: kato restart there")
+	case n.jobTry > 1 && !rebooted && len(found.Roles) > 0 && n.in.Change.Action != operation.PatchReinstall:
+		return n.restart(ctx)
 	}
 	return nil
 }
 
-// gatesOfChange are the node's gates, where something was changed.
-func (n *nodePatch) gatesOfChange(ctx workflow.Context) error {
-	if !n.found().Changed {
-		return nil
+// restart is for what a try before has done: kato restarts the roles only of what it does in that very run.
+func (n *nodePatch) restart(ctx workflow.Context) error {
+	var patches *activities.Patches
+	var out activities.JobResult
+	if err := workflow.ExecuteActivity(following(ctx, n.summary("kato restart "+strings.Join(n.found().Roles, " ")), n.ceiling()), patches.RestartRoles, n.changeInput()).Get(ctx, &out); err != nil {
+		return err
 	}
-	return n.gates(ctx)
+	n.note(out.Notes...)
+	return nil // after a reboot in its middle they have been started anew, too
 }
 
 func (n *nodePatch) stateBefore(step string) string {
@@ -119,17 +132,25 @@ func (n *nodePatch) stateBefore(step string) string {
 
 func (n *nodePatch) settle(ctx workflow.Context) nodeResult {
 	state, err := n.stateBefore(n.at.Step), error(nil)
-	if n.at.Step == operation.StepPatch && len(n.found().Wanted) > 0 {
-		in := n.changeInput()
-		in.Settle = true
-		var patches *activities.Patches
-		var out activities.JobResult
-		if err = workflow.ExecuteActivity(following(ctx, n.summary("cancel: let kato end"), n.ceiling()), patches.ChangePatches, in).Get(ctx, &out); err == nil && out.Started {
-			state = "kato patch has ended well, its gates were not awaited: see katoflow patch status"
-			if out.Interrupted {
-				state = "the node rebooted in the middle of kato patch: see katoflow patch status"
-			}
+	if n.at.Step != operation.StepPatch {
+		return n.settled(state, nil)
+	}
+	in := n.changeInput()
+	in.Settle = true
+	var patches *activities.Patches
+	var out activities.JobResult
+	if err = workflow.ExecuteActivity(following(ctx, n.summary("cancel: let kato end"), n.ceiling()), patches.ChangePatches, in).Get(ctx, &out); err != nil {
+		return n.settled(state, err)
+	}
+	if out.Started {
+		n.found().Changed = !out.Interrupted
+		state = "kato patch has ended well, its gates were not awaited: see katoflow patch status"
+		if out.Interrupted {
+			state = "the node rebooted in the middle of kato patch: see katoflow patch status"
 		}
+	}
+	if n.jobTry > 1 && len(n.found().Roles) > 0 { // a restart may be what runs
+		err = workflow.ExecuteActivity(following(ctx, n.summary("cancel: let a restart end"), n.ceiling()), patches.RestartRoles, in).Get(ctx, nil)
 	}
 	return n.settled(state, err)
 }

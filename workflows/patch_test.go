@@ -2,6 +2,7 @@ package workflows
 
 import (
 	"context"
+	"encoding/json"
 	"slices"
 	"strings"
 	"testing"
@@ -34,7 +35,7 @@ func newPatchWorld(t *testing.T) *patchWorld {
 	w := &patchWorld{world: newWorld(t, alsPlan()), interrupted: map[string]int{}, has: map[string][]string{"fs-1": {"every"}},
 		lacks: map[string][]string{"dea-1": {"dea-fix", "every"}, "dea-2": {"dea-fix", "every"}, "core": {"every"}}}
 	w.f = w.fake
-	for name, fn := range map[string]any{"PatchesStatus": w.PatchesStatus, "LookAtPatches": w.LookAtPatches, "ChangePatches": w.ChangePatches, "PlanPatches": w.PlanPatches} {
+	for name, fn := range map[string]any{"PatchesStatus": w.PatchesStatus, "LookAtPatches": w.LookAtPatches, "ChangePatches": w.ChangePatches, "RestartRoles": w.RestartRoles, "PlanPatches": w.PlanPatches} {
 		w.RegisterActivityWithOptions(fn, activity.RegisterOptions{Name: name})
 	}
 	return w
@@ -47,6 +48,9 @@ func (w *patchWorld) PatchesStatus(ctx context.Context, in activities.PatchesInp
 	w.asked = append(w.asked, in)
 	out := activities.PatchesResult{Problems: w.problems, Unasked: w.away}
 	for _, n := range in.Nodes {
+		if slices.Contains(w.away, n) {
+			continue
+		}
 		for _, p := range w.has[n] {
 			out.Patches = operation.MergePatches(out.Patches, []operation.Patch{{Name: p, Installed: []string{n}, InstalledCount: 1}})
 		}
@@ -69,7 +73,7 @@ func (w *patchWorld) ChangePatches(ctx context.Context, in activities.ChangePatc
 	w.f.mu.Lock()
 	defer w.f.mu.Unlock()
 	out := activities.JobResult{Started: true}
-	if err != nil {
+	if err != nil || in.Settle {
 		return out, err
 	}
 	if w.interrupted[in.Node.Name] > 0 {
@@ -87,6 +91,10 @@ func (w *patchWorld) ChangePatches(ctx context.Context, in activities.ChangePatc
 		to[in.Node.Name] = append(to[in.Node.Name], p)
 	}
 	return out, nil
+}
+
+func (w *patchWorld) RestartRoles(ctx context.Context, in activities.ChangePatchesInput) (activities.JobResult, error) {
+	return activities.JobResult{Started: true}, w.f.step(ctx, "RestartRoles", in.NodeInput)
 }
 
 func (w *patchWorld) PlanPatches(ctx context.Context, in activities.PlanPatchesInput) (activities.PlanCommandsResult, error) {
@@ -198,6 +206,8 @@ func TestPatch_FailsOnANode_IsAskedAndRetriedAsTheNextTry(t *testing.T) {
 	require.Equal(t, []string{"dea-1/patch/1"}, w.world.asked)
 	require.Equal(t, 1, w.f.count("ChangePatches dea-1 try=2"))
 	require.Equal(t, 1, w.f.count("LookAtPatches dea-1"), "what there is to do was found once")
+	require.Equal(t, 1, w.f.count("RestartRoles dea-1 try=2"), "what the first try may have done is in effect, too")
+	require.Zero(t, w.f.count("RestartRoles dea-2"))
 	require.Equal(t, "2 patches installed on 3 nodes of 5", report.Message)
 }
 
@@ -206,7 +216,7 @@ func TestPatch_NodeRebootsInTheMiddle_RunAgainAndTold(t *testing.T) {
 	w.interrupted["dea-1"] = 1
 	report, err := w.patch()
 	require.NoError(t, err)
-	require.Contains(t, node(t, report, "dea-1").Notes, "the node rebooted in the middle of kato patch: run again")
+	require.Contains(t, node(t, report, "dea-1").Notes, "the node rebooted in the middle of kato patch: looked at again")
 	require.Equal(t, 1, w.f.count("ChangePatches dea-1 try=2"))
 
 	w = newPatchWorld(t)
@@ -239,6 +249,8 @@ func TestPatch_CancelledWhileKatoRuns_KatoIsLetEnd(t *testing.T) {
 	require.Error(t, err)
 	require.Equal(t, 1, w.f.count("ChangePatches dea-1 settle"))
 	require.Equal(t, operation.PhaseCancelled, report.Phase)
+	require.True(t, node(t, report, "dea-1").Patches.Changed)
+	require.True(t, report.Patches.AsFound, "the table is that of before")
 	require.Zero(t, w.f.count("ChangePatches dea-2"))
 }
 
@@ -298,4 +310,77 @@ func TestPatch_BadInput_NamesAll(t *testing.T) {
 	})
 	require.Equal(t, operation.ErrBadInput, typeOf(err))
 	require.Len(t, report.Failure.Problems, 2)
+}
+
+func TestPatch_LooksAgainBeforeTheFirstNode_WhatHasChangedMeanwhileCounts(t *testing.T) {
+	w := newPatchWorld(t)
+	w.lacks = map[string][]string{"core": {"every"}}
+	w.has["dea-1"] = []string{"dea-fix"}
+	w.f.during["Fence"] = func(context.Context) { // as when somebody reverts one between the preflight and a maintenance window
+		w.f.mu.Lock()
+		defer w.f.mu.Unlock()
+		w.has["dea-1"], w.lacks["dea-1"] = nil, []string{"dea-fix"}
+	}
+	report, err := w.patch()
+	require.NoError(t, err)
+	require.Equal(t, []string{"dea-fix"}, node(t, report, "dea-1").Patches.Wanted)
+	require.Equal(t, 1, w.f.count("ChangePatches dea-1"))
+}
+
+func TestPatch_LookFindsNothing_ThatNodeIsNoCanaryAndItsGatesHoldAllTheSame(t *testing.T) {
+	w := newPatchWorld(t)
+	w.f.during["Probe dea-1"] = func(context.Context) {
+		w.f.mu.Lock()
+		defer w.f.mu.Unlock()
+		w.has["dea-1"], w.lacks["dea-1"] = append(w.has["dea-1"], w.lacks["dea-1"]...), nil
+	}
+	w.f.during["ChangePatches dea-2"] = func(context.Context) {
+		require.Zero(t, w.f.count("Probe core"), "it goes alone, because dea-1 has shown nothing")
+	}
+	report, err := w.patch(func(in *operation.PatchInput) { in.Batch = "3" })
+	require.NoError(t, err)
+	require.Equal(t, 1, w.f.count("ChangePatches dea-1 settle"), "a run from before a Reset is followed to its end")
+	require.Equal(t, 1, w.f.count("Gates dea-1"))
+	require.Equal(t, "2 patches installed on 2 nodes of 5", report.Message)
+}
+
+func TestPatch_NodeNamesNoPatchThatOthersNameForItsRoles_IsTold(t *testing.T) {
+	w := newPatchWorld(t)
+	found := patchesFound{list: []operation.Patch{{Name: "dea-fix", Roles: []string{"dea"}}}, nodes: map[string]*patchesOfNode{"dea-1": {missing: []string{"dea-fix"}}, "dea-2": {}, "core": {}}, unfetched: []string{"core"}}
+	warnings := strings.Join(found.warnings(w.f.plan), "\n")
+	require.Contains(t, warnings, "dea-2: kato names no patch there, and dea-fix elsewhere, which is for one of its roles")
+	require.NotContains(t, warnings, "core: kato names")
+	require.Contains(t, warnings, "kato on 1 node (core) cannot fetch the list of patches by itself")
+}
+
+func TestPatch_PlainCluster_HasNoKato(t *testing.T) {
+	w := newPatchWorld(t)
+	w.f.plan.Core = ""
+	_, err := w.patch()
+	require.Equal(t, operation.ErrPreflight, typeOf(err))
+	report, _ := reportOf(t, w.world)
+	require.Equal(t, []string{"cluster prod has no kato, and so no patches of it"}, report.Failure.Problems)
+}
+
+func TestTrim_ManyPatchesOnManyNodes_FitsIntoAReport(t *testing.T) {
+	var report operation.Report
+	var all []operation.Patch
+	var names []string
+	for range 1000 {
+		name := strings.Repeat("n", 24)
+		names = append(names, name)
+		report.Nodes = append(report.Nodes, operation.NodeReport{Name: name, Status: operation.NodeDone, NodeProgress: operation.NodeProgress{Patches: &operation.PatchProgress{}}})
+	}
+	for range 300 {
+		all = append(all, operation.Patch{Name: strings.Repeat("p", 30), Description: strings.Repeat("d", 300), Installed: names, Missing: names, InstalledCount: 1000})
+		for i := range report.Nodes {
+			report.Nodes[i].Patches.Wanted = append(report.Nodes[i].Patches.Wanted, strings.Repeat("p", 30))
+		}
+	}
+	report.Patches = &operation.PatchReport{Patches: operation.CutPatches(all)}
+	b, err := json.Marshal(trim(report))
+	require.NoError(t, err)
+	require.Less(t, len(b), 1<<20)
+	require.NotNil(t, report.Nodes[0].Patches, "the operation's own report is left alone")
+	require.Len(t, report.Patches.Patches[0].Installed, operation.MaxPatchNodes)
 }

@@ -41,6 +41,7 @@ type nodeWork interface {
 	nodeInput(task nodeTask) any
 	// first is told of the first node that ended well.
 	first(n *operation.NodeReport)
+	// A procedure that has tries(n *operation.NodeReport) bool says with it whether a node that ended well has shown anything, so that others may follow it.
 }
 
 // rollingOptions are the parts of a rolling procedure's input that say how it rolls.
@@ -314,7 +315,9 @@ func (r *rolling) node(ctx workflow.Context, i int) {
 // nodeDone ends a node well; the first one is the canary.
 func (r *rolling) nodeDone(n *operation.NodeReport) {
 	n.Status, n.OutOfService = operation.NodeDone, false
-	if !r.canary {
+	if w, ok := r.work.(interface {
+		tries(n *operation.NodeReport) bool
+	}); !r.canary && (!ok || w.tries(n)) {
 		r.canary = true
 		r.work.first(n)
 	}

@@ -463,12 +463,13 @@ func (r *run) trimmed() operation.Report {
 func trim(report operation.Report) operation.Report {
 	report.Nodes = slices.Clone(report.Nodes)
 	report.Apps = trimApps(report.Apps)
+	report.Patches = trimPatches(report.Patches)
 	for _, shorten := range []func(n *operation.NodeReport){
 		func(*operation.NodeReport) {},
 		func(n *operation.NodeReport) { n.Failure = withoutTail(n.Failure, 512) },
 		func(n *operation.NodeReport) { n.Changes = nil },
 		func(n *operation.NodeReport) { n.Failure, n.Notes = withoutTail(n.Failure, 160), bound(n.Notes, 3) },
-		func(n *operation.NodeReport) { n.Notes, n.Proof, n.Roles = nil, nil, nil },
+		func(n *operation.NodeReport) { n.Notes, n.Proof, n.Roles, n.Patches = nil, nil, nil, nil },
 	} {
 		for i := range report.Nodes {
 			shorten(&report.Nodes[i])
@@ -486,6 +487,20 @@ func trim(report operation.Report) operation.Report {
 		report.Questions = report.Questions[:100]
 	}
 	return report
+}
+
+// trimPatches shortens the table of many patches on many nodes to 5 nodes each: the counts are of all.
+func trimPatches(p *operation.PatchReport) *operation.PatchReport {
+	if p == nil || len(p.Patches) <= 50 {
+		return p
+	}
+	short := *p
+	short.Patches = slices.Clone(p.Patches)
+	for i := range short.Patches {
+		k := &short.Patches[i]
+		k.Installed, k.Missing, k.Description = k.Installed[:min(len(k.Installed), 5)], k.Missing[:min(len(k.Missing), 5)], oneLine(k.Description, 100)
+	}
+	return &short
 }
 
 // maxAppsTold is how many apps stand in a report; of more, those that are well are left out first, then those that were not touched.
@@ -540,6 +555,9 @@ func size(report operation.Report) int {
 	for i := range report.Nodes {
 		node := &report.Nodes[i]
 		n += 300 + len(node.Name) + lines(node.Roles) + lines(node.Notes) + failure(node.Failure)
+		if node.Patches != nil {
+			n += 60 + lines(node.Patches.Wanted) + lines(node.Patches.Roles)
+		}
 		for _, c := range node.Changes {
 			n += 40 + len(c.Name) + len(c.From) + len(c.To)
 		}

@@ -71,6 +71,16 @@ func (s *site) katoPatches(node string) (out []string) {
 	return out
 }
 
+// katoRestarts are the roles that katoflow has had restarted on a node.
+func (s *site) katoRestarts(node string) (out []string) {
+	for _, e := range s.cluster.Node(node).Commands() {
+		if len(e.Argv) > 1 && e.Argv[0] == "kato" && e.Argv[1] == "restart" {
+			out = append(out, strings.Join(e.Argv[2:], " "))
+		}
+	}
+	return out
+}
+
 // patch begins one of the commands by the CLI, detached, and returns when its preflight has passed.
 func (s *site) patch(action operation.PatchAction, args ...string) *op {
 	s.t.Helper()
@@ -218,6 +228,8 @@ func TestPatches_KatoFails_AsksAndGoesOn(t *testing.T) {
 			o.decide(q, operation.Retry)
 			o.done(90 * time.Second)
 			s.patched()
+			require.Equal(t, []string{"dea base"}, s.katoRestarts("dea-1"), "the roles of what the first try has done are restarted, too")
+			require.Empty(t, s.katoRestarts("dea-2"))
 			f.end(parkedFor(q.Step, "retried: installed"))
 		})
 	}
@@ -269,7 +281,7 @@ func TestPatches_KatoAsksForAPassword_TheQuestionSaysWhat(t *testing.T) {
 	o.decide(q, operation.Retry)
 	r := o.done(120 * time.Second)
 	require.Equal(t, []string{deaPatch}, s.patchesOf("dea-1"))
-	require.Contains(t, strings.Join(r.Nodes[0].Notes, "\n"), "rebooted in the middle of kato patch: run again")
+	require.Contains(t, strings.Join(r.Nodes[0].Notes, "\n"), "rebooted in the middle of kato patch: looked at again")
 	require.Empty(t, s.repeated())
 	f.end(parkedFor(q.Step, "the node rebooted by hand, retried: run again"))
 }
@@ -287,7 +299,7 @@ func TestPatches_NodeRebootsInTheMiddle_RunAgain(t *testing.T) {
 	s.cluster.Node("dea-1").RebootNow()
 	s.patchWhenUp(ctx, "dea-1", katodouble.PatchesPatch{Heal: true})
 	r := o.done(120 * time.Second)
-	require.Contains(t, strings.Join(r.Nodes[0].Notes, "\n"), "rebooted in the middle of kato patch: run again")
+	require.Contains(t, strings.Join(r.Nodes[0].Notes, "\n"), "rebooted in the middle of kato patch: looked at again")
 	s.patched()
 	f.end(wentOn)
 }

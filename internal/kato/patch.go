@@ -51,7 +51,7 @@ const (
 )
 
 // ChangePatches does something to one patch, or to all where name is "", on the node it runs on; the roles that a patch is for are restarted unless noRestart. Installing what is installed, and
-// reverting what is not, changes nothing (kato.md §3.6). Its exit code is no proof (§0.4): see ParsePatches.
+// reverting what is not, is expected to change nothing; that is not documented. Its exit code is no proof (kato.md §0.4): see ParsePatches.
 func (c CLI) ChangePatches(d PatchDialect, action, name string, noRestart bool) []string {
 	argv := []string{c.Path, "patch", action, d.Local()}
 	if noRestart {
@@ -61,6 +61,11 @@ func (c CLI) ChangePatches(d PatchDialect, action, name string, noRestart bool) 
 		argv = append(argv, name)
 	}
 	return argv
+}
+
+// RestartRoles restarts roles of the local node (kato.md §3.5).
+func (c CLI) RestartRoles(roles []string) []string {
+	return append([]string{c.Path, "restart"}, roles...)
 }
 
 // patchName is what a patch can be called: never an option.
@@ -94,7 +99,7 @@ type Patches struct {
 }
 
 // maxPatches bounds a list that comes from a node.
-const maxPatches = 2000
+const maxPatches = 300
 
 // ParsePatches reads `kato patch status`, as text in both of its forms or as JSON (kato.md §3.6):
 //
@@ -249,23 +254,31 @@ func listField(fields map[string]json.RawMessage, names ...string) ([]string, bo
 }
 
 // OnNode puts together what holds for one node, whose id and roles are given: the patches that concern it, and whether each is installed there. all is the status with --all of this node, open the one
-// without; open is only looked at where all does not tell the nodes. The error says that the two do not fit.
+// without; open is only looked at where all does not tell the nodes. The error says that the two do not fit, or that kato knows the node by another id.
 func OnNode(id string, roles []string, all, open Patches) ([]NodePatch, error) {
 	var out []NodePatch
+	stranger := Patch{}
 	for _, p := range all.List {
 		n := NodePatch{Patch: p}
+		concerns := len(p.Roles) == 0 || slices.ContainsFunc(p.Roles, func(r string) bool { return slices.Contains(roles, r) })
 		switch {
 		case p.Told:
 			n.Installed = slices.Contains(p.Installed, id)
-			if !n.Installed && !slices.Contains(p.Missing, id) {
-				continue // it is for other nodes
+			if !n.Installed && !slices.Contains(p.Missing, id) { // it is for other nodes
+				if concerns && len(p.Roles) > 0 && len(p.Installed)+len(p.Missing) > 0 {
+					stranger = p
+				}
+				continue
 			}
-		case len(p.Roles) > 0 && !slices.ContainsFunc(p.Roles, func(r string) bool { return slices.Contains(roles, r) }):
+		case !concerns:
 			continue
 		default:
 			n.Installed = !slices.ContainsFunc(open.List, func(o Patch) bool { return o.Name == p.Name })
 		}
 		out = append(out, n)
+	}
+	if len(out) == 0 && stranger.Name != "" {
+		return nil, fmt.Errorf("kato patch status does not name %s, the node's address, for %s, which is for one of its roles: write the address by which kato knows it", id, stranger.Name)
 	}
 	for _, o := range open.List {
 		if !slices.ContainsFunc(all.List, func(p Patch) bool { return p.Name == o.Name }) {

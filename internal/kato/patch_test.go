@@ -144,6 +144,7 @@ func TestOnNode_BothWays_SayWhatIsInstalledThere(t *testing.T) {
 		{state("10.0.0.3", []string{"dea"}, told, Patches{}), "-dea-memory-usage-reporting"},
 		{state("10.0.0.1", []string{"primary"}, told, Patches{}), "+vsphere-autoscaling-fix"},
 		{state("10.0.0.9", []string{"mysql"}, told, Patches{}), ""},
+		{state("127.0.0.1", []string{"dea"}, told, Patches{}), "kato patch status does not name 127.0.0.1, the node's address, for dea-memory-usage-reporting, which is for one of its roles: write the address by which kato knows it"},
 		{state("x", []string{"dea", "primary"}, all, open), "+dea-memory-usage-reporting -vsphere-autoscaling-fix"},
 		{state("x", []string{"dea"}, all, Patches{}), "+dea-memory-usage-reporting"},
 		{state("x", []string{"mysql"}, all, open), ""},
@@ -169,7 +170,7 @@ func FuzzParsePatches(f *testing.F) {
 				t.Errorf("%q is no name", p.Name)
 			}
 		}
-		if _, err := OnNode("10.0.0.1", []string{"dea"}, got, got); err != nil {
+		if _, err := OnNode("10.0.0.1", []string{"dea"}, got, got); err != nil && !strings.Contains(err.Error(), "does not name") {
 			t.Error(err)
 		}
 	})

@@ -23,6 +23,9 @@ const (
 const (
 	StepPatches = "patches" // what kato says is installed there, and what is not
 	StepPatch   = "patch"   // kato patch install, revert or reinstall; the roles that it is for are restarted
+
+	// JobRestartRoles restarts the roles after a further try of it, which does not do so for what an earlier one has done.
+	JobRestartRoles = "restart-roles"
 )
 
 // PatchAction is what is done to patches.
@@ -127,9 +130,19 @@ type Patch struct {
 }
 
 // MaxPatchNodes is how many nodes of a patch are told.
-const MaxPatchNodes = 200
+const MaxPatchNodes = 50
 
-// MergePatches adds what some nodes have to what others have; each node is in one of them only.
+// CutPatches shortens the lists of nodes.
+func CutPatches(all []Patch) []Patch {
+	all = slices.Clone(all)
+	for i := range all {
+		all[i].Installed = all[i].Installed[:min(len(all[i].Installed), MaxPatchNodes)]
+		all[i].Missing = all[i].Missing[:min(len(all[i].Missing), MaxPatchNodes)]
+	}
+	return all
+}
+
+// MergePatches adds what some nodes have to what others have; each node is in one of them only. Nothing is cut off.
 func MergePatches(all, more []Patch) []Patch {
 	for _, p := range more {
 		i := slices.IndexFunc(all, func(have Patch) bool { return have.Name == p.Name })
@@ -147,17 +160,13 @@ func MergePatches(all, more []Patch) []Patch {
 			}
 		}
 	}
-	for i := range all {
-		all[i].Installed = all[i].Installed[:min(len(all[i].Installed), MaxPatchNodes)]
-		all[i].Missing = all[i].Missing[:min(len(all[i].Missing), MaxPatchNodes)]
-	}
 	slices.SortFunc(all, func(a, b Patch) int { return strings.Compare(a.Name, b.Name) })
 	return all
 }
 
 // PatchProgress is what the steps of a node have found so far.
 type PatchProgress struct {
-	// Wanted are the patches that something is done about there.
+	// Wanted are the patches that something is done about there; of many the report has the first.
 	Wanted []string `json:"wanted,omitempty"`
 	// Roles that they are for, and that the node has.
 	Roles []string `json:"roles,omitempty"`
@@ -173,8 +182,9 @@ type PatchReport struct {
 	// Patch is the only one that was meant, "" for all.
 	Patch     string `json:"patch,omitempty"`
 	NoRestart bool   `json:"noRestart,omitempty"`
-	// Patches as they are at the end; before the first node they are as they were.
+	// Patches as they are at the end, or AsFound before.
 	Patches []Patch `json:"patches"`
+	AsFound bool    `json:"asFound,omitempty"`
 	// Unasked is the number of nodes that did not say.
 	Unasked int `json:"unasked,omitempty"`
 }

@@ -13,7 +13,7 @@ import (
 func PatchStatus(p *operation.PatchStatus, s Style) string {
 	var b strings.Builder
 	line := func(format string, args ...any) { b.WriteString(s.fit(fmt.Sprintf(format, args...)) + "\n") }
-	line("%s, %s: %s", s.paint(bold, clean(p.Cluster)), count(p.Nodes, "node"), patchCounts(p.Patches, s))
+	line("%s, %s: %s", s.paint(bold, clean(p.Cluster)), count(p.Nodes, "node"), patchCounts(p, s))
 	if len(p.Patches) > 0 {
 		b.WriteString("\n" + patchTable(p.Patches, true, s))
 	}
@@ -29,25 +29,33 @@ func PatchStatus(p *operation.PatchStatus, s Style) string {
 	return b.String()
 }
 
-// patchCounts is "3 patches, 1 missing somewhere".
-func patchCounts(list []operation.Patch, s Style) string {
-	missing := 0
-	for i := range list {
-		if list[i].MissingCount > 0 {
+// patchCounts is "3 patches, 1 to be installed", of the nodes that did say.
+func patchCounts(p *operation.PatchStatus, s Style) string {
+	missing, silent := 0, ""
+	for i := range p.Patches {
+		if p.Patches[i].MissingCount > 0 {
 			missing++
 		}
 	}
-	all := fmt.Sprintf("%d patches", len(list))
+	if n := len(p.Problems); n > 0 {
+		silent = ", " + s.paint(red, count(n, "node")+" did not say")
+	}
+	all := fmt.Sprintf("%d patches", len(p.Patches))
 	switch {
-	case len(list) == 0:
+	case len(p.Patches) == 0 && silent != "":
+		return "patches not known" + silent
+	case len(p.Patches) == 0:
 		return "no patches"
-	case len(list) == 1:
+	case len(p.Patches) == 1:
 		all = "1 patch"
 	}
-	if missing == 0 {
-		return all + ", " + s.paint(green, "installed everywhere")
+	switch {
+	case missing > 0:
+		all += ", " + s.paint(yellow, itoa(missing)+" to be installed")
+	case silent == "":
+		all += ", " + s.paint(green, "installed everywhere")
 	}
-	return all + ", " + s.paint(yellow, itoa(missing)+" to be installed")
+	return all + silent
 }
 
 // patchTable is a table of patches; descriptions follow it.
@@ -102,6 +110,9 @@ func patched(r *operation.Report, s Style) string {
 		}
 	}
 	out := "\n" + patchTable(list, false, s)
+	if p.AsFound && !r.DryRun {
+		out += s.fit(s.paint(dim, "as found before the first node")) + "\n"
+	}
 	if p.Unasked > 0 {
 		out += s.fit(s.paint(yellow, count(p.Unasked, "node")+" did not say what they have")) + "\n"
 	}
