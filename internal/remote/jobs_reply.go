@@ -113,7 +113,7 @@ func (f jobFacts) status(h Host, current string) (JobStatus, error) {
 	state, ok := f.state(current)
 	if !ok {
 		return JobStatus{}, &Error{Kind: KindExit, Node: h.Name, ExitCode: 9,
-			Message: fmt.Sprintf("job %s: its lock cannot be tried, so nobody knows whether it runs: see to the disk and the rights of the state folder", Escape(f.dir))}
+			Message: fmt.Sprintf("job %s: its mark or its lock cannot be read, so nobody knows whether it runs: see to the disk and the rights of the state folder", Escape(f.dir))}
 	}
 	s := JobStatus{State: state, CurrentBootID: current, StartedAt: f.startedAt, OutputSize: f.size, Swept: f.swept}
 	if f.exited {

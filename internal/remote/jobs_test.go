@@ -502,6 +502,29 @@ func TestStatus_NodeRebooted_IsInterruptedAndNotStartedAgain(t *testing.T) {
 	})
 }
 
+// A machine that is out of files to open must not look like one that rebooted, after which a repair would follow.
+func TestStatus_MarkCannotBeOpened_IsNotTakenForAReboot(t *testing.T) {
+	eachShell(t, func(t *testing.T, n *localNode) {
+		ctx := context.Background()
+		spec := n.payload("a", "until [ -e '"+n.work("go")+"' ]; do sleep 0.02; done")
+		_, err := n.jobs.Start(ctx, n.host, spec)
+		require.NoError(t, err)
+		waitUntil(t, "runs", func() bool { return n.count("ran") == 1 })
+		mark := n.jobDir(spec.ID, "started")
+		require.NoError(t, os.Rename(mark, mark+".aside"))
+		require.NoError(t, syscall.Mknod(mark, syscall.S_IFSOCK|0o600, 0)) // which cannot be opened, not even by root
+		status, err := n.jobs.Status(ctx, n.host, spec.ID)
+		requireKind(t, KindExit, err, "nobody knows whether it runs")
+		require.NotEqual(t, JobInterrupted, status.State)
+		require.NoError(t, os.Rename(mark+".aside", mark))
+		status, err = n.jobs.Status(ctx, n.host, spec.ID)
+		require.NoError(t, err)
+		require.Equal(t, JobRunning, status.State)
+		require.NoError(t, os.WriteFile(n.work("go"), nil, 0o600))
+		require.Equal(t, JobExited, n.finish(spec.ID).State)
+	})
+}
+
 func TestStatus_WrapperKilled_IsRunningWhileThePayloadLivesThenLost(t *testing.T) {
 	eachShell(t, func(t *testing.T, n *localNode) {
 		ctx := context.Background()

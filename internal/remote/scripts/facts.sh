@@ -32,13 +32,24 @@ probe() {
 	sboot=- since=0 id=- lock=free
 	recorded "$1"
 	if [ -e "$1/started" ]; then
-		{ read -r sboot since id <"$1/started"; } 2>/dev/null
-		# A mark whose words were lost with the power is a mark.
-		case $sboot in
-		'' | -) sboot='?' ;;
+		opened=0 tries=0
+		while [ "$tries" -lt 3 ]; do
+			{
+				opened=1
+				read -r sboot since id
+			} 2>/dev/null <"$1/started"
+			case $sboot in
+			'' | -) tries=$((tries + 1)) ;;
+			*) break ;;
+			esac
+		done
+		# A mark whose words were lost with the power is a mark. One that cannot be opened now says nothing: not that the node rebooted.
+		case $opened$sboot in
+		1 | 1-) sboot='?' ;;
+		0*) sboot=$boot lock=unknown ;;
 		esac
 	fi
-	if [ "$code" = - ] && [ "$sboot" = "$boot" ]; then
+	if [ "$code" = - ] && [ "$sboot" = "$boot" ] && [ "$lock" = free ]; then
 		flock -s -n "$1/lock" true
 		case $? in
 		0) recorded "$1" ;;
