@@ -90,6 +90,7 @@ func newOpenSSHD(t *testing.T, lines ...string) *openSSHD {
 		"HostKey " + s.file("host_ed25519"), "HostKey " + s.file("host_ecdsa"), "HostKey " + s.file("host_rsa"),
 		"AuthorizedKeysFile " + s.file("authorized_keys"), "StrictModes no", "UsePAM no", "PasswordAuthentication no",
 		"KbdInteractiveAuthentication no", "PermitRootLogin prohibit-password", "PidFile none", "PrintMotd no", "LogLevel VERBOSE",
+		"SetEnv HOME=" + s.folder, // what whoever runs the tests has in ~/.bashrc can take longer than the tests
 	}, lines...)
 	if err := os.WriteFile(s.file("sshd_config"), []byte(strings.Join(config, "\n")+"\n"), 0o600); err != nil {
 		t.Fatal(err)
