@@ -373,7 +373,7 @@ func undone(action operation.PatchAction, wanted []string, now []kato.NodePatch)
 // RestartRoles restarts the roles that the patches of a node are for (job `restart-roles`: kato restart ROLE...), which kato patch itself does only for what it does in that very run: after a try that failed
 // in its middle the next one leaves the roles of what was done before. Restarting again is harmless but for the time. The node's gates say whether they run.
 //
-// Errors: RemoteExit; Interrupted when the node rebooted; Lost, Timeout, Unreachable and what package remote tells of a node.
+// Errors: RemoteExit; Verify when it ended well and said that it had failed; Lost, Timeout, Unreachable and what package remote tells of a node. A node that rebooted meanwhile is a result with Interrupted.
 func (x *Patches) RestartRoles(ctx context.Context, in ChangePatchesInput) (JobResult, error) {
 	a := begin(ctx, "restart roles")
 	defer a.finish()
@@ -387,7 +387,11 @@ func (x *Patches) RestartRoles(ctx context.Context, in ChangePatchesInput) (JobR
 	if err != nil {
 		return JobResult{}, err
 	}
-	return job.result(end)
+	result, err := job.result(end)
+	if said := refusal(string(end.tail)); err == nil && said != "" && result.Started && !result.Interrupted {
+		err = failJob(operation.ErrVerify, t.host.Name, job.spec.ID.Dir(), remote.Tail(end.tail, maxTail), "kato restart ended well and said: %s", said)
+	}
+	return result, err
 }
 
 // patchJob is kato's own command on the node itself.

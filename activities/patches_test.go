@@ -156,6 +156,10 @@ func TestChangePatches_KatoSaysWhatItDidNotDo_IsVerify(t *testing.T) {
 		must[JobResult](t)(run(t, x.RestartRoles, in, attemptOptions{}))
 	}
 	b.wantRuns("dea-1", "kato restart dea base", 1)
+	b.node("dea-1").FailCommand("kato restart", 1, 0, "ERROR: no such role")
+	in.JobTry = 6
+	_, err = run(t, x.RestartRoles, in, attemptOptions{})
+	wantFailure(t, err, operation.ErrVerify, false, "kato restart ended well and said: ERROR: no such role")
 
 	// Of what was there before its being there is no proof.
 	b.node("dea-1").FailCommand("kato patch reinstall", 1, 0, "ERROR: could not be applied")
