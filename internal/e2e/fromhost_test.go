@@ -168,7 +168,7 @@ func TestFromHost_OldClusterBusy_IsToldOrWaitedFor(t *testing.T) {
 	old, target := twoRunning(t, false, true)
 	target.worker("")
 	target.controller().Empty()
-	require.NoError(t, old.exporter(core).ExportTime(4*time.Second))
+	require.NoError(t, old.exporter(core).ExportTime(15*time.Second))
 	other := old.backup("--maintenance", "off")
 	old.eventually(60*time.Second, "the export", func() bool { return old.running(core, "kato data export") })
 	name := target.cluster.Name()
