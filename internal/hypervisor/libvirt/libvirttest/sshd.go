@@ -53,8 +53,8 @@ KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
 PidFile none
 PrintMotd no
-SetEnv PATH=%s:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-`, port, file("host"), file("id.pub"), v.Bin), 0o600))
+SetEnv PATH=%s:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=%s
+`, port, file("host"), file("id.pub"), v.Bin, dir), 0o600)) // a home of its own: what whoever runs the tests has in ~/.bashrc can take longer than virsh
 	log, err := os.Create(file("log"))
 	must(t, err)
 	defer log.Close()
