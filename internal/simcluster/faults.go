@@ -324,12 +324,16 @@ func (n *Node) Resize(path string, count int64) error {
 	return bare(os.Truncate(n.tree.host(virt), max(0, fi.Size()+count)))
 }
 
-func (n *Node) patchExport(p katodouble.ExportPatch) error {
-	k := n.cluster.kato
-	if k == nil {
+// changeKato changes what kato's double does on the node.
+func (n *Node) changeKato(p katodouble.StatePatch) error {
+	if n.cluster.kato == nil {
 		return errors.New("a plain cluster has no kato")
 	}
-	return k.PatchNode(n.address, katodouble.StatePatch{Export: &p})
+	return n.cluster.kato.PatchNode(n.address, p)
+}
+
+func (n *Node) patchExport(p katodouble.ExportPatch) error {
+	return n.changeKato(katodouble.StatePatch{Export: &p})
 }
 
 // ExportSize sets how many bytes of data the node's exports hold; they cannot be compressed. 0 = 256 KiB.
@@ -359,11 +363,7 @@ func (n *Node) HealExports() {
 // ImportWith changes what the node's imports do; katodouble.ImportPatch says what can be set. What it does not name stays.
 func (n *Node) ImportWith(p katodouble.ImportPatch) error {
 	n.fault("imports with %+v", p)
-	k := n.cluster.kato
-	if k == nil {
-		return errors.New("a plain cluster has no kato")
-	}
-	return k.PatchNode(n.address, katodouble.StatePatch{Import: &p})
+	return n.changeKato(katodouble.StatePatch{Import: &p})
 }
 
 // HealImports makes the node's imports as they were at the start.
@@ -375,11 +375,7 @@ func (n *Node) HealImports() {
 // PatchWith changes what the node knows of kato's patches and what `kato patch` does there; katodouble.PatchesPatch says what can be set. What it does not name stays.
 func (n *Node) PatchWith(p katodouble.PatchesPatch) error {
 	n.fault("patches with %+v", p)
-	k := n.cluster.kato
-	if k == nil {
-		return errors.New("a plain cluster has no kato")
-	}
-	return k.PatchNode(n.address, katodouble.StatePatch{Patches: &p})
+	return n.changeKato(katodouble.StatePatch{Patches: &p})
 }
 
 // HealPatches ends the fault of the node's patches, and makes them take no time. What is installed stays so.
