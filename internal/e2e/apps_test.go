@@ -331,7 +331,7 @@ func TestApps_Terminated_WhatWasStoppedIsStarted(t *testing.T) {
 	for _, g := range guids {
 		if w := writes(c, g); len(w) > 0 {
 			begun++
-			require.Equal(t, []string{"STOPPED", "STARTED"}, w)
+			wasRestarted(t, w)
 		}
 	}
 	require.Less(t, begun, 60)
@@ -403,6 +403,14 @@ func (s *site) between(guids []string) {
 	})
 }
 
+// wasRestarted wants one stop, and a start after it. A start whose heartbeats do not come through on a busy machine while the controller takes its time is asked for
+// once more, which changes nothing.
+func wasRestarted(t *testing.T, writes []string) {
+	t.Helper()
+	require.Equal(t, []string{"STOPPED", "STARTED"}, slices.Compact(slices.Clone(writes)))
+	require.Equal(t, "STARTED", writes[1], "%v", writes)
+}
+
 func TestApps_CancelledInTheMiddle_WhatWasStoppedIsStarted(t *testing.T) {
 	t.Parallel()
 	onlySimulated(t, "it reaches no node")
@@ -433,7 +441,7 @@ func TestApps_CancelledInTheMiddle_WhatWasStoppedIsStarted(t *testing.T) {
 	require.LessOrEqual(t, outcomesOf(r)[operation.AppFailed], 6)
 	for _, g := range guids {
 		if w := writes(c, g); len(w) > 0 {
-			require.Equal(t, []string{"STOPPED", "STARTED"}, w)
+			wasRestarted(t, w)
 		}
 	}
 	f.end("no app stayed stopped, the others are untouched")
