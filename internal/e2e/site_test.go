@@ -103,17 +103,28 @@ type site struct {
 	byHands []string
 }
 
-// inThisHalf leaves half of the cases on real hosts to the next commit, where a share is tried. A case is tried as a whole; kill matrices are dealt out by their own parts.
-func inThisHalf(t *testing.T) {
+// Of the cases a run of the gate tries one in so many, another one with the next commit: on the simulated cluster, and on real hosts, where a case takes more than twice as long.
+const (
+	simulatedInTurn = 3
+	onHostsInTurn   = 6
+)
+
+// inTurn leaves a case to another commit, where a share is tried: one that is tried on real hosts comes on the simulated cluster with the next one. A case is tried as a whole; kill matrices are dealt out
+// by their own parts.
+func inTurn(t *testing.T) {
 	t.Helper()
 	name, _, _ := strings.Cut(t.Name(), "/")
-	if !onHosts() || strings.HasPrefix(name, "TestKillMatrix") {
+	if strings.HasPrefix(name, "TestKillMatrix") {
 		return
 	}
 	part, err := share.Parse(os.Getenv(share.Variable))
 	require.NoError(t, err)
-	if !part.HasHalf(name) {
-		t.Skipf("left to the other half (%s=%s)", share.Variable, part)
+	hands, ahead := simulatedInTurn, 0
+	if onHosts() {
+		hands, ahead = onHostsInTurn, 1
+	}
+	if !part.HasName(name, hands, ahead) {
+		t.Skipf("left to another commit (%s=%s)", share.Variable, part)
 	}
 }
 
@@ -125,7 +136,7 @@ const quickGates = `    gates: {times: 1, interval: 100ms, timeout: 20s}
 // newSite starts a cluster, simulated or of real hosts. Everything it starts ends with the test; on failure the workers' last lines are shown.
 func newSite(t *testing.T, server *harness.Temporal, c client.Client, options ...siteOption) *site {
 	t.Helper()
-	inThisHalf(t)
+	inTurn(t)
 	if server == nil {
 		server, c = shared.temporal, shared.client
 	}

@@ -30,12 +30,13 @@ func Parse(text string) (Share, error) {
 // Has says whether the i-th of a kind, counted from 0, belongs to the part.
 func (s Share) Has(i int) bool { return s.parts == 0 || i%s.parts == s.part }
 
-// HasHalf says whether the thing of that name belongs to the half that is tried: one half with every second part, the other with those between. Names are dealt out by their sums, so that a new one
-// moves no other.
-func (s Share) HasHalf(name string) bool {
+// HasName says whether the thing of that name is tried, where names are dealt out to so many hands (a divisor of the parts): every part has one hand, the next part the next one, and a number of parts
+// later it is its turn again. ahead is how many parts earlier it comes, so that two kinds of trials of the same thing fall into different parts. Names are dealt out by their sums, so that a new one moves no
+// other.
+func (s Share) HasName(name string, hands, ahead int) bool {
 	sum := fnv.New32a()
 	_, _ = sum.Write([]byte(name))
-	return s.parts == 0 || sum.Sum32()%2 == uint32(s.part%2)
+	return s.parts == 0 || int(sum.Sum32()%uint32(hands)) == (s.part+ahead)%hands
 }
 
 // String is "part 2 of 6", or "all".

@@ -36,31 +36,28 @@ func TestParse_WhatIsNoPart_IsRefused(t *testing.T) {
 	require.Equal(t, "all", all.String())
 }
 
-func TestShare_Halves_AreTriedInTurnAndHoldEverything(t *testing.T) {
-	one, err := Parse("1/6")
-	if err != nil {
-		t.Fatal(err)
-	}
-	two, err := Parse("2/6")
-	if err != nil {
-		t.Fatal(err)
-	}
-	counts := [2]int{}
-	for i := range 1000 {
-		name := fmt.Sprint("TestCase", i)
-		if one.HasHalf(name) == two.HasHalf(name) {
-			t.Fatalf("%s is in both halves, or in none", name)
+func TestHasName_OverAllParts_EveryNameHasItsTurn(t *testing.T) {
+	for _, hands := range []int{1, 2, 3, 6} {
+		tried, together := make([]int, 6), 0
+		for i := range 1200 {
+			name, turns := fmt.Sprint("TestCase", i), 0
+			for part := range 6 {
+				s, err := Parse(fmt.Sprintf("%d/6", part+1))
+				require.NoError(t, err)
+				if s.HasName(name, hands, 0) {
+					turns++
+					tried[part]++
+					if hands > 1 && s.HasName(name, hands, 1) {
+						together++
+					}
+				}
+			}
+			require.Equal(t, 6/hands, turns, name)
+			require.True(t, Share{}.HasName(name, hands, 0), "without a share all are tried")
 		}
-		if one.HasHalf(name) {
-			counts[0]++
-		} else {
-			counts[1]++
+		require.Zero(t, together)
+		for _, n := range tried {
+			require.InDelta(t, 1200/hands, n, 100)
 		}
-		if !(Share{}).HasHalf(name) {
-			t.Fatal("without a share all are tried")
-		}
-	}
-	if min(counts[0], counts[1]) < 400 {
-		t.Errorf("%v", counts)
 	}
 }

@@ -16,10 +16,15 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/katoflow/katoflow/internal/share"
 )
 
 // Required makes a machine that lacks libvirt or QEMU a failure, and not a reason to skip. Tests set it from the environment variable KATOFLOW_LIBVIRT.
 var Required bool
+
+// inTurn is the number of commits over which the tests with real domains are dealt out, where a share is tried: emulated machines take the processors from all other tests.
+const inTurn = 3
 
 // nobody runs libvirt where the test is root.
 const nobody = 65534
@@ -63,6 +68,12 @@ exec %[3]s virsh "$@"
 // Start starts libvirt and the domains of these names. It skips the test where the machine has no libvirt or QEMU, unless Required. disks, if not "", is the folder of the images.
 func Start(t testing.TB, disks string, domains ...string) *Libvirt {
 	t.Helper()
+	name, _, _ := strings.Cut(t.Name(), "/")
+	if part, err := share.Parse(os.Getenv(share.Variable)); err != nil {
+		t.Fatal(err)
+	} else if !part.HasName(name, inTurn, 0) {
+		t.Skipf("left to another commit (%s=%s)", share.Variable, part)
+	}
 	for _, tool := range []string{"libvirtd", "virsh", "qemu-system-x86_64", "qemu-img", "qemu-io", "setpriv", "ps"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			lacks(t, tool, "libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils")
