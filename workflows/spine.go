@@ -58,6 +58,9 @@ type run struct {
 	preflightSettled bool
 	preflightFailure *operation.Failure
 
+	// strangers are nodes that a dry run cannot ask, because they do not know the worker's key.
+	strangers []string
+
 	readOnlyMode
 	windows               *windows       // nil for none
 	lastTry               map[string]int // by node and step: the try of the last question
@@ -142,6 +145,13 @@ func (r *run) prepare(ctx workflow.Context, batch string) *operation.Failure {
 			return operation.FailureOf(err)
 		}
 	}
+	if p, ok := r.procedure.(interface {
+		introduce(ctx workflow.Context) *operation.Failure
+	}); ok {
+		if f := p.introduce(ctx); f != nil {
+			return f
+		}
+	}
 	r.report.Message = "asking all nodes"
 	r.refresh(ctx)
 	if f := r.askAllNodes(ctx); f != nil {
@@ -166,10 +176,18 @@ func (r *run) chunks() []chunk {
 	for i, n := range r.plan.Nodes {
 		names[i] = n.Name
 	}
+	others := r.plan.Others
+	if len(r.strangers) > 0 {
+		strange := func(name string) bool { return slices.Contains(r.strangers, name) }
+		names, others = slices.DeleteFunc(names, strange), slices.DeleteFunc(slices.Clone(others), strange)
+	}
 	for part := range slices.Chunk(names, nodesPerChunk) {
 		out = append(out, chunk{nodes: part})
 	}
-	for part := range slices.Chunk(r.plan.Others, nodesPerChunk) {
+	for part := range slices.Chunk(others, nodesPerChunk) {
+		if len(out) == 0 {
+			out = append(out, chunk{})
+		}
 		if last := &out[len(out)-1]; len(last.nodes)+len(part) <= nodesPerChunk && len(last.others) == 0 {
 			last.others = part
 			continue

@@ -139,6 +139,8 @@ type NodeProgress struct {
 	Proof        *BootProof `json:"proof,omitempty"`
 	// Image is what the upgrade of the docker base image has found.
 	Image *ImageProgress `json:"image,omitempty"`
+	// HostKeys are those that the node has told of itself, as TYPE KEY.
+	HostKeys []string `json:"hostKeys,omitempty"`
 	// Patches is what was found and done by kato patch.
 	Patches *PatchProgress `json:"patches,omitempty"`
 	// Notes for the report, one line each: repaired, waited for apt, rebooted by something else.

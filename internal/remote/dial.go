@@ -29,11 +29,15 @@ func (p *Pool) open(ctx context.Context, h Host) (*connection, error) {
 	if err != nil {
 		return nil, hostKeyError(h.Name, err, "ssh: %s", oneLine(err.Error(), 300))
 	}
-	signers, err := p.keys.load(h)
-	if err != nil {
+	var signers []ssh.Signer
+	var password []byte
+	if h.Password != nil {
+		if password, err = h.Password(); err != nil {
+			return nil, authError(h.Name, err, "ssh: no password: %s", oneLine(err.Error(), 300))
+		}
+	} else if signers, err = p.keys.load(h); err != nil {
 		return nil, authError(h.Name, err, "ssh: %s", oneLine(err.Error(), 300))
-	}
-	if len(signers) == 0 && h.AgentSocket == "" {
+	} else if len(signers) == 0 && h.AgentSocket == "" {
 		return nil, authError(h.Name, nil, "ssh: no key file and no agent to log in with: set key_file or agent")
 	}
 
@@ -42,7 +46,7 @@ func (p *Pool) open(ctx context.Context, h Host) (*connection, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &login{host: h, known: known, signers: signers}
+	l := &login{host: h, known: known, signers: signers, password: password}
 	client, err := p.handshake(ctx, raw.heardConn, h, l, timeout-raw.took)
 	if err != nil {
 		if via != nil {
@@ -177,6 +181,8 @@ type login struct {
 	host    Host
 	known   *knownHosts
 	signers []ssh.Signer
+	// password takes the place of the keys when the host has one.
+	password []byte
 	// onKey takes the place of the verification when not nil.
 	onKey ssh.HostKeyCallback
 	// algorithms of host keys to ask for; nil = by what is known of the host.
@@ -205,6 +211,9 @@ func (p *Pool) handshake(ctx context.Context, raw net.Conn, h Host, l *login, ti
 		HostKeyAlgorithms: l.algorithms,
 		BannerCallback:    l.keepBanner,
 		Auth:              []ssh.AuthMethod{ssh.PublicKeysCallback(func() ([]ssh.Signer, error) { return l.offer(deadline) })},
+	}
+	if h.Password != nil {
+		config.Auth = l.passwordMethods(l.password)
 	}
 	if l.algorithms == nil {
 		config.HostKeyAlgorithms = l.known.algorithms(h.addr())
@@ -346,6 +355,8 @@ func (l *login) explain(err error) error {
 	case l.verified.Load() && (strings.Contains(err.Error(), "unable to authenticate") || strings.Contains(err.Error(), "ssh: disconnect, reason")):
 		message := fmt.Sprintf("ssh: no key accepted for %s@%s", Escape(h.User), addr)
 		switch {
+		case h.Password != nil:
+			message = fmt.Sprintf("ssh: the password of %s is not accepted by %s (%s)", Escape(h.User), addr, oneLine(strings.TrimPrefix(err.Error(), "ssh: handshake failed: "), 160))
 		case len(l.tried) > 0:
 			message += ": tried " + strings.Join(l.tried, ", ")
 			if l.agentErr != nil {

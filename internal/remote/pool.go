@@ -488,6 +488,12 @@ func (h Host) addr() string {
 // files can be read.
 func (h Host) identity() string {
 	parts := []string{h.addr(), h.User, h.AgentSocket}
+	if h.Password != nil {
+		parts = append(parts, "\x00password")
+	}
+	if h.Apart != "" {
+		parts = append(parts, "\x00apart", h.Apart)
+	}
 	parts = append(parts, h.KeyFiles...)
 	parts = append(parts, "\x00")
 	parts = append(parts, h.KnownHosts...)

@@ -18,6 +18,10 @@ type Host struct {
 	KeyFiles []string
 	// Passphrase returns the passphrase of the key files; nil when they have none.
 	Passphrase func() ([]byte, error)
+	// Password returns the user's password, which then takes the place of all keys; nil, as always but for the first contact with a node, for none.
+	Password func() ([]byte, error)
+	// Apart names a connection of its own, so that a login is tried anew while others go on with the one that there is; "" for the common one.
+	Apart string
 	// AgentSocket is the path of an ssh-agent's socket; "" for none.
 	AgentSocket string
 	// KnownHosts are the files against which host keys are verified. There is no trust on first use.
