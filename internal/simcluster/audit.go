@@ -60,7 +60,9 @@ func mutating(name string, args []string) bool {
 	case "reboot", "shutdown", "poweroff", "halt":
 		return !has("-c", "--help")
 	case "systemctl":
-		return slices.Contains([]string{"reboot", "poweroff", "halt", "restart", "stop", "start", "kill", "mask"}, first)
+		return slices.Contains([]string{"reboot", "poweroff", "halt", "restart", "reload", "stop", "start", "kill", "mask"}, first)
+	case "service":
+		return slices.Contains([]string{"restart", "reload", "force-reload", "stop", "start"}, second)
 	case "docker":
 		return slices.Contains([]string{"build", "tag", "run", "push", "pull", "rmi"}, first)
 	case "kato":

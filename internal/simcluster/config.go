@@ -64,6 +64,8 @@ type NodeConfig struct {
 	Apps int
 	// Mounts are file systems of their own; nil = /mnt/backup on a node with the role filesystem of an ALS cluster.
 	Mounts []Mount
+	// OldSSHD makes the node's sshd one of before 8.2, as old nodes have it: no Include, and ChallengeResponseAuthentication beside KbdInteractiveAuthentication.
+	OldSSHD bool
 }
 
 // Package is a pending update.

@@ -137,6 +137,16 @@ func Faults() []Fault {
 		{"exit-zero-on-failure", "[on|off]", "kato exits 0 whatever happens", toggle((*Node).ExitZeroOnFailure)},
 		{"kato-prompts", "[on|off]", "kato asks a question and waits", toggle((*Node).KatoPrompts)},
 		{"no-core-access", "[on|off]", "take the Core's SSH key off the node", toggle((*Node).NoCoreAccess)},
+		{"break-key-logins", "[on|off]", "accept no SSH key after the next reload of sshd, until it reads another configuration", toggle((*Node).BreakKeyLoginsOnReload)},
+		{"read-only-home", "[on|off]", "let nothing be written in ~/.ssh", toggle((*Node).ReadOnlyHome)},
+		{"sshd-never-reloads", "[on|off]", "reloads of sshd exit 0 without effect", toggle((*Node).SSHDNeverReloads)},
+		{"set-password", "[PASSWORD]", "give the login user a password (none takes it away)", func(n *Node, args []string) error {
+			if len(args) > 1 {
+				return errors.New("takes a password")
+			}
+			n.SetPassword(strings.Join(args, ""))
+			return nil
+		}},
 		{"no-outbound", "[on|off]", "refuse and break connections of the node's own programs, as to S3", toggle((*Node).NoOutbound)},
 		{"drop-outbound", "", "break connections of the node's own programs", plain((*Node).DropOutbound)},
 		{"free-space", "PATH SIZE", "leave only so much free where PATH lies (-1 ends it)", func(n *Node, args []string) error {

@@ -544,7 +544,7 @@ func ls(c *invocation) int {
 }
 
 func cp(c *invocation) int {
-	opts, names := c.getopt("rRafpTv", map[string]string{"no-target-directory": "T", "recursive": "r", "archive": "a", "force": "f"})
+	opts, names := c.getopt("rRafpTv", map[string]string{"no-target-directory": "T", "recursive": "r", "archive": "a", "force": "f", "preserve": "p"})
 	if opts == nil {
 		return 1
 	}
@@ -557,6 +557,10 @@ func cp(c *invocation) int {
 			recursive = true
 		}
 	}
+	_, preserve := opts["p"]
+	if _, all := opts["a"]; all {
+		preserve = true
+	}
 	target := names[len(names)-1]
 	_, plain := opts["T"]
 	exit := 0
@@ -565,14 +569,23 @@ func cp(c *invocation) int {
 		if st, err := c.stat(target); err == nil && st.IsDir() && !plain {
 			to = path.Join(target, path.Base(from))
 		}
-		if err := c.copy(from, to, recursive); err != nil {
-			exit = c.fail(1, "cannot copy '%s' to '%s': %s", from, to, errorText(err))
+		if st, err := c.stat(from); err != nil {
+			exit = c.fail(1, "cannot stat '%s': %s", from, errorText(err))
+		} else if st.IsDir() && !recursive {
+			exit = c.fail(1, "-r not specified; omitting directory '%s'", from)
+		} else if err := c.copyAs(from, to, recursive, preserve); err != nil {
+			exit = c.fail(1, "cannot create regular file '%s': %s", to, errorText(err))
 		}
 	}
 	return exit
 }
 
 func (c *invocation) copy(from, to string, recursive bool) error {
+	return c.copyAs(from, to, recursive, false)
+}
+
+// copyAs copies, and with preserve keeps mode, owner and time.
+func (c *invocation) copyAs(from, to string, recursive, preserve bool) error {
 	st, err := c.stat(from)
 	if err != nil {
 		return err
@@ -589,11 +602,11 @@ func (c *invocation) copy(from, to string, recursive bool) error {
 			return err
 		}
 		for _, e := range entries {
-			if err := c.copy(e.virt, path.Join(to, e.name), true); err != nil {
+			if err := c.copyAs(e.virt, path.Join(to, e.name), true, preserve); err != nil {
 				return err
 			}
 		}
-		return nil
+		return c.preserve(st, to, preserve)
 	}
 	in, err := c.open(from, os.O_RDONLY, 0)
 	if err != nil {
@@ -605,8 +618,29 @@ func (c *invocation) copy(from, to string, recursive bool) error {
 		return err
 	}
 	defer out.release()
-	_, err = io.Copy(fdWriter{c.p.ctx, out}, fdReader{c.p.ctx, in})
-	return err
+	if _, err = io.Copy(fdWriter{c.p.ctx, out}, fdReader{c.p.ctx, in}); err != nil {
+		return err
+	}
+	return c.preserve(st, to, preserve)
+}
+
+// preserve gives a copy the mode, the owner and the time of what it was made of. Another owner is left out by a user who may not set it, as cp does.
+func (c *invocation) preserve(st info, to string, on bool) error {
+	if !on {
+		return nil
+	}
+	if err := c.tree().chown(c.user(), c.dir, to, c.tree().ownerOf(st.virt)); err != nil && !errors.Is(err, syscall.EPERM) {
+		return err
+	}
+	if err := c.tree().chmod(c.user(), c.dir, to, func(fs.FileMode) fs.FileMode { return st.Mode() & (fs.ModePerm | fs.ModeSticky) }); err != nil {
+		return err
+	}
+	copied, err := c.stat(to)
+	if err != nil {
+		return err
+	}
+	at := st.FileInfo.ModTime()
+	return bare(os.Chtimes(c.tree().host(copied.virt), at, at))
 }
 
 // parseSize reads dd's and head's numbers: 10, 4k, 1M, 64KiB.
@@ -1201,10 +1235,20 @@ func (c *invocation) each(names []string, recursive bool, f func(name string, st
 
 func chmod(c *invocation) int {
 	args := c.argv[1:]
-	recursive := false
-	for len(args) > 0 && (args[0] == "-R" || args[0] == "--" || args[0] == "-f") {
+	recursive, reference := false, ""
+	for len(args) > 0 && (args[0] == "-R" || args[0] == "--" || args[0] == "-f" || strings.HasPrefix(args[0], "--reference=")) {
 		recursive = recursive || args[0] == "-R"
+		if f, ok := strings.CutPrefix(args[0], "--reference="); ok {
+			reference = f
+		}
 		args = args[1:]
+	}
+	if reference != "" {
+		st, err := c.stat(reference)
+		if err != nil {
+			return c.fail(1, "failed to get attributes of '%s': %s", reference, errorText(err))
+		}
+		args = append([]string{fmt.Sprintf("%o", st.Mode().Perm())}, args...)
 	}
 	if len(args) < 2 {
 		return c.fail(1, "missing operand")
@@ -1222,9 +1266,16 @@ func chmod(c *invocation) int {
 }
 
 func chown(c *invocation) int {
-	opts, names := c.getopt("Rhf", map[string]string{"recursive": "R"})
+	opts, names := c.getopt("Rhfr:", map[string]string{"recursive": "R", "no-dereference": "h", "reference": "r"})
 	if opts == nil {
 		return 1
+	}
+	if reference, ok := opts["r"]; ok {
+		st, err := c.stat(reference)
+		if err != nil {
+			return c.fail(1, "failed to get attributes of '%s': %s", reference, errorText(err))
+		}
+		names = append([]string{c.tree().ownerOf(st.virt)}, names...)
 	}
 	if len(names) < 2 {
 		return c.fail(1, "missing operand")

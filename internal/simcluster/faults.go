@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/crypto/ssh"
+
 	"github.com/katoflow/katoflow/internal/simcluster/katodouble"
 )
 
@@ -41,7 +43,7 @@ func (n *Node) Refuse(on bool) {
 	switch {
 	case on && l != nil:
 		l.Close()
-	case !on && l == nil && running:
+	case !on && l == nil && running && !n.sshdDead():
 		if err := n.listen(); err != nil {
 			n.fault("listen: %v", err)
 		}
@@ -163,18 +165,25 @@ func (n *Node) SudoPassword(on bool) {
 func (n *Node) ChangeHostKey() {
 	n.fault("host key changed")
 	if key, err := newHostKey(); err == nil {
-		n.mu.Lock()
-		n.key = key
-		n.mu.Unlock()
+		n.showHostKey(key)
+	}
+}
+
+func (n *Node) showHostKey(key ssh.Signer) {
+	n.mu.Lock()
+	n.key = key
+	n.mu.Unlock()
+	if n.exists() {
+		if err := n.tree.put(hostKeyPublic, string(ssh.MarshalAuthorizedKey(key.PublicKey())), 0o644); err != nil {
+			n.fault("%s: %v", hostKeyPublic, err)
+		}
 	}
 }
 
 // RestoreHostKey puts the original key back.
 func (n *Node) RestoreHostKey() {
 	n.fault("host key restored")
-	n.mu.Lock()
-	n.key = n.originalKey
-	n.mu.Unlock()
+	n.showHostKey(n.originalKey)
 }
 
 // SkewClock sets the node's wall clock off by d.
@@ -254,6 +263,34 @@ func (n *Node) NoCoreAccess(on bool) {
 	if err := n.setCoreAccess(!on); err != nil {
 		n.fault("authorized_keys: %v", err)
 	}
+}
+
+// BreakKeyLoginsOnReload makes sshd accept no key after the next reload or restart while on, until it has read a configuration that differs from that one, as a site's PAM can do it that nobody
+// knows of.
+func (n *Node) BreakKeyLoginsOnReload(on bool) {
+	n.fault("key logins break on reload %v", on)
+	n.set(func(f *faults) {
+		f.breakKeys = on
+		if !on {
+			f.keysBroken = nil
+		}
+	})
+}
+
+// ReadOnlyHome makes ~/.ssh of the login user a read-only file system while on.
+func (n *Node) ReadOnlyHome(on bool) {
+	n.fault("read-only ~/.ssh %v", on)
+	dir := ""
+	if on {
+		dir = n.homeOf(n.loginUser()) + "/.ssh"
+	}
+	n.tree.readOnly.Store(&dir)
+}
+
+// SSHDNeverReloads makes reloads of sshd exit 0 and leave the configuration in force as it is while on. A restart is one.
+func (n *Node) SSHDNeverReloads(on bool) {
+	n.fault("sshd never reloads %v", on)
+	n.set(func(f *faults) { f.neverReloads = on })
 }
 
 // NoOutbound makes the network refuse what the node's own programs (curl) want to reach while on, and breaks what they have reached.
@@ -498,6 +535,7 @@ func (n *Node) Heal() {
 	n.Silence(false)
 	n.Latency(0)
 	n.FillDisk(false)
+	n.ReadOnlyHome(false)
 	n.RestoreHostKey()
 	n.SkewClock(0)
 	n.ExitZeroOnFailure(false)
@@ -522,6 +560,7 @@ func (n *Node) Heal() {
 		f.healCommands()
 		*f = faults{refuse: f.refuse, roleNeverStarts: f.roleNeverStarts}
 	})
+	n.healSSHD()
 	n.Refuse(false)
 	n.PowerOn()
 }

@@ -36,8 +36,9 @@ type Node struct {
 	packages    *packageState
 	docker      *Docker // nil but on a DEA of ALS
 
-	made    sync.Once
-	makeErr error
+	made     sync.Once
+	makeErr  error
+	sshdRead sync.Once
 
 	clock atomic.Int64 // skew in ns
 
@@ -59,6 +60,7 @@ type Node struct {
 	silent    chan struct{} // not nil while the network is cut
 	latency   time.Duration
 	executed  []*Execution
+	sshd      sshdState
 }
 
 // faults are the switches of a node; see the methods of the same names.
@@ -74,6 +76,9 @@ type faults struct {
 	commands          []*commandFault
 	commandsHealed    chan struct{}
 	roleNeverStarts   map[string]bool
+	// of sshd; keysBroken is the configuration with which no key is accepted.
+	neverReloads, breakKeys bool
+	keysBroken              *string
 }
 
 type commandFault struct {
@@ -262,7 +267,11 @@ func (n *Node) up() error {
 		}()
 	}
 	n.cluster.event(n.name, "boot", "boot %s with kernel %s", b.id, kernel)
-	if !refuse {
+	answers := true
+	if n.exists() {
+		answers = n.startSSHD() == nil
+	}
+	if !refuse && answers {
 		if err := n.listen(); err != nil {
 			return err
 		}
@@ -295,11 +304,14 @@ func (n *Node) listen() error {
 		time.Sleep(5 * time.Millisecond)
 	}
 	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.running || n.listener != nil {
+		l.Close()
+		return errNodeDown
+	}
 	n.listener = l
-	boot := n.boot
-	n.mu.Unlock()
 	n.cluster.wg.Add(1)
-	go n.accept(l, boot)
+	go n.accept(l, n.boot)
 	return nil
 }
 

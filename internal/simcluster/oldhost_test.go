@@ -145,7 +145,7 @@ func TestImport_FromAHostThatDoesNotLetItIn_ChangesNothing(t *testing.T) {
 		words  string
 	}{
 		{"no key", func(m *moving) {
-			require.NoError(t, m.old.tree.put("/home/stackato/.ssh/authorized_keys", m.old.cluster.CorePublicKey(), 0o600))
+			require.NoError(t, m.old.tree.put("/home/stackato/.ssh/authorized_keys", m.old.cluster.operatorLine()+m.old.cluster.CorePublicKey(), 0o600))
 		}, "Could not log in to old-core: stackato@old-core: Permission denied"},
 		{"unknown", func(m *moving) {
 			require.NoError(t, m.core.tree.put("/home/stackato/.ssh/known_hosts", m.known, 0o600))

@@ -8,6 +8,8 @@ import (
 	"path"
 	"strings"
 	"time"
+
+	"golang.org/x/crypto/ssh"
 )
 
 // exists says whether the node's files have been made.
@@ -19,6 +21,11 @@ func (n *Node) exists() bool {
 // ready makes the node's file tree when the node is first used.
 func (n *Node) ready() error {
 	n.made.Do(func() { n.makeErr = n.make() })
+	n.sshdRead.Do(func() {
+		if n.makeErr == nil && !n.sshdKnown() {
+			_ = n.startSSHD() // with the files as they are made it takes its configuration
+		}
+	})
 	return n.makeErr
 }
 
@@ -31,7 +38,7 @@ func (n *Node) make() error {
 		path string
 		mode fs.FileMode
 	}{
-		{"/", 0o755}, {"/boot/grub", 0o755}, {"/dev/shm", 0o777 | fs.ModeSticky}, {"/etc/apt/apt.conf.d", 0o755}, {"/etc/default", 0o755}, {"/etc/profile.d", 0o755}, {"/etc/ssl/certs", 0o755}, {"/etc/sudoers.d", 0o755},
+		{"/", 0o755}, {"/boot/grub", 0o755}, {"/dev/shm", 0o777 | fs.ModeSticky}, {"/etc/apt/apt.conf.d", 0o755}, {"/etc/default", 0o755}, {"/etc/profile.d", 0o755}, {"/etc/ssh/sshd_config.d", 0o755}, {"/etc/ssl/certs", 0o755}, {"/etc/sudoers.d", 0o755},
 		{"/home", 0o755}, {home, 0o755}, {home + "/bin", 0o755}, {home + "/.ssh", 0o700}, {"/opt", 0o755}, {"/proc/1", 0o755}, {"/proc/self", 0o755}, {"/proc/sys/kernel/random", 0o755},
 		{"/root", 0o700}, {"/run", 0o755}, {"/sys/class", 0o755}, {"/tmp", 0o777 | fs.ModeSticky}, {"/usr/bin", 0o755}, {"/usr/sbin", 0o755}, {"/usr/local/bin", 0o755}, {"/usr/local/sbin", 0o755}, {"/usr/share", 0o755},
 		{"/var/cache/apt/archives", 0o755}, {"/var/lib/apt/lists", 0o755}, {"/var/lib/apt/periodic", 0o755}, {"/var/lib/dpkg/info", 0o755}, {"/var/lib/dpkg/updates", 0o755},
@@ -92,7 +99,11 @@ func (n *Node) make() error {
 		"/var/cache/apt/archives/lock": "",
 		"/root/.profile":               "",
 		home + "/.profile":             "",
-		home + "/.ssh/authorized_keys": "",
+		sshdConfigPath:                 sshdConfigText,
+		hostKeyPublic:                  string(ssh.MarshalAuthorizedKey(n.originalKey.PublicKey())),
+	}
+	if n.cfg.OldSSHD {
+		files[sshdConfigPath] = oldSSHDConfigText
 	}
 	for name, content := range files {
 		if err := os.WriteFile(t.host(name), []byte(content), 0o644); err != nil {
@@ -103,6 +114,9 @@ func (n *Node) make() error {
 		os.Chmod(t.host(name), 0o640)
 	}
 	if err := t.put("/etc/sudoers.d/nopasswd", user+" ALL=(ALL) NOPASSWD:SETENV: ALL\n", 0o440); err != nil {
+		return err
+	}
+	if err := t.put(home+"/.ssh/authorized_keys", n.cluster.operatorLine(), 0o600); err != nil {
 		return err
 	}
 	if n.cluster.cfg.Platform == platformALS {

@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha1"
+	"encoding/base64"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -81,7 +84,7 @@ func (n *Node) makeKeys() error {
 	dir := n.homeOf(n.loginUser()) + "/.ssh/"
 	known := []*Node{n}
 	private, public := c.corePrivate, c.corePublic
-	accepted := public
+	accepted := c.operatorLine() + public
 	if n == c.core() {
 		known = c.nodes
 	} else {
@@ -196,9 +199,18 @@ type sshTarget struct {
 	user, host string
 	port       int
 	keys       []string // files of private keys
-	known      string   // file of known hosts
-	newKeys    bool     // keys of hosts that are not known are accepted
+	known      []string // files of known hosts; what is learned goes to the first one
+	global     []string // those of the whole machine
+	unknown    string   // StrictHostKeyChecking: ask (the same as no answer), yes, accept-new or no
+	noKeys     bool     // keys are not shown
 	timeout    time.Duration
+	warn       func(format string, args ...any) // may be nil
+	mayWrite   func(file, line string) error    // adds a line to a file of known hosts; nil where nothing is learned
+}
+
+// targetOf is a target with what ssh takes by itself.
+func targetOf(user, host, home string) sshTarget {
+	return sshTarget{user: user, host: host, port: 22, keys: ownKeys(home), known: []string{home + "/.ssh/known_hosts", home + "/.ssh/known_hosts2"}, global: []string{"/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2"}, unknown: "ask"}
 }
 
 // logIn does what ssh does before it runs a command: it finds the node, connects, checks the host key and shows the keys that user may read.
@@ -248,30 +260,98 @@ func (n *Node) logIn(ctx context.Context, user string, t sshTarget) (*Node, erro
 	if err := to.ready(); err != nil {
 		return nil, unreached(err.Error())
 	}
-	if !t.newKeys {
-		known, _ := n.ReadFile(t.known)
-		switch found, same := knownKey(known, t.host, to.HostKey()); {
-		case !found:
-			return nil, sshError{fmt.Sprintf("No ED25519 host key is known for %s and you have requested strict checking.\r\nHost key verification failed.", t.host)}
-		case !same:
-			return nil, sshError{"@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@\r\n@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @\r\n@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@\r\nHost key verification failed."}
-		}
+	if err := n.checkHostKey(t, to.HostKey()); err != nil {
+		return nil, err
 	}
-	accepted, _ := to.ReadFile(to.homeOf(to.loginUser()) + "/.ssh/authorized_keys")
+	cfg, err := to.sshdInForce()
+	if err != nil {
+		return nil, unreached("Connection refused")
+	}
+	p := to.peer(t.user, n.address)
+	offered := cfg.methods(p)
 	for _, file := range t.keys {
+		if t.noKeys || !slices.Contains(offered, "publickey") {
+			break
+		}
 		st, err := n.tree.stat(user, "/", file, true)
-		if err != nil || !n.tree.permitted(user, st.virt, st.FileInfo, mayRead) || st.Mode().Perm()&0o077 != 0 {
+		if err != nil || !n.tree.permitted(user, st.virt, st.FileInfo, mayRead) {
+			continue
+		}
+		if tooOpen(st.Mode()) {
+			t.say("%s\r", unprotected(file, st.Mode()))
 			continue
 		}
 		private, err := n.ReadFile(file)
 		if err != nil {
 			continue
 		}
-		if signer, err := ssh.ParsePrivateKey(private); err == nil && t.user == to.loginUser() && holdsKey(accepted, signer.PublicKey()) {
+		if signer, err := ssh.ParsePrivateKey(private); err == nil && to.acceptsKey(cfg, p, signer.PublicKey()) == nil {
+			to.countLogin("publickey")
 			return to, nil
 		}
 	}
-	return nil, sshError{fmt.Sprintf("%s@%s: Permission denied (publickey,password).", t.user, t.host)}
+	return nil, sshError{fmt.Sprintf("%s@%s: Permission denied (%s).", t.user, t.host, strings.Join(offered, ","))}
+}
+
+func (t sshTarget) say(format string, args ...any) {
+	if t.warn != nil {
+		t.warn(format, args...)
+	}
+}
+
+// unprotected is what OpenSSH says of a private key that others can read.
+func unprotected(file string, mode os.FileMode) string {
+	line := strings.Repeat("@", 59)
+	return fmt.Sprintf("%s\r\n@         WARNING: UNPROTECTED PRIVATE KEY FILE!          @\r\n%s\r\nPermissions 0%o for '%s' are too open.\r\nIt is required that your private key files are NOT accessible by others.\r\nThis private key will be ignored.\r\nLoad key \"%s\": bad permissions", line, line, mode.Perm(), file, file)
+}
+
+// checkHostKey compares a host's key with those that are known, and learns it where the client was told to.
+func (n *Node) checkHostKey(t sshTarget, key ssh.PublicKey) error {
+	name := t.host
+	if t.port != 22 {
+		name = fmt.Sprintf("[%s]:%d", t.host, t.port)
+	}
+	found, same, offending := false, false, ""
+	for _, file := range append(slices.Clone(t.known), t.global...) {
+		text, err := n.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		f, s := knownKey(text, name, key)
+		if !f && name != t.host {
+			f, s = knownKey(text, t.host, key)
+		}
+		if f && !s && offending == "" {
+			offending = file
+		}
+		found, same = found || f, same || s
+	}
+	if same {
+		return nil
+	}
+	if found {
+		line := strings.Repeat("@", 59)
+		changed := fmt.Sprintf("%s\r\n@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @\r\n%s\r\nIT IS POSSIBLE THAT SOMEONE IS DOING SOMETHING NASTY!\r\nSomeone could be eavesdropping on you right now (man-in-the-middle attack)!\r\nIt is also possible that a host key has just been changed.\r\nThe fingerprint for the ED25519 key sent by the remote host is\n%s.\r\nPlease contact your system administrator.\r\nAdd correct host key in %s to get rid of this message.\r\nOffending ED25519 key in %s", line, line, ssh.FingerprintSHA256(key), offending, offending)
+		if t.unknown != "no" {
+			return sshError{fmt.Sprintf("%s\r\nHost key for %s has changed and you have requested strict checking.\r\nHost key verification failed.", changed, name)}
+		}
+		t.say("%s\r\nPassword authentication is disabled to avoid man-in-the-middle attacks.\r\nKeyboard-interactive authentication is disabled to avoid man-in-the-middle attacks.\r", changed)
+		return nil
+	}
+	switch t.unknown {
+	case "yes":
+		return sshError{fmt.Sprintf("No ED25519 host key is known for %s and you have requested strict checking.\r\nHost key verification failed.", name)}
+	case "ask":
+		return sshError{"Host key verification failed."}
+	}
+	if t.mayWrite != nil && len(t.known) > 0 {
+		if err := t.mayWrite(t.known[0], fmt.Sprintf("%s %s", name, ssh.MarshalAuthorizedKey(key))); err != nil {
+			t.say("Failed to add the host to the list of known hosts (%s).\r", t.known[0])
+		} else {
+			t.say("Warning: Permanently added '%s' (ED25519) to the list of known hosts.\r", name)
+		}
+	}
+	return nil
 }
 
 // runtimePort says whether a port is that of the node's SSH server: 22, or the one it has on this machine.
@@ -285,7 +365,7 @@ func knownKey(text []byte, host string, key ssh.PublicKey) (found, same bool) {
 			break
 		}
 		text = rest
-		if slices.Contains(hosts, host) {
+		if slices.ContainsFunc(hosts, func(h string) bool { return h == host || hashedHost(h, host) }) {
 			found = true
 			same = same || bytes.Equal(known.Marshal(), key.Marshal())
 		}
@@ -293,18 +373,19 @@ func knownKey(text []byte, host string, key ssh.PublicKey) (found, same bool) {
 	return found, same
 }
 
-func holdsKey(text []byte, key ssh.PublicKey) bool {
-	for len(text) > 0 {
-		known, _, _, rest, err := ssh.ParseAuthorizedKey(text)
-		if err != nil {
-			return false
-		}
-		if bytes.Equal(known.Marshal(), key.Marshal()) {
-			return true
-		}
-		text = rest
+// hashedHost says whether a name of known_hosts is the hash of a host's: |1|SALT|HASH.
+func hashedHost(name, host string) bool {
+	parts := strings.Split(name, "|")
+	if len(parts) != 4 || parts[1] != "1" {
+		return false
 	}
-	return false
+	salt, err := base64.StdEncoding.DecodeString(parts[2])
+	if err != nil {
+		return false
+	}
+	h := hmac.New(sha1.New, salt)
+	h.Write([]byte(host))
+	return base64.StdEncoding.EncodeToString(h.Sum(nil)) == parts[3]
 }
 
 // ownKeys are the private keys that ssh tries by itself.
@@ -322,8 +403,9 @@ func (c *Cluster) reach(ctx context.Context, from, to string) error {
 	if err := n.ready(); err != nil {
 		return err
 	}
-	home := n.homeOf(n.loginUser())
-	_, err := n.logIn(ctx, n.loginUser(), sshTarget{user: n.loginUser(), host: to, port: 22, keys: ownKeys(home), known: home + "/.ssh/known_hosts", timeout: 5 * time.Second})
+	t := targetOf(n.loginUser(), to, n.homeOf(n.loginUser()))
+	t.unknown, t.timeout = "yes", 5*time.Second
+	_, err := n.logIn(ctx, n.loginUser(), t)
 	return err
 }
 
@@ -331,7 +413,8 @@ func (c *Cluster) reach(ctx context.Context, from, to string) error {
 func sshProgram(c *invocation) int {
 	args := c.argv[1:]
 	home := c.env["HOME"]
-	t := sshTarget{user: c.user(), port: 22, known: home + "/.ssh/known_hosts"}
+	t := targetOf(c.user(), "", home)
+	t.keys = nil
 	noInput, quiet, wrong := false, false, ""
 	setPort := func(text string) {
 		var err error
@@ -339,13 +422,29 @@ func sshProgram(c *invocation) int {
 			wrong = fmt.Sprintf("Bad port '%s'", text)
 		}
 	}
+	preferred := ""
 	option := func(text string) {
 		name, value, _ := strings.Cut(strings.Replace(text, " ", "=", 1), "=")
-		switch strings.ToLower(name) {
+		value = strings.TrimSpace(value)
+		oneOf := func(values ...string) {
+			if wrong == "" && !slices.Contains(values, value) {
+				wrong = fmt.Sprintf("command-line line 0: unsupported option %q.", value)
+			}
+		}
+		switch name = strings.ToLower(strings.TrimSpace(name)); name {
 		case "stricthostkeychecking":
-			t.newKeys = value == "no" || value == "accept-new"
+			oneOf("yes", "true", "no", "false", "off", "ask", "accept-new")
+			t.unknown = value
+			switch value {
+			case "true":
+				t.unknown = "yes"
+			case "false", "off":
+				t.unknown = "no"
+			}
 		case "userknownhostsfile":
-			t.known = value
+			t.known = strings.Fields(value)
+		case "globalknownhostsfile":
+			t.global = strings.Fields(value)
 		case "connecttimeout":
 			seconds, err := strconv.Atoi(value)
 			if err != nil {
@@ -358,10 +457,19 @@ func sshProgram(c *invocation) int {
 			setPort(value)
 		case "identityfile":
 			t.keys = append(t.keys, value)
-		case "batchmode", "passwordauthentication", "kbdinteractiveauthentication", "preferredauthentications", "numberofpasswordprompts", "loglevel", "identitiesonly",
-			"connectionattempts", "serveraliveinterval", "serveralivecountmax", "controlmaster", "controlpath", "forwardagent", "forwardx11", "requesttty", "globalknownhostsfile", "tcpkeepalive":
+		case "pubkeyauthentication":
+			oneOf("yes", "no", "true", "false", "unbound", "host-bound")
+			t.noKeys = value == "no" || value == "false"
+		case "preferredauthentications":
+			preferred = value
+		case "loglevel":
+			quiet = quiet || strings.EqualFold(value, "quiet")
+		case "batchmode", "passwordauthentication", "kbdinteractiveauthentication", "challengeresponseauthentication", "identitiesonly", "tcpkeepalive":
+			oneOf("yes", "no", "true", "false")
+		case "numberofpasswordprompts", "connectionattempts", "serveraliveinterval", "serveralivecountmax", "controlmaster", "controlpath", "controlpersist", "forwardagent", "forwardx11", "requesttty", "identityagent", "addkeystoagent",
+			"clearallforwardings", "hostkeyalgorithms", "hashknownhosts", "updatehostkeys", "checkhostip", "gssapiauthentication", "hostbasedauthentication", "permitlocalcommand", "proxycommand", "escapechar", "addressfamily":
 		default:
-			wrong = fmt.Sprintf("command-line: line 0: Bad configuration option: %s", strings.ToLower(name))
+			wrong = fmt.Sprintf("command-line: line 0: Bad configuration option: %s\r", name)
 		}
 	}
 options:
@@ -416,18 +524,30 @@ options:
 	if i := strings.LastIndexByte(t.host, '@'); i >= 0 {
 		t.user, t.host = t.host[:i], t.host[i+1:]
 	}
+	for _, k := range t.keys {
+		if _, err := c.stat(inHome(k, home)); err != nil && !quiet {
+			c.errorf("Warning: Identity file %s not accessible: %s.", k, errorText(err))
+		}
+	}
 	if t.keys == nil {
 		t.keys = ownKeys(home)
 	}
-	for i, k := range t.keys {
-		if strings.HasPrefix(k, "~/") {
-			k = home + k[1:]
+	for _, list := range [][]string{t.keys, t.known, t.global} {
+		for i, k := range list {
+			if list[i] = inHome(k, home); !path.IsAbs(list[i]) {
+				list[i] = path.Join(c.dir, k)
+			}
 		}
-		if !path.IsAbs(k) {
-			k = path.Join(c.dir, k)
-		}
-		t.keys[i] = k
 	}
+	if preferred != "" && !slices.Contains(strings.Split(preferred, ","), "publickey") {
+		t.noKeys = true
+	}
+	t.warn = func(format string, args ...any) {
+		if !quiet {
+			c.errorf(format, args...)
+		}
+	}
+	t.mayWrite = c.addLine
 	to, err := c.node.logIn(c.p.ctx, c.user(), t)
 	if err != nil {
 		var refused sshError
@@ -437,6 +557,25 @@ options:
 		return 255
 	}
 	return c.remoteCommand(to, strings.Join(args[1:], " "), noInput)
+}
+
+// inHome is a file's name with what ~/ means.
+func inHome(name, home string) string {
+	if strings.HasPrefix(name, "~/") {
+		return home + name[1:]
+	}
+	return name
+}
+
+// addLine adds a line to a file, as ssh does to known_hosts.
+func (c *invocation) addLine(file, line string) error {
+	d, err := c.tree().open(c.user(), c.dir, file, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	defer d.release()
+	_, err = d.write(c.p.ctx, []byte(line))
+	return err
 }
 
 // remoteCommand runs a command line on another node by the login shell, with this process's descriptors.
@@ -496,8 +635,8 @@ func (p *process) killed() bool {
 
 // ssh runs a command line on another host with the caller's own keys, for kato: katodouble.Invocation's SSH.
 func (c *invocation) ssh(ctx context.Context, host, command string, stdout, stderr io.Writer) (exit int, err error) {
-	home := c.env["HOME"]
-	t := sshTarget{user: c.user(), host: host, port: 22, keys: ownKeys(home), known: home + "/.ssh/known_hosts", timeout: 5 * time.Second}
+	t := targetOf(c.user(), host, c.env["HOME"])
+	t.unknown, t.timeout = "yes", 5*time.Second
 	if i := strings.LastIndexByte(host, '@'); i >= 0 {
 		t.user, t.host = host[:i], host[i+1:]
 	}

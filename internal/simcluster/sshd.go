@@ -1,9 +1,7 @@
 package simcluster
 
 import (
-	"bytes"
 	"context"
-	"fmt"
 	"io"
 	"net"
 	"strconv"
@@ -104,14 +102,10 @@ func (n *Node) accept(l net.Listener, boot *bootState) {
 
 func (n *Node) serve(w *wire, boot *bootState) {
 	key := n.hostKey()
-	config := &ssh.ServerConfig{
-		ServerVersion: serverVersion,
-		PublicKeyCallback: func(meta ssh.ConnMetadata, offered ssh.PublicKey) (*ssh.Permissions, error) {
-			if meta.User() != n.loginUser() || !bytes.Equal(offered.Marshal(), n.cluster.clientKey.Marshal()) {
-				return nil, fmt.Errorf("user %q or key not accepted", meta.User())
-			}
-			return nil, nil
-		},
+	config := &ssh.ServerConfig{ServerVersion: serverVersion}
+	method, err := n.authentication(config, w.RemoteAddr())
+	if err != nil {
+		return
 	}
 	config.AddHostKey(key)
 	conn, channels, requests, err := ssh.NewServerConn(w, config)
@@ -119,6 +113,7 @@ func (n *Node) serve(w *wire, boot *bootState) {
 		return
 	}
 	defer conn.Close()
+	n.countLogin(*method)
 	n.cluster.wg.Add(1)
 	go func() {
 		defer n.cluster.wg.Done()

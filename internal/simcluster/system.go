@@ -32,7 +32,7 @@ func commandTable() map[string]program {
 		"systemctl": bin(systemctl), "systemd-detect-virt": bin(detectVirt), "ps": bin(ps), "pgrep": bin(pgrep), "needrestart": sbin(func(*invocation) int { return 0 }),
 		"reboot": sbin(rebootProgram), "shutdown": sbin(rebootProgram), "poweroff": sbin(rebootProgram), "halt": sbin(rebootProgram), "ip": bin(func(*invocation) int { return 0 }),
 		"logname": bin(func(c *invocation) int { c.printf("%s\n", c.node.loginUser()); return 0 }), "lsb_release": bin(lsbRelease), "runlevel": sbin(func(c *invocation) int { c.printf("N 5\n"); return 0 }),
-		"kato": {"/home/stackato/bin", katoProgram}, "ssh": bin(sshProgram), "curl": bin(curlProgram), "vmctl": bin(vmctl), "docker": bin(docker),
+		"kato": {"/home/stackato/bin", katoProgram}, "ssh": bin(sshProgram), "ssh-keygen": bin(sshKeygen), "sshd": sbin(sshdProgram), "service": sbin(serviceProgram), "getent": bin(getent), "curl": bin(curlProgram), "vmctl": bin(vmctl), "docker": bin(docker),
 	})
 	return t
 }
@@ -394,11 +394,15 @@ func systemctl(c *invocation) int {
 		return 0
 	case "is-active":
 		exit := 0
+		sshDead := c.node.sshdDead()
 		for _, unit := range args[1:] {
 			state := "active"
 			name := strings.TrimSuffix(unit, ".service")
 			if !slices.Contains([]string{"ssh", "sshd", "cron", "dbus", "systemd-journald", "unattended-upgrades"}, name) {
 				state, exit = "inactive", 3
+			}
+			if sshDead && (name == "ssh" || name == "sshd") {
+				state, exit = "failed", 3
 			}
 			if !has("--quiet") && !has("-q") {
 				c.printf("%s\n", state)
@@ -427,12 +431,24 @@ func systemctl(c *invocation) int {
 	case "is-enabled":
 		c.printf("enabled\n")
 		return 0
-	case "show", "status", "daemon-reload":
+	case "cat", "status":
+		if exit, ok := c.sshUnitVerb(verb, args[1:]); ok {
+			return exit
+		}
+		if verb == "cat" {
+			c.errorf("No files found for %s.", strings.Join(args[1:], " "))
+			return 1
+		}
 		return 0
-	case "start", "stop", "restart", "reload", "mask", "unmask", "kill":
+	case "show", "daemon-reload":
+		return 0
+	case "start", "stop", "restart", "try-restart", "reload", "reload-or-restart", "try-reload-or-restart", "mask", "unmask", "kill":
 		if c.user() != superuser {
 			c.errorf("Failed to %s %s: Interactive authentication required.", verb, strings.Join(args[1:], " "))
 			return 1
+		}
+		if exit, ok := c.sshUnitVerb(verb, args[1:]); ok {
+			return exit
 		}
 		return 0
 	}

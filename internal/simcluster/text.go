@@ -92,21 +92,42 @@ func lines(r io.Reader, f func(string) bool) error {
 }
 
 func grep(c *invocation) int {
-	opts, names := c.getopt("qvcEFilnsxhHoe:m:w", map[string]string{"quiet": "q", "silent": "q", "invert-match": "v", "count": "c", "extended-regexp": "E", "fixed-strings": "F", "ignore-case": "i", "only-matching": "o", "line-regexp": "x", "max-count": "m", "files-with-matches": "l"})
+	opts, names := c.getopt("qvcEFilnsxhHoe:f:m:w", map[string]string{"quiet": "q", "silent": "q", "invert-match": "v", "count": "c", "extended-regexp": "E", "fixed-strings": "F", "ignore-case": "i", "only-matching": "o", "line-regexp": "x", "max-count": "m", "files-with-matches": "l", "file": "f", "regexp": "e", "no-messages": "s"})
 	if opts == nil {
 		return 2
 	}
 	has := func(o string) bool { _, ok := opts[o]; return ok }
 	expr, ok := opts["e"]
-	if !ok {
+	if file := opts["f"]; has("f") {
+		var text []byte
+		var err error
+		if file == "-" {
+			text, err = io.ReadAll(c.stdin())
+		} else {
+			text, err = c.readFile(file)
+		}
+		if err != nil {
+			return c.fail(2, "%s: %s", file, errorText(err))
+		}
+		if len(text) == 0 && !ok { // no pattern at all matches nothing
+			expr = `[^\s\S]`
+			opts["E"] = ""
+			delete(opts, "F")
+			delete(opts, "x")
+		} else if expr += strings.TrimSuffix(string(text), "\n"); ok {
+			expr = opts["e"] + "\n" + strings.TrimSuffix(string(text), "\n")
+		}
+	} else if !ok {
 		if len(names) == 0 {
 			return c.fail(2, "missing pattern")
 		}
 		expr, names = names[0], names[1:]
 	}
 	if has("F") {
-		expr = regexp.QuoteMeta(expr)
-	} else if !has("E") {
+		expr = strings.ReplaceAll(regexp.QuoteMeta(expr), "\n", "|")
+	} else if has("E") {
+		expr = strings.ReplaceAll(expr, "\n", "|")
+	} else {
 		expr = strings.ReplaceAll(basicRegexp(expr), "\n", "|")
 	}
 	if has("w") {

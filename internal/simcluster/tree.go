@@ -22,6 +22,8 @@ import (
 type tree struct {
 	root string
 	full atomic.Bool // no block left on the root file system
+	// readOnly is a folder on which nothing can be written; nil or "" for none.
+	readOnly atomic.Pointer[string]
 
 	systems []*fileSystem // the root last
 
@@ -209,8 +211,17 @@ const (
 	mayExec  = 1
 )
 
+// frozen says whether a path lies in the folder that is read-only.
+func (t *tree) frozen(virt string) bool {
+	dir := t.readOnly.Load()
+	return dir != nil && *dir != "" && (virt == *dir || strings.HasPrefix(virt, *dir+"/"))
+}
+
 // permitted checks user, owner and the mode's "other" bits. Groups are not modelled.
 func (t *tree) permitted(user, virt string, fi fs.FileInfo, want fs.FileMode) bool {
+	if want&mayWrite != 0 && t.frozen(virt) {
+		return false
+	}
 	if user == superuser {
 		return want&mayExec == 0 || fi.IsDir() || fi.Mode()&0o111 != 0
 	}
@@ -269,6 +280,9 @@ func (t *tree) writableDir(user, virt string) error {
 	}
 	if dir == "/proc" || strings.HasPrefix(dir, "/proc/") || dir == "/sys" {
 		return syscall.EPERM
+	}
+	if t.frozen(dir) {
+		return syscall.EROFS
 	}
 	if !t.permitted(user, dir, fi, mayWrite) {
 		return syscall.EACCES
@@ -375,6 +389,9 @@ func (t *tree) open(user, dir, name string, flags int, perm fs.FileMode) (*descr
 		if writing {
 			want |= mayWrite
 		}
+		if writing && t.frozen(virt) {
+			return nil, syscall.EROFS
+		}
 		if !t.permitted(user, virt, fi, want) {
 			return nil, syscall.EACCES
 		}
@@ -469,6 +486,9 @@ func (t *tree) chmod(user, dir, name string, change func(fs.FileMode) fs.FileMod
 	if user != superuser && t.ownerOf(st.virt) != user {
 		return syscall.EPERM
 	}
+	if t.frozen(st.virt) {
+		return syscall.EROFS
+	}
 	return bare(t.chmodHost(st.virt, change(st.Mode())))
 }
 
@@ -479,6 +499,9 @@ func (t *tree) chown(user, dir, name, owner string) error {
 	}
 	if user != superuser && owner != t.ownerOf(st.virt) {
 		return syscall.EPERM
+	}
+	if t.frozen(st.virt) {
+		return syscall.EROFS
 	}
 	t.setOwner(st.virt, owner)
 	return nil
@@ -545,6 +568,9 @@ func (t *tree) rename(user, dir, from, to string) error {
 	}
 	if strings.HasPrefix(dst, src+"/") {
 		return syscall.EINVAL
+	}
+	if t.frozen(src) && !t.frozen(path.Dir(src)) {
+		return syscall.EBUSY // a mount point
 	}
 	for _, v := range []string{src, dst} {
 		if err := t.writableDir(user, v); err != nil {
