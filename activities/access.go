@@ -30,7 +30,7 @@ type Access struct {
 }
 
 const (
-	trialTime = 90 * time.Second
+	trialTime = 45 * time.Second
 	// keysWithin bounds a job that changes a user's keys, passwordsWithin one that changes the server's configuration beside its trial.
 	keysWithin      = 5 * time.Minute
 	passwordsWithin = 2 * time.Minute
@@ -103,7 +103,6 @@ func (x *Access) passwordsJob(ctx context.Context, op Operation, t target, try i
 	}
 	spec := asRoot(op, t, operation.StepPasswords, try)
 	spec.Argv = []string{"sh", "-c", passwordsScript, "sh", action, confirmation(spec.ID), strconv.Itoa(max(int(x.trialTime()/time.Second), 1)), t.host.User, address, strconv.Itoa(sshPort(change.Port))}
-	spec.Interruptible = true // it takes back what is on trial
 	return spec, nil
 }
 
@@ -430,7 +429,10 @@ func (x *Access) ChangePasswords(ctx context.Context, in AccessNodeInput) (Passw
 	watching, stop := context.WithCancel(a.ctx)
 	var wrong error
 	var watcher sync.WaitGroup
-	if in.Change.DisablePasswords && !in.Settle {
+	switch {
+	case in.Settle: // it may not be broken off, but it need not be waited for
+		watcher.Go(func() { _ = x.answerTrial(watching, t, confirmation(spec.ID)+".not") })
+	case in.Change.DisablePasswords:
 		watcher.Go(func() { wrong = x.judge(watching, s, from, t, spec, in) })
 	}
 	var said answer
@@ -524,8 +526,13 @@ func (x *Access) judge(ctx context.Context, s site, from, t target, spec remote.
 			return wrong
 		}
 	}
+	return x.answerTrial(ctx, t, confirmation(spec.ID))
+}
+
+// answerTrial makes the file that a trial waits for, until that is done or the trial is over.
+func (x *Access) answerTrial(ctx context.Context, t target, file string) error {
 	for {
-		_, err := x.Nodes.Connections.Run(ctx, t.host, remote.Command{Argv: confirmCommand(t, confirmation(spec.ID))})
+		_, err := x.Nodes.Connections.Run(ctx, t.host, remote.Command{Argv: confirmCommand(t, file)})
 		if err == nil {
 			return nil
 		}
@@ -536,7 +543,7 @@ func (x *Access) judge(ctx context.Context, s site, from, t target, spec remote.
 }
 
 func confirmCommand(t target, file string) []string {
-	argv := []string{"sh", "-c", `: >"$1"`, "sh", file}
+	argv := []string{"touch", file}
 	if t.host.User != "root" {
 		argv = append([]string{"sudo", "-n"}, argv...)
 	}

@@ -53,7 +53,7 @@ func TestRegister_Everything_HasAUniqueNameAndItsDependencies(t *testing.T) {
 	r := &recorder{}
 	register(r, hands{inventory: "x", env: noEnv, environment: noEnv, pool: pool, client: lazy, log: zap.NewNop()})
 
-	want := []string{operation.WorkflowApps, operation.WorkflowAppsBatch, operation.WorkflowAppsList, operation.WorkflowBackup, operation.WorkflowBackupDelete, operation.WorkflowBackupList, operation.WorkflowBackupPrune, operation.WorkflowBackupShow, operation.WorkflowBackupVerify,
+	want := []string{operation.WorkflowAccess, operation.WorkflowAccessCheck, operation.WorkflowAccessNode, operation.WorkflowApps, operation.WorkflowAppsBatch, operation.WorkflowAppsList, operation.WorkflowBackup, operation.WorkflowBackupDelete, operation.WorkflowBackupList, operation.WorkflowBackupPrune, operation.WorkflowBackupShow, operation.WorkflowBackupVerify,
 		operation.WorkflowClusterCheck, operation.WorkflowHold, operation.WorkflowClusterLock, operation.WorkflowClusterStatus, operation.WorkflowClusterTrust, operation.WorkflowImageUpgrade, operation.WorkflowImageUpgradeNode, operation.WorkflowPatch, operation.WorkflowPatchNode, operation.WorkflowPatchStatus, operation.WorkflowRestore, operation.WorkflowSecurityUpgrade, operation.WorkflowSecurityUpgradeNode, operation.WorkflowSnapshot,
 		operation.WorkflowSnapshotDelete, operation.WorkflowSnapshotList, operation.WorkflowSnapshotPrune, operation.WorkflowSnapshotRollback, operation.WorkflowSnapshotShow, operation.WorkflowSnapshotVerify}
 	slices.Sort(r.workflows)

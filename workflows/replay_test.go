@@ -68,7 +68,7 @@ func TestReplay_EveryRecordedHistory_IsDeterministic(t *testing.T) {
 		operation.WorkflowBackup, operation.WorkflowBackupList, operation.WorkflowBackupShow, operation.WorkflowBackupVerify, operation.WorkflowBackupPrune, operation.WorkflowBackupDelete,
 		operation.WorkflowRestore, operation.WorkflowHold, operation.WorkflowApps, operation.WorkflowAppsBatch, operation.WorkflowAppsList,
 		operation.WorkflowSnapshot, operation.WorkflowSnapshotList, operation.WorkflowSnapshotShow, operation.WorkflowSnapshotVerify, operation.WorkflowSnapshotPrune, operation.WorkflowSnapshotDelete,
-		operation.WorkflowSnapshotRollback, operation.WorkflowImageUpgrade, operation.WorkflowImageUpgradeNode, operation.WorkflowPatch, operation.WorkflowPatchNode, operation.WorkflowPatchStatus} {
+		operation.WorkflowSnapshotRollback, operation.WorkflowImageUpgrade, operation.WorkflowImageUpgradeNode, operation.WorkflowPatch, operation.WorkflowPatchNode, operation.WorkflowPatchStatus, operation.WorkflowAccess, operation.WorkflowAccessNode, operation.WorkflowAccessCheck} {
 		require.NotZero(t, types[name], "no history of %s", name)
 	}
 }

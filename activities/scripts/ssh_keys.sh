@@ -17,21 +17,21 @@ add() {
 		say there "$1"
 		return
 	fi
-	(umask 077 && mkdir -p "$HOME/.ssh") || failed "$HOME/.ssh cannot be made"
-	before=0
-	if [ -f "$file" ]; then
-		before=$(wc -c <"$file")
+	[ -d "$HOME/.ssh" ] || mkdir -m 700 "$HOME/.ssh" || failed "$HOME/.ssh cannot be made"
+	if [ ! -e "$file" ]; then
+		touch "$file" && chmod 600 "$file" || failed "$file cannot be made: see the owner and mode of $HOME/.ssh, and the space there"
 	fi
+	before=$(wc -c <"$file")
 	first=''
 	if [ -s "$file" ] && [ -n "$(tail -c 1 "$file")" ]; then
 		first='
 ' # its last line does not end
 	fi
-	if (umask 077 && printf '%s%s\n' "$first" "$1" >>"$file") && holds "$key"; then
+	if printf '%s%s\n' "$first" "$1" >>"$file" && holds "$key"; then
 		say added "$1"
 		return
 	fi
-	if [ -f "$file" ] && [ "$(wc -c <"$file")" -gt "$before" ]; then
+	if [ "$(wc -c <"$file")" -gt "$before" ]; then
 		truncate -s "$before" "$file" # a line that was cut off
 	fi
 	failed "$file cannot be written: see its owner, its mode, and the space there"
@@ -49,7 +49,7 @@ remove() {
 	if [ -n "$kept" ]; then
 		printf '%s\n' "$kept" >"$rest"
 	else
-		: >"$rest"
+		true >"$rest"
 	fi || {
 		rm -f "$rest"
 		failed "there is no space in $HOME/.ssh"
@@ -79,7 +79,10 @@ if [ "$own" != without ]; then
 		failed "the node has no key of its own: $(printf '%s\n' "$told" | grep '^@katoflow no-key ' | cut -d ' ' -f 3-)"
 	fi
 fi
-for line in "$@" ${mine:+"$mine"}; do
+if [ -n "$mine" ]; then
+	set -- "$@" "$mine"
+fi
+for line in "$@"; do
 	"$action" "$line"
 done
 loose

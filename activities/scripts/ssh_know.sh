@@ -3,7 +3,7 @@
 name=$1
 shift
 file=$HOME/.ssh/known_hosts
-(umask 077 && mkdir -p "$HOME/.ssh") || exit 1
+[ -d "$HOME/.ssh" ] || mkdir -m 700 "$HOME/.ssh" || exit 1
 text=''
 if [ -s "$file" ] && [ -n "$(tail -c 1 "$file")" ]; then
 	text='
@@ -13,4 +13,4 @@ for key in "$@"; do
 	text="$text$name $key
 "
 done
-(umask 077 && printf '%s' "$text" >>"$file")
+printf '%s' "$text" >>"$file"

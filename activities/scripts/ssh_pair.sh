@@ -14,8 +14,7 @@ pair() {
 			return 1
 		fi
 		(
-			umask 077
-			mkdir -p "$home" || exit
+			[ -d "$home" ] || mkdir -m 700 "$home" || exit
 			place=$(mktemp -d "$home/katoflow.XXXXXX") || exit
 			ssh-keygen -q -t rsa -b 4096 -N '' -C "$(id -un)@$(hostname)" -f "$place/id_rsa" </dev/null && mv "$place/id_rsa" "$found" && mv "$place/id_rsa.pub" "$found.pub"
 			code=$?

@@ -1,5 +1,5 @@
 # Switches password logins off or back on, as root. While new logins by key are tried the server runs with the new configuration and the old one is on the disk again, so that this script's end, a
-# reboot, or a restart of the server puts the old one back. Arguments: off or on, the file with which the change is confirmed, seconds to wait for it, user, address and port for a look at the server.
+# reboot, or a restart of the server puts the old one back. Arguments: off or on, the file with which the change is confirmed (and with .not after its name called off), seconds to wait for it, user, address and port for a look at the server.
 
 action=$1 confirmed=$2 patience=$3 user=$4 address=$5 port=$6
 config=/etc/ssh/sshd_config
@@ -28,7 +28,18 @@ passwords() {
 }
 
 without() {
-	awk -v first="$first" -v last="$last" '$0 == first { skip = 1 } !skip { print } $0 == last { skip = 0 }' "$config"
+	skip=''
+	while IFS= read -r line || [ -n "$line" ]; do
+		if [ "$line" = "$first" ]; then
+			skip=1
+		fi
+		if [ -z "$skip" ]; then
+			printf '%s\n' "$line"
+		fi
+		if [ "$line" = "$last" ]; then
+			skip=''
+		fi
+	done <"$config"
 }
 
 failed() {
@@ -44,25 +55,23 @@ put() {
 
 # back: the old configuration is on the disk and in force.
 back() {
-	trap '' TERM INT HUP
 	if [ -f "$old" ]; then
 		put "$old"
 	fi
-	rm -f "$new" "$confirmed"
+	rm -f "$new" "$confirmed" "$confirmed.not"
 	reload
 }
 
 [ -f "$config" ] || failed "there is no $config"
-if [ -f "$old" ]; then # what was here before this was cut off
-	put "$old" || failed "$config cannot be put back from $old"
-	reload
-fi
-rm -f "$new" "$confirmed"
-if [ "$action" = off ]; then # what runs is what is on the disk, also when a trial was cut off
-	wrong=$(sshd -t 2>&1) || failed "sshd refuses the configuration that is there: $wrong"
+if [ -f "$old" ] || [ -f "$new" ]; then # a trial that was cut off: what is on the disk is to be in force
+	if [ -f "$old" ]; then
+		put "$old" || failed "$config cannot be put back from $old"
+	fi
+	rm -f "$new"
 	told=$(reload) || failed "sshd was not reloaded: $told"
 	sleep 1
 fi
+rm -f "$confirmed" "$confirmed.not"
 if [ "$action" = on ] && ! grep -F -x -q -e "$first" "$config"; then
 	say unchanged 1
 	say end
@@ -95,7 +104,6 @@ if [ "$action" = on ]; then
 	exit 0
 fi
 
-trap 'back; exit 1' TERM INT HUP
 cp -p "$config" "$old" || failed "$old cannot be written"
 cp -p "$new" "$new.on" && mv -f "$new.on" "$config" || {
 	back
@@ -118,7 +126,7 @@ put "$old"
 say trial "$ways"
 waited=0
 while [ ! -e "$confirmed" ]; do
-	if [ "$waited" -ge "$patience" ]; then
+	if [ "$waited" -ge "$patience" ] || [ -e "$confirmed.not" ]; then
 		back
 		say reverted "$patience"
 		printf 'nobody has confirmed within %s s that logins still work: password logins are as they were\n' "$patience"
@@ -131,6 +139,6 @@ put "$new" || {
 	back
 	failed "$config cannot be written"
 }
-rm -f "$confirmed"
+rm -f "$confirmed" "$confirmed.not"
 say changed 1
 say end

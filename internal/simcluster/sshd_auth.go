@@ -352,3 +352,12 @@ func keyComment(block []byte) string {
 
 // tooOpen says whether ssh ignores a private key file for its mode.
 func tooOpen(mode fs.FileMode) bool { return mode.Perm()&0o077 != 0 }
+
+// SetAuthorizedKeys makes these the lines of the login user's authorized_keys.
+func (n *Node) SetAuthorizedKeys(lines ...string) {
+	text := ""
+	for _, l := range lines {
+		text += l + "\n"
+	}
+	_ = n.WriteFile(n.homeOf(n.loginUser())+"/.ssh/authorized_keys", []byte(text))
+}
