@@ -45,7 +45,7 @@ func (n *Node) sshdDead() bool {
 
 // startSSHD reads the configuration as an sshd does that starts. With a wrong one it is not there, and nothing listens.
 func (n *Node) startSSHD() error {
-	cfg, _, err := n.readSSHDConfig(sshdConfigPath)
+	cfg, _, err := n.readSSHDConfig(sshdConfigPath, sshdConfigPath)
 	if errors.Is(err, errNoSSHDConfig) { // files of a cluster that was made before nodes had one
 		cfg, err = &sshdConfig{old: n.cfg.OldSSHD}, nil
 	}
@@ -112,7 +112,7 @@ func (n *Node) reloadSSHD() error {
 	if never {
 		return nil
 	}
-	if _, _, err := n.readSSHDConfig(sshdConfigPath); err != nil {
+	if _, _, err := n.readSSHDConfig(sshdConfigPath, sshdConfigPath); err != nil {
 		return err
 	}
 	return n.startSSHD()
@@ -259,11 +259,11 @@ func holdsKey(text []byte, key ssh.PublicKey, from string) bool {
 	return false
 }
 
-// authentication is the part of a server's configuration that lets users in. Method is how the last login was accepted.
-func (n *Node) authentication(config *ssh.ServerConfig, from net.Addr) (method *string, err error) {
+// authentication sets the part of a server's configuration that lets users in.
+func (n *Node) authentication(config *ssh.ServerConfig, from net.Addr) error {
 	cfg, err := n.sshdInForce()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	address, _, _ := net.SplitHostPort(from.String())
 	peer := func(meta ssh.ConnMetadata) sshdPeer { return n.peer(meta.User(), address) }
@@ -305,13 +305,12 @@ func (n *Node) authentication(config *ssh.ServerConfig, from net.Addr) (method *
 		config.NoClientAuth = true
 		config.NoClientAuthCallback = func(ssh.ConnMetadata) (*ssh.Permissions, error) { return nil, ssh.ErrNoAuth }
 	}
-	method = new(string)
-	config.AuthLogCallback = func(_ ssh.ConnMetadata, m string, err error) {
+	config.AuthLogCallback = func(_ ssh.ConnMetadata, method string, err error) {
 		if err == nil {
-			*method = m
+			n.countLogin(method)
 		}
 	}
-	return method, nil
+	return nil
 }
 
 // keyComment is the comment in a private key file; "" where it is encrypted or has none.
