@@ -120,6 +120,15 @@ func Faults() []Fault {
 		{"exit-zero-on-failure", "[on|off]", "kato exits 0 whatever happens", toggle(func(h *Host, on bool) error { return h.Kato(katodouble.StatePatch{ExitZero: &on}) })},
 		{"kato-prompts", "[on|off]", "kato asks a question and waits", toggle(func(h *Host, on bool) error { return h.Kato(katodouble.StatePatch{Prompts: &on}) })},
 		{"no-core-access", "[on|off]", "take the Core's SSH key off the host", toggle((*Host).NoCoreAccess)},
+		{"break-key-logins", "[on|off]", "accept no SSH key after the next reload of sshd, until it reads another configuration", toggle((*Host).breakKeyLogins)},
+		{"read-only-home", "[on|off]", "let nothing be written in ~/.ssh", toggle((*Host).readOnlyHome)},
+		{"sshd-never-reloads", "[on|off]", "reloads of sshd exit 0 without effect", toggle((*Host).neverReloads)},
+		{"set-password", "[PASSWORD]", "give the login user a password (none takes it away)", func(h *Host, args []string) error {
+			if len(args) > 1 {
+				return errors.New("takes a password")
+			}
+			return h.setPassword(strings.Join(args, ""))
+		}},
 		{"answer-as", "ADDRESS", "make another host's address its own, as seen from itself alone", func(h *Host, args []string) error {
 			if len(args) != 1 {
 				return errors.New("takes an address")

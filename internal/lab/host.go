@@ -190,6 +190,8 @@ func (h *Host) furnish(ctx context.Context) error {
 		{"etc/apt/sources.list", fmt.Sprintf("deb [trusted=yes] http://%s:%d ./\n", h.c.lab.bridge, h.c.lab.port), 0o644, 0},
 		// Every command of sudo is told to a file, with its time and its end: what ran is read from the host itself.
 		{"etc/sudoers.d/lab", "Defaults log_format=json, log_exit_status, logfile=/var/log/sudo.json\n", 0o440, 0},
+		// As Debian has it, passwords are asked for; nobody has one before SetPassword.
+		{"etc/ssh/sshd_config.d/lab.conf", "UseDNS no\nPermitRootLogin no\n", 0o644, 0},
 		{"etc/katoflow-lab/slow", strconv.FormatFloat(slow.Seconds(), 'f', -1, 64) + "\n", 0o644, 0},
 		{"home/stackato/.ssh/authorized_keys", string(public), 0o600, 1000},
 	}

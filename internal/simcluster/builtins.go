@@ -599,6 +599,15 @@ func sendSignals(n *Node, p *process, args []string, complain, print func(string
 		if pid == 0 {
 			pid = -ownGroup
 		}
+		if pid == sshdPID && !n.sshdDead() {
+			if user == superuser {
+				n.signalSSHD(sig)
+			} else {
+				complain("Operation not permitted")
+				exit = 1
+			}
+			continue
+		}
 		targets := p.boot.find(pid)
 		if len(targets) == 0 {
 			if pid == 1 && user != superuser {

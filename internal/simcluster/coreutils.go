@@ -1543,7 +1543,7 @@ func mktemp(c *invocation) int {
 		}
 		name := string(b)
 		if dir != "" {
-			name = path.Join(dir, name)
+			name = strings.TrimRight(dir, "/") + "/" + name
 		}
 		var err error
 		if _, isDir := opts["d"]; isDir {

@@ -269,7 +269,13 @@ func (n *Node) up() error {
 	n.cluster.event(n.name, "boot", "boot %s with kernel %s", b.id, kernel)
 	answers := true
 	if n.exists() {
-		answers = n.startSSHD() == nil
+		n.mu.Lock()
+		n.sshd.starts = nil
+		n.mu.Unlock()
+		_ = n.countStart()
+		if answers = n.startSSHD() == nil; !answers {
+			n.retrySSHD()
+		}
 	}
 	if !refuse && answers {
 		if err := n.listen(); err != nil {

@@ -164,6 +164,7 @@ func (n *Node) makeRun() {
 		os.Chmod(n.tree.host(dir), mode)
 	}
 	n.tree.setOwner("/run/user/1000", n.loginUser())
+	n.tree.put("/run/sshd.pid", fmt.Sprintf("%d\n", sshdPID), 0o644)
 	if n.cfg.Container {
 		n.tree.put("/run/systemd/container", "systemd-nspawn", 0o644)
 	}

@@ -469,7 +469,7 @@ func sshProgram(c *invocation) int {
 		case "numberofpasswordprompts", "connectionattempts", "serveraliveinterval", "serveralivecountmax", "controlmaster", "controlpath", "controlpersist", "forwardagent", "forwardx11", "requesttty", "identityagent", "addkeystoagent",
 			"clearallforwardings", "hostkeyalgorithms", "hashknownhosts", "updatehostkeys", "checkhostip", "gssapiauthentication", "hostbasedauthentication", "permitlocalcommand", "proxycommand", "escapechar", "addressfamily":
 		default:
-			wrong = fmt.Sprintf("command-line: line 0: Bad configuration option: %s\r", name)
+			wrong = fmt.Sprintf("command-line: line 0: Bad configuration option: %s", name)
 		}
 	}
 options:
@@ -513,7 +513,7 @@ options:
 		}
 	}
 	if wrong != "" {
-		c.errorf("%s", wrong)
+		c.errorf("%s\r", wrong)
 		return 255
 	}
 	if len(args) == 0 {

@@ -103,8 +103,7 @@ func (n *Node) accept(l net.Listener, boot *bootState) {
 func (n *Node) serve(w *wire, boot *bootState) {
 	key := n.hostKey()
 	config := &ssh.ServerConfig{ServerVersion: serverVersion}
-	method, err := n.authentication(config, w.RemoteAddr())
-	if err != nil {
+	if err := n.authentication(config, w.RemoteAddr()); err != nil {
 		return
 	}
 	config.AddHostKey(key)
@@ -113,7 +112,6 @@ func (n *Node) serve(w *wire, boot *bootState) {
 		return
 	}
 	defer conn.Close()
-	n.countLogin(*method)
 	n.cluster.wg.Add(1)
 	go func() {
 		defer n.cluster.wg.Done()

@@ -12,16 +12,23 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 )
+
+// sshdPID is sshd's process, below those of logins; /run/sshd.pid has it.
+const sshdPID = 399
 
 const hostKeyPublic = "/etc/ssh/ssh_host_ed25519_key.pub"
 
 // sshdState is the node's sshd; Node.mu guards it.
 type sshdState struct {
 	config   *sshdConfig // in force; nil before the node's files are made
-	dead     bool        // it has ended: its configuration was wrong when it was to start
+	dead     bool        // it has ended, or was not started
+	state    string      // of the service when it is dead: activating, failed or inactive
+	starts   []time.Time // the last ones, for systemd's limit
+	hit      bool        // the last start was refused by that limit
 	password string      // of the login user; "" for none
 	logins   map[string]int
 }
@@ -45,28 +52,86 @@ func (n *Node) sshdDead() bool {
 
 // startSSHD reads the configuration as an sshd does that starts. With a wrong one it is not there, and nothing listens.
 func (n *Node) startSSHD() error {
-	cfg, _, err := n.readSSHDConfig(sshdConfigPath)
+	cfg, _, err := n.readSSHDConfig(sshdConfigPath, sshdConfigPath)
 	if errors.Is(err, errNoSSHDConfig) { // files of a cluster that was made before nodes had one
 		cfg, err = &sshdConfig{old: n.cfg.OldSSHD}, nil
 	}
+	if err != nil {
+		n.endSSHD("failed")
+		n.cluster.event(n.name, "down", "sshd: %v", err)
+		return err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.sshd.config != nil {
+		n.faults.reloaded(cfg)
+	}
+	n.sshd.config, n.sshd.dead = cfg, false
+	return nil
+}
+
+// endSSHD ends sshd, or notes that it has not started. Open connections stay.
+func (n *Node) endSSHD(state string) {
 	n.mu.Lock()
 	l := n.listener
-	if err != nil {
-		n.sshd.config, n.sshd.dead, n.listener = nil, true, nil
-	} else {
-		if n.sshd.config != nil {
-			n.faults.reloaded(cfg)
-		}
-		n.sshd.config, n.sshd.dead = cfg, false
-	}
+	n.sshd.dead, n.sshd.state, n.listener = true, state, nil
 	n.mu.Unlock()
-	if err != nil {
-		if l != nil {
-			l.Close()
-		}
-		n.cluster.event(n.name, "down", "sshd: %v", err)
+	if l != nil {
+		l.Close()
 	}
-	return err
+}
+
+// What systemd does by itself with a service that does not start: Debian's defaults.
+const (
+	startLimit    = 5
+	startInterval = 10 * time.Second
+	restartAfter  = 100 * time.Millisecond
+)
+
+var errStartLimit = errors.New("start request repeated too quickly")
+
+// countStart refuses more starts than systemd allows.
+func (n *Node) countStart() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.sshd.starts = slices.DeleteFunc(n.sshd.starts, func(at time.Time) bool { return time.Since(at) > startInterval })
+	if n.sshd.hit = len(n.sshd.starts) >= startLimit; n.sshd.hit {
+		return errStartLimit
+	}
+	n.sshd.starts = append(n.sshd.starts, time.Now())
+	return nil
+}
+
+// retrySSHD starts an sshd that has failed again and again until the limit, as its service asks systemd for. Who repairs its configuration in that moment need not start it.
+func (n *Node) retrySSHD() {
+	n.mu.Lock()
+	boot := n.boot
+	n.sshd.state = "activating"
+	n.mu.Unlock()
+	n.cluster.wg.Go(func() {
+		for {
+			select {
+			case <-boot.ctx.Done():
+				return
+			case <-time.After(restartAfter):
+			}
+			n.mu.Lock()
+			waiting := n.sshd.dead && n.sshd.state == "activating"
+			n.mu.Unlock()
+			if !waiting {
+				return
+			}
+			if n.countStart() != nil {
+				n.endSSHD("failed")
+				return
+			}
+			if n.startSSHD() == nil {
+				_ = n.listenAgain()
+				return
+			}
+			n.endSSHD("activating")
+		}
+	})
 }
 
 // reloaded notes that sshd has read a configuration anew.
@@ -79,11 +144,21 @@ func (f *faults) reloaded(cfg *sshdConfig) {
 	}
 }
 
-// restartSSHD starts sshd anew, or for the first time after it has ended. Open connections stay.
+// restartSSHD starts sshd anew, or one that has ended. Open connections stay.
 func (n *Node) restartSSHD() error {
-	if err := n.startSSHD(); err != nil {
+	if err := n.countStart(); err != nil {
+		n.endSSHD("failed")
 		return err
 	}
+	if err := n.startSSHD(); err != nil {
+		n.retrySSHD()
+		return err
+	}
+	return n.listenAgain()
+}
+
+// listenAgain listens where nothing does.
+func (n *Node) listenAgain() error {
 	n.mu.Lock()
 	listen := n.listener == nil && n.running && !n.faults.refuse
 	n.mu.Unlock()
@@ -93,14 +168,16 @@ func (n *Node) restartSSHD() error {
 	return nil
 }
 
-// stopSSHD ends sshd; open connections stay.
-func (n *Node) stopSSHD() {
-	n.mu.Lock()
-	l := n.listener
-	n.sshd.dead, n.listener = true, nil
-	n.mu.Unlock()
-	if l != nil {
-		l.Close()
+// signalSSHD is what a signal to sshd itself does. With a wrong configuration it does not come back from a hangup, and systemd leaves it so.
+func (n *Node) signalSSHD(sig int) {
+	switch sig {
+	case sigHUP:
+		_ = n.startSSHD()
+	case sigTERM:
+		n.endSSHD("inactive")
+	case sigKILL:
+		n.endSSHD("failed")
+		n.retrySSHD()
 	}
 }
 
@@ -112,7 +189,7 @@ func (n *Node) reloadSSHD() error {
 	if never {
 		return nil
 	}
-	if _, _, err := n.readSSHDConfig(sshdConfigPath); err != nil {
+	if _, _, err := n.readSSHDConfig(sshdConfigPath, sshdConfigPath); err != nil {
 		return err
 	}
 	return n.startSSHD()
@@ -121,6 +198,9 @@ func (n *Node) reloadSSHD() error {
 // healSSHD starts an sshd that has ended, if it can.
 func (n *Node) healSSHD() {
 	if n.sshdDead() && n.exists() {
+		n.mu.Lock()
+		n.sshd.starts = nil
+		n.mu.Unlock()
 		if err := n.restartSSHD(); err != nil {
 			n.fault("sshd: %v", err)
 		}
@@ -259,11 +339,11 @@ func holdsKey(text []byte, key ssh.PublicKey, from string) bool {
 	return false
 }
 
-// authentication is the part of a server's configuration that lets users in. Method is how the last login was accepted.
-func (n *Node) authentication(config *ssh.ServerConfig, from net.Addr) (method *string, err error) {
+// authentication sets the part of a server's configuration that lets users in.
+func (n *Node) authentication(config *ssh.ServerConfig, from net.Addr) error {
 	cfg, err := n.sshdInForce()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	address, _, _ := net.SplitHostPort(from.String())
 	peer := func(meta ssh.ConnMetadata) sshdPeer { return n.peer(meta.User(), address) }
@@ -305,13 +385,12 @@ func (n *Node) authentication(config *ssh.ServerConfig, from net.Addr) (method *
 		config.NoClientAuth = true
 		config.NoClientAuthCallback = func(ssh.ConnMetadata) (*ssh.Permissions, error) { return nil, ssh.ErrNoAuth }
 	}
-	method = new(string)
-	config.AuthLogCallback = func(_ ssh.ConnMetadata, m string, err error) {
+	config.AuthLogCallback = func(_ ssh.ConnMetadata, method string, err error) {
 		if err == nil {
-			*method = m
+			n.countLogin(method)
 		}
 	}
-	return method, nil
+	return nil
 }
 
 // keyComment is the comment in a private key file; "" where it is encrypted or has none.

@@ -31,7 +31,7 @@ type sshdKeyword struct {
 }
 
 var (
-	yesNo     = []string{"yes", "no", "true", "false"}
+	yesNo     = []string{"yes", "no"}
 	rootLogin = []string{"without-password", "prohibit-password", "forced-commands-only", "yes", "no"}
 )
 
@@ -95,17 +95,17 @@ type sshdReader struct {
 	messages []string
 }
 
-// readSSHDConfig reads a configuration as sshd does. The warnings are what it says of one that it takes.
-func (n *Node) readSSHDConfig(file string) (cfg *sshdConfig, warnings []string, err error) {
+// readSSHDConfig reads a configuration as sshd does, which calls it by a name that may be relative. The warnings are what it says of one that it takes.
+func (n *Node) readSSHDConfig(file, name string) (cfg *sshdConfig, warnings []string, err error) {
 	r := &sshdReader{node: n, out: &sshdConfig{old: n.cfg.OldSSHD, globals: map[string]string{}}}
 	text, err := r.read(file)
 	if err != nil && file == sshdConfigPath && errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, errNoSSHDConfig
 	}
 	if err != nil {
-		return nil, nil, sshdConfigError{fmt.Sprintf("%s: %s", file, errorText(err)), 1}
+		return nil, nil, sshdConfigError{fmt.Sprintf("%s: %s", name, errorText(err)), 1}
 	}
-	if !r.file(file, string(text), nil, false, 0) {
+	if !r.file(name, string(text), nil, false, 0) {
 		return nil, nil, sshdConfigError{strings.Join(r.messages, "\n"), 255}
 	}
 	return r.out, r.messages, nil
@@ -147,6 +147,11 @@ func (r *sshdReader) file(name, text string, outer []sshdCondition, inMatch bool
 			continue
 		}
 		keyword, args := strings.ToLower(words[0]), words[1:]
+		if len(args) == 0 && !r.out.old {
+			say("%s line %d: no argument after keyword %q", name, number, words[0])
+			bad++
+			continue
+		}
 		known, ok := sshdKeywords[keyword]
 		if r.out.old {
 			switch keyword {
@@ -162,13 +167,8 @@ func (r *sshdReader) file(name, text string, outer []sshdCondition, inMatch bool
 		}
 		if keyword == "match" {
 			if len(args) == 0 {
-				if r.out.old {
-					say("%s line %d: Bad Match condition", name, number)
-					return false
-				}
-				say("%s line %d: no argument after keyword %q", name, number, words[0])
-				bad++
-				continue
+				say("%s line %d: Bad Match condition", name, number)
+				return false
 			}
 			when, wrong := sshdConditions(args)
 			if wrong != "" {
@@ -185,6 +185,8 @@ func (r *sshdReader) file(name, text string, outer []sshdCondition, inMatch bool
 			say("%s: line %d: Bad configuration option: %s", name, number, words[0])
 			bad++
 			continue
+		case keyword == "protocol":
+			continue
 		case known.gone:
 			say("%s line %d: Deprecated option %s", name, number, words[0])
 			continue
@@ -192,13 +194,8 @@ func (r *sshdReader) file(name, text string, outer []sshdCondition, inMatch bool
 			say("%s line %d: Directive '%s' is not allowed within a Match block", name, number, words[0])
 			return false
 		case len(args) == 0:
-			if r.out.old {
-				say("%s line %d: missing argument.", name, number)
-				return false
-			}
-			say("%s line %d: no argument after keyword %q", name, number, words[0])
-			bad++
-			continue
+			say("%s line %d: missing argument.", name, number)
+			return false
 		}
 		if keyword == "include" {
 			for _, pattern := range args {
@@ -231,9 +228,8 @@ func (r *sshdReader) file(name, text string, outer []sshdCondition, inMatch bool
 				}
 				return false
 			}
-			value = map[string]string{"true": "yes", "false": "no", "prohibit-password": "without-password"}[value]
-			if value == "" {
-				value = strings.ToLower(args[0])
+			if value == "prohibit-password" {
+				value = "without-password"
 			}
 		}
 		if _, set := values[keyword]; known.again && set {
@@ -515,18 +511,19 @@ func sshdProgram(c *invocation) int {
 		c.errorf("user, host and addr are all required when testing Match configs")
 		return 1
 	}
-	file := sshdConfigPath
+	name := sshdConfigPath
 	if f, ok := opts["f"]; ok {
-		file = f
-		if !path.IsAbs(f) {
-			file = path.Join(c.dir, f)
-		}
+		name = f
+	}
+	file := name
+	if !path.IsAbs(file) {
+		file = path.Join(c.dir, file)
 	}
 	if _, err := c.readFile(file); err != nil {
-		c.errorf("%s: %s", file, errorText(err))
+		c.errorf("%s: %s", name, errorText(err))
 		return 1
 	}
-	cfg, warnings, err := c.node.readSSHDConfig(file)
+	cfg, warnings, err := c.node.readSSHDConfig(file, name)
 	if bad, ok := err.(sshdConfigError); ok {
 		c.errorf("%s", bad.text)
 		return bad.exit

@@ -13,6 +13,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -303,24 +304,30 @@ func (c *invocation) sshUnitVerb(verb string, units []string) (exit int, ok bool
 			return 0, true
 		}
 		n.cluster.event(n.name, "command", "sshd: %v", err)
-		c.errorf("Job for ssh.service failed because the control process exited with error code.\nSee \"systemctl status ssh.service\" and \"journalctl -xeu ssh.service\" for details.")
+		why := " because the control process exited with error code"
+		if verb == "reload" {
+			why = ""
+		}
+		c.errorf("Job for ssh.service failed%s.\nSee \"systemctl status ssh.service\" and \"journalctl -xeu ssh.service\" for details.", why)
 		return 1, true
 	}
-	dead := n.sshdDead()
+	n.mu.Lock()
+	dead, state := n.sshd.dead, n.sshd.state
+	n.mu.Unlock()
 	switch verb {
 	case "cat":
 		c.printf("# /lib/systemd/system/ssh.service\n%s", sshUnit)
 		return 0, true
 	case "status":
 		if dead {
-			c.printf("○ ssh.service - OpenBSD Secure Shell server\n     Active: failed\n")
+			c.printf("○ ssh.service - OpenBSD Secure Shell server\n     Active: %s\n", state)
 			return 3, true
 		}
 		c.printf("● ssh.service - OpenBSD Secure Shell server\n     Active: active (running)\n")
 		return 0, true
 	case "reload":
 		if dead {
-			c.errorf("%s.service is not active, cannot reload.", name)
+			c.errorf("ssh.service is not active, cannot reload.")
 			return 1, true
 		}
 		return failed(n.reloadSSHD())
@@ -337,7 +344,15 @@ func (c *invocation) sshUnitVerb(verb string, units []string) (exit int, ok bool
 		}
 		return failed(n.restartSSHD())
 	case "stop":
-		n.stopSSHD()
+		n.endSSHD("inactive")
+		return 0, true
+	case "reset-failed":
+		n.mu.Lock()
+		n.sshd.starts = nil
+		if n.sshd.state == "failed" {
+			n.sshd.state = "inactive"
+		}
+		n.mu.Unlock()
 		return 0, true
 	}
 	return 0, false
@@ -352,6 +367,10 @@ func serviceProgram(c *invocation) int {
 	verb := c.argv[2]
 	if verb == "force-reload" {
 		verb = "reload-or-restart"
+	}
+	if _, err := c.stat("/lib/systemd/system/" + c.argv[1] + ".service"); err != nil && !slices.Contains(services, c.argv[1]) {
+		c.errorf("%s: unrecognized service", c.argv[1])
+		return 1
 	}
 	as := *c
 	as.argv = []string{path.Join("/usr/bin", "systemctl"), verb, c.argv[1] + ".service"}

@@ -369,6 +369,9 @@ func rebootProgram(c *invocation) int {
 	return 0
 }
 
+// services that run on every node.
+var services = []string{"ssh", "sshd", "cron", "dbus", "systemd-journald", "unattended-upgrades"}
+
 func systemctl(c *invocation) int {
 	args := slices.DeleteFunc(slices.Clone(c.argv[1:]), func(a string) bool { return strings.HasPrefix(a, "-") && a != "--failed" })
 	verb := "list-units"
@@ -394,15 +397,17 @@ func systemctl(c *invocation) int {
 		return 0
 	case "is-active":
 		exit := 0
-		sshDead := c.node.sshdDead()
+		c.node.mu.Lock()
+		ssh := c.node.sshd
+		c.node.mu.Unlock()
 		for _, unit := range args[1:] {
 			state := "active"
 			name := strings.TrimSuffix(unit, ".service")
-			if !slices.Contains([]string{"ssh", "sshd", "cron", "dbus", "systemd-journald", "unattended-upgrades"}, name) {
+			if !slices.Contains(services, name) {
 				state, exit = "inactive", 3
 			}
-			if sshDead && (name == "ssh" || name == "sshd") {
-				state, exit = "failed", 3
+			if ssh.dead && (name == "ssh" || name == "sshd") {
+				state, exit = ssh.state, 3
 			}
 			if !has("--quiet") && !has("-q") {
 				c.printf("%s\n", state)
@@ -442,7 +447,7 @@ func systemctl(c *invocation) int {
 		return 0
 	case "show", "daemon-reload":
 		return 0
-	case "start", "stop", "restart", "try-restart", "reload", "reload-or-restart", "try-reload-or-restart", "mask", "unmask", "kill":
+	case "start", "stop", "restart", "try-restart", "reload", "reload-or-restart", "try-reload-or-restart", "reset-failed", "mask", "unmask", "kill":
 		if c.user() != superuser {
 			c.errorf("Failed to %s %s: Interactive authentication required.", verb, strings.Join(args[1:], " "))
 			return 1

@@ -2,9 +2,11 @@ package simcluster
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"path"
 	"regexp"
 	"slices"
@@ -192,6 +194,39 @@ func grep(c *invocation) int {
 	return 1
 }
 
+// sedInPlace runs sed over each file and puts a new file of the same mode and owner in its place.
+func (c *invocation) sedInPlace(names []string) int {
+	options := slices.DeleteFunc(slices.Clone(c.argv[:len(c.argv)-len(names)]), func(a string) bool { return a == "-i" || a == "--in-place" })
+	exit := 0
+	for _, name := range names {
+		st, err := c.stat(name)
+		if err != nil {
+			exit = c.fail(2, "can't read %s: %s", name, errorText(err))
+			continue
+		}
+		var out bytes.Buffer
+		one := *c
+		one.argv = append(slices.Clone(options), name)
+		one.fds[1] = bufferDescription(&out)
+		if code := sed(&one); code != 0 {
+			exit = code
+			continue
+		}
+		made := path.Join(path.Dir(name), "sed"+strconv.FormatInt(time.Now().UnixNano()%1e6, 36))
+		if err = c.writeFile(made, out.String(), 0o600); err == nil {
+			if err = c.preserve(st, made, true); err == nil {
+				now := time.Now()
+				os.Chtimes(c.tree().host(path.Join(path.Dir(st.virt), path.Base(made))), now, now)
+				err = c.tree().rename(c.user(), c.dir, made, name)
+			}
+		}
+		if err != nil {
+			exit = c.fail(4, "couldn't open temporary file %s: %s", made, errorText(err))
+		}
+	}
+	return exit
+}
+
 type sedCommand struct {
 	from, to sedAddress
 	ranged   bool
@@ -373,7 +408,7 @@ func sedReplace(cmd *sedCommand, line string) (string, bool) {
 func sed(c *invocation) int {
 	var scripts []string
 	args := c.argv[1:]
-	quiet, extended := false, false
+	quiet, extended, inPlace := false, false, false
 	var names []string
 	for i := 0; i < len(args); i++ {
 		switch a := args[i]; {
@@ -381,6 +416,8 @@ func sed(c *invocation) int {
 			quiet = true
 		case a == "-E" || a == "-r":
 			extended = true
+		case a == "-i" || a == "--in-place":
+			inPlace = true
 		case a == "-ne" || a == "-e" || a == "-nE":
 			quiet = quiet || a != "-e"
 			extended = extended || a == "-nE"
@@ -398,6 +435,9 @@ func sed(c *invocation) int {
 	}
 	if scripts == nil {
 		return c.fail(1, "no script specified")
+	}
+	if inPlace {
+		return c.sedInPlace(names)
 	}
 	program, err := parseSed(strings.Join(scripts, "\n"), extended)
 	if err != nil {
