@@ -145,3 +145,9 @@ func (h *Host) readOnlyHome(on bool) error {
 	}
 	return h.do(`! mountpoint -q "$1" || umount "$1"`, "/"+loginHome+"/.ssh")
 }
+
+// SetAuthorizedKeys makes these the lines of the login user's authorized_keys; mode and owner stay.
+func (h *Host) SetAuthorizedKeys(lines ...string) {
+	args := []string{"/" + loginHome + "/.ssh/authorized_keys"}
+	h.sure("authorized_keys", h.do(`file=$1; shift; true >"$file"; for line; do printf '%s\n' "$line"; done >>"$file"`, append(args, lines...)...))
+}
