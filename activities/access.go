@@ -502,19 +502,23 @@ func (x *Access) waysOf(a *attempt, from, to target, in AccessNodeInput) (ways [
 
 // judge waits for the trial to begin, tries the logins, and confirms it when they work. It returns why it did not confirm; nil also when there was nothing to judge.
 func (x *Access) judge(ctx context.Context, s site, from, t target, spec remote.JobSpec, in AccessNodeInput) error {
+	var wrong error
 	for {
 		if sleep(ctx, firstPause) != nil {
-			return nil
+			return wrong
 		}
 		out, err := x.Nodes.Jobs.Output(ctx, t.host, spec.ID, 64<<10)
-		if err != nil {
-			continue // not there yet, or not reached
+		if err != nil { // not there yet, or not reached; a login that is refused is what the trial is to find out
+			if remote.IsKind(err, remote.KindAuth) {
+				wrong = err
+			}
+			continue
 		}
 		if parseAnswer(out).value("trial") != "" {
 			break
 		}
 	}
-	for wrong := error(nil); ; {
+	for {
 		err := x.worksWithout(ctx, s, from, t, in)
 		if err == nil {
 			break

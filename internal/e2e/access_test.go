@@ -1,6 +1,9 @@
 package e2e
 
 import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -41,6 +44,8 @@ type door interface {
 	// AuthorizedKeys are the lines of the login user's authorized_keys; SetPassword gives that user one, and OfferedMethods are the ways to log in that the server offers now.
 	AuthorizedKeys() []string
 	SetAuthorizedKeys(lines ...string)
+	// SetSSHDConfig makes it the server's configuration, in force at once.
+	SetSSHDConfig(text string)
 	SetPassword(password string)
 	OfferedMethods() []string
 	BreakKeyLoginsOnReload(on bool)
@@ -167,4 +172,209 @@ func TestAccess_FirstContact_ByPasswordOnce(t *testing.T) {
 		require.Equal(t, operation.LoginOK, n.FromLogin, name)
 	}
 	require.Len(t, s.door("dea-1").AuthorizedKeys(), 3, "the worker's, the Core's and its own")
+}
+
+func TestAccess_PlainCluster_FromANodeWithAKeyThatIsGiven(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, nil, nil, plain("web-1", "web-2"))
+	s.worker("")
+	require.Contains(t, s.cli(2, "access", "grant", s.cluster.Name()).Stderr, "say with --from which node is to reach the others")
+	s.access(operation.AccessGrant, "--from", "web-1").done(time.Minute)
+	for name, n := range s.accessCheck(0, "--from", "web-1") {
+		require.Equal(t, operation.LoginOK, n.FromLogin, name)
+	}
+
+	// Somebody's own key, whose private half is on no node.
+	public, _, err := ed25519.GenerateKey(rand.Reader)
+	require.NoError(t, err)
+	key, err := ssh.NewPublicKey(public)
+	require.NoError(t, err)
+	line := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))) + " an administrator"
+	file := filepath.Join(t.TempDir(), "admin.pub")
+	require.NoError(t, os.WriteFile(file, []byte("# of an administrator\n"+line+"\n"), 0o644))
+	r := s.access(operation.AccessGrant, "--from", "web-1", "--public-key", file).done(time.Minute)
+	require.Contains(t, strings.Join(r.Nodes[0].Notes, "\n"), "a login with the key was not tried")
+	require.Contains(t, s.door("web-2").AuthorizedKeys(), line)
+	s.access(operation.AccessRevoke, "--from", "web-1", "--public-key", file).done(time.Minute)
+	require.NotContains(t, s.door("web-2").AuthorizedKeys(), line)
+	require.Equal(t, operation.LoginOK, s.accessCheck(0, "--from", "web-1")["web-2"].FromLogin, "the other key stays")
+}
+
+func TestAccess_WorkersOwnKey_IsNeverTakenAway(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, nil, nil, plain("web-1", "web-2"))
+	s.worker("")
+	before := s.door("web-2").AuthorizedKeys()
+	at := slices.IndexFunc(before, func(l string) bool { return operation.KeyOf(l) == s.workersKey() })
+	require.GreaterOrEqual(t, at, 0)
+	file := filepath.Join(t.TempDir(), "worker.pub")
+	require.NoError(t, os.WriteFile(file, []byte(before[at]+"\n"), 0o644))
+	o := s.access(operation.AccessRevoke, "--from", "web-1", "--public-key", file)
+	q := o.question(time.Minute)
+	require.Contains(t, q.Cause.Message, "this is the key with which katoflow itself logs in")
+	o.decide(q, operation.Abort)
+	_, err := o.end(time.Minute)
+	require.Error(t, err)
+	require.Equal(t, before, s.door("web-2").AuthorizedKeys())
+}
+
+func TestAccess_FilesThatCannotBeWritten_AskAndNothingIsHalf(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, nil, nil, withPatches)
+	s.onlyWorker("dea-1", "dea-2")
+	before := s.door("dea-1").AuthorizedKeys()
+	s.door("dea-1").ReadOnlyHome(true)
+	f := s.fault("authorized_keys of a node cannot be written")
+	s.worker("")
+	o := s.access(operation.AccessGrant, "--disable-passwords")
+	q := o.question(time.Minute)
+	require.Equal(t, [2]string{"dea-1", operation.StepKeys}, [2]string{q.Node, q.Step})
+	require.Contains(t, q.Cause.Message, "cannot be written")
+	require.Equal(t, before, s.door("dea-1").AuthorizedKeys())
+	require.Contains(t, s.door("dea-2").OfferedMethods(), "password", "no password goes before every node has proved its logins")
+	s.door("dea-1").ReadOnlyHome(false)
+	o.decide(q, operation.Retry)
+	o.done(2 * time.Minute)
+	require.Equal(t, []string{"publickey"}, s.door("dea-1").OfferedMethods())
+	f.end(parkedFor(operation.StepKeys, "retried"))
+}
+
+func TestAccess_NodeSkipped_NoPasswordGoes(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, nil, nil, withPatches)
+	s.onlyWorker("dea-2")
+	s.door("dea-2").ReadOnlyHome(true)
+	f := s.fault("a node is skipped that has not proved its logins")
+	s.worker("")
+	o := s.access(operation.AccessGrant, "--disable-passwords", "--max-failures", "1")
+	r, err := o.end(2 * time.Minute)
+	require.Error(t, err)
+	require.Contains(t, strings.Join(r.Warnings, "\n"), "password logins were left as they are everywhere")
+	for _, n := range s.names() {
+		require.Contains(t, s.door(n).OfferedMethods(), "password", n)
+	}
+	f.end("password logins left everywhere, and told")
+}
+
+func TestAccess_ServerKeepsItsConfiguration_IsFoundOut(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, nil, nil, withPatches)
+	s.door("dea-1").SSHDNeverReloads(true)
+	f := s.fault("sshd of a node does not take its new configuration")
+	s.worker("")
+	o := s.access(operation.AccessGrant, "--disable-passwords", "--nodes", "dea-1")
+	q := o.question(2 * time.Minute)
+	require.Contains(t, q.Cause.Message, "sshd still offers")
+	config, err := s.cluster.Node("dea-1").ReadFile("/etc/ssh/sshd_config")
+	require.NoError(t, err)
+	require.NotContains(t, string(config), "katoflow")
+	s.door("dea-1").SSHDNeverReloads(false)
+	o.decide(q, operation.Retry)
+	o.done(2 * time.Minute)
+	require.Equal(t, []string{"publickey"}, s.door("dea-1").OfferedMethods())
+	f.row(parkedFor(operation.StepPasswords, "its configuration as it was; retried"))
+}
+
+func TestAccess_MatchBlockAllowsPasswords_IsFoundOut(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, nil, nil, withPatches)
+	config, err := s.cluster.Node("dea-1").ReadFile("/etc/ssh/sshd_config")
+	require.NoError(t, err)
+	allows := string(config) + "\nMatch User " + s.cluster.LoginUser() + "\n\tPasswordAuthentication yes\n"
+	s.door("dea-1").SetSSHDConfig(allows)
+	f := s.fault("a Match block of sshd_config allows passwords")
+	s.worker("")
+	o := s.access(operation.AccessGrant, "--disable-passwords", "--nodes", "dea-1")
+	q := o.question(2 * time.Minute)
+	require.Contains(t, q.Cause.Message, "look for a Match block")
+	now, err := s.cluster.Node("dea-1").ReadFile("/etc/ssh/sshd_config")
+	require.NoError(t, err)
+	require.Equal(t, allows, string(now))
+	o.decide(q, operation.Skip)
+	_, err = o.end(time.Minute)
+	require.Error(t, err)
+	f.row(parkedFor(operation.StepPasswords, "its configuration as it was; skipped"))
+}
+
+// inTrial waits until password logins of a node are on trial.
+func (s *site) inTrial(ctx context.Context, node string) error {
+	return waitFor(time.Minute, "a trial on "+node, func() (bool, error) {
+		ways := s.door(node).OfferedMethods()
+		if len(ways) == 0 || operation.OffersPasswords(ways) {
+			return false, ctx.Err()
+		}
+		_, err := s.cluster.Node(node).ReadFile("/etc/ssh/sshd_config.katoflow-new")
+		return err == nil, ctx.Err()
+	})
+}
+
+func TestAccess_NodeRebootsInATrial_TheOldConfigurationHoldsAndItIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, nil, nil, withPatches)
+	// No login is found to work, so that the trial lasts.
+	s.door("dea-1").BreakKeyLoginsOnReload(true)
+	f := s.fault("a node reboots while its password logins are on trial")
+	s.worker("")
+	o := s.access(operation.AccessGrant, "--disable-passwords", "--nodes", "dea-1")
+	require.NoError(t, s.inTrial(context.Background(), "dea-1"))
+	s.door("dea-1").BreakKeyLoginsOnReload(false)
+	s.cluster.Node("dea-1").RebootNow()
+	r := o.done(3 * time.Minute)
+	require.Contains(t, strings.Join(r.Nodes[0].Notes, "\n"), "tried again")
+	require.Equal(t, []string{"publickey"}, s.door("dea-1").OfferedMethods())
+	f.row(wentOn)
+}
+
+func TestAccess_CancelledInATrial_IsTakenBackAtOnce(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, nil, nil, withPatches)
+	s.door("dea-1").BreakKeyLoginsOnReload(true)
+	f := s.fault("cancelled while password logins are on trial")
+	s.worker("")
+	o := s.access(operation.AccessGrant, "--disable-passwords", "--nodes", "dea-1")
+	require.NoError(t, s.inTrial(context.Background(), "dea-1"))
+	s.cli(0, "op", "cancel", o.id, "--detach")
+	r, err := o.end(2 * time.Minute)
+	require.Error(t, err)
+	require.Equal(t, operation.PhaseCancelled, r.Phase)
+	require.Contains(t, s.door("dea-1").OfferedMethods(), "password")
+	f.row("taken back at once")
+}
+
+// TestKillMatrix_OfAccess kills the worker at every boundary of every step, and while password logins are on trial.
+func TestKillMatrix_OfAccess(t *testing.T) {
+	t.Parallel()
+	oneDEA := func(c *config) { c.nodes = c.nodes[:2] }
+	t.Run("points", func(t *testing.T) {
+		m := matrix{
+			site: func(t *testing.T) *site {
+				s := newSite(t, nil, nil, withPatches, oneDEA)
+				s.onlyWorker("dea-1")
+				return s
+			},
+			start: func(s *site) *op {
+				id := fmt.Sprintf("op-%d", shared.number.Add(1))
+				return s.execute(operation.KindAccessGrant, operation.WorkflowAccess, id, operation.AccessInput{Request: operation.Request{OperationID: id, Cluster: s.cluster.Name()},
+					Action: operation.AccessGrant, DisablePasswords: true})
+			},
+			intact: func(o *op, _ int) {
+				o.done(3 * time.Minute)
+				for _, n := range o.names() {
+					require.Equal(o.t, []string{"publickey"}, o.door(n).OfferedMethods(), n)
+					lines := o.door(n).AuthorizedKeys()
+					once := slices.Clone(lines)
+					slices.Sort(once)
+					require.Len(o.t, slices.Compact(once), len(lines), "a line stands there twice")
+				}
+				for name, n := range o.accessCheck(0) {
+					require.Equal(o.t, operation.LoginOK, n.FromLogin, name)
+				}
+			},
+		}
+		m.lanes(t, "operation", 2, boundaries("Resolve", "LockToken", "Fence", "CoreKey"))
+		m.lanes(t, "node", 2, inChild("dea-1", slices.Concat(boundaries("Probe", "ChangeKeys"), boundaries("ProveLogins"), within("ChangePasswords", killPoint{name: "in a trial", moment: func(ctx context.Context, o *op) (func(), error) {
+			return nil, o.inTrial(ctx, "dea-1")
+		}}))))
+	})
+	tellKills(t, "access")
 }

@@ -151,3 +151,8 @@ func (h *Host) SetAuthorizedKeys(lines ...string) {
 	args := []string{"/" + loginHome + "/.ssh/authorized_keys"}
 	h.sure("authorized_keys", h.do(`file=$1; shift; true >"$file"; for line; do printf '%s\n' "$line"; done >>"$file"`, append(args, lines...)...))
 }
+
+// SetSSHDConfig makes it the configuration of sshd, in force at once.
+func (h *Host) SetSSHDConfig(text string) {
+	h.sure("sshd_config", h.do(`printf %s "$1" >/etc/ssh/sshd_config && systemctl reload ssh && sleep 1`, text))
+}

@@ -440,3 +440,14 @@ func (n *Node) SetAuthorizedKeys(lines ...string) {
 	}
 	_ = n.WriteFile(n.homeOf(n.loginUser())+"/.ssh/authorized_keys", []byte(text))
 }
+
+// SetSSHDConfig makes it the configuration of sshd, in force at once.
+func (n *Node) SetSSHDConfig(text string) {
+	if err := n.WriteFile("/etc/ssh/sshd_config", []byte(text)); err != nil {
+		n.fault("sshd_config: %v", err)
+		return
+	}
+	if err := n.reloadSSHD(); err != nil {
+		n.fault("sshd_config: %v", err)
+	}
+}
