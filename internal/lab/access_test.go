@@ -9,7 +9,22 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/crypto/ssh"
+
+	"github.com/katoflow/katoflow/internal/simcluster"
 )
+
+// access is what a suite asks of either kind of node.
+type access interface {
+	SetPassword(password string)
+	AuthorizedKeys() []string
+	OfferedMethods() []string
+	LoginsBy(method string) int
+	BreakKeyLoginsOnReload(on bool)
+	ReadOnlyHome(on bool)
+	SSHDNeverReloads(on bool)
+}
+
+var _ = []access{(*Host)(nil), (*simcluster.Node)(nil)}
 
 // logsIn tries to log in by one method.
 func logsIn(h *Host, auth ssh.AuthMethod) error {

@@ -5,6 +5,9 @@
 // a private file tree, a process table, file locks, and the commands in Go: coreutils and util-linux, sudo, apt and
 // unattended-upgrades, systemctl, reboot and kato. Nothing of the host is executed.
 //
+// Who gets in is decided as sshd does it: by the login user's authorized_keys of the moment and their modes, by the password of SetPassword, and by the sshd_config of sshd's last start or
+// reload.
+//
 // A reboot ends every process of the node where it stands, drops its connections, empties /run, changes the boot id, and starts
 // the installed kernel. The rest of the file tree and the packages survive, half-configured ones too.
 //
