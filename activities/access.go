@@ -126,6 +126,9 @@ func (x *Access) output(a *attempt, t target, in NodeInput, job jobRun) (answer,
 	if why := said.value("failed"); why != "" && end.State == remote.JobExited && end.ExitCode != 0 {
 		return said, JobResult{Started: true}, failJob(operation.ErrRemoteExit, t.host.Name, job.spec.ID.Dir(), remote.Tail(end.tail, maxTail), "%s", remote.Escape(why))
 	}
+	if end.State == remote.JobExited && end.ExitCode != 0 && !end.NeverStarted && said.value("reverted") == "" { // its command is a script that nobody wants to read
+		return said, JobResult{Started: true}, failJob(operation.ErrRemoteExit, t.host.Name, job.spec.ID.Dir(), remote.Tail(end.tail, maxTail), "%s ended with exit code %d: %s", job.spec.ID.Step, end.ExitCode, orNothing(tellingLine(string(end.tail))))
+	}
 	result, err := job.result(end)
 	return said, result, err
 }
@@ -393,6 +396,42 @@ func (x *Access) refused(a *attempt, from, to target, in AccessNodeInput) (JobRe
 		return out, fail(operation.ErrVerify, to.node.Name, "%s still gets in: another file of keys, or another key of it, leads there (AuthorizedKeysFile, a certificate, an agent)", from.node.Name)
 	}
 	out.Notes = notes("login from " + from.node.Name + " is refused: " + got.why)
+	return out, nil
+}
+
+// PasswordsReadyResult is what stands in the way of switching password logins.
+type PasswordsReadyResult struct {
+	// Problems are one line each, with the node before it.
+	Problems []string `json:"problems,omitempty"`
+}
+
+// PasswordsReady asks nodes, side by side, whether their password logins can be switched: sudo has to run a shell. It changes nothing. A node that does not answer is none of its problems: the preflight tells of
+// it.
+func (x *Access) PasswordsReady(ctx context.Context, in AccessLookInput) (PasswordsReadyResult, error) {
+	a := begin(ctx, "sudo")
+	defer a.finish()
+	s, err := x.Nodes.Source.site(in.Cluster)
+	if err != nil {
+		return PasswordsReadyResult{}, err
+	}
+	targets, err := s.targets(in.Nodes)
+	if err != nil {
+		return PasswordsReadyResult{}, err
+	}
+	refused := make([]bool, len(targets))
+	each(len(targets), func(i int) {
+		said, err := ask(a.ctx, x.Nodes.Connections, targets[i].host, accessScript, "", flag(targets[i].host.User != "root"))
+		refused[i] = err == nil && said.value("sudo") == ""
+	})
+	if a.ctx.Err() != nil {
+		return PasswordsReadyResult{}, ended(a.ctx)
+	}
+	var out PasswordsReadyResult
+	for i, name := range in.Nodes {
+		if refused[i] {
+			out.Problems = append(out.Problems, fmt.Sprintf("%s: sudo does not let %s run a shell without a password, which switching password logins needs: install deploy/sudoers/katoflow-access there", name, targets[i].host.User))
+		}
+	}
 	return out, nil
 }
 

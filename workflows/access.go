@@ -95,7 +95,19 @@ func (p *access) ready(ctx workflow.Context) (problems, warnings []string, err e
 	if p.in.DisablePasswords && len(p.plan.Others) > 0 && !slices.Contains(names(p.plan), from) {
 		warnings = append(warnings, fmt.Sprintf("%s itself is not among the nodes whose password logins are switched off", from))
 	}
-	return nil, warnings, nil
+	if !p.in.Passwords() {
+		return nil, warnings, nil
+	}
+	asked := slices.DeleteFunc(names(p.plan), func(name string) bool { return slices.Contains(p.strangers, name) })
+	var access *activities.Access
+	for part := range slices.Chunk(asked, nodesPerChunk) {
+		var out activities.PasswordsReadyResult
+		if err := workflow.ExecuteActivity(following(ctx, "sudo on "+count(len(part), "node"), nodesWithin), access.PasswordsReady, activities.AccessLookInput{Cluster: p.in.Cluster, Nodes: part}).Get(ctx, &out); err != nil {
+			return nil, nil, err
+		}
+		problems = append(problems, out.Problems...)
+	}
+	return problems, warnings, nil
 }
 
 // accessFrom is the node that reaches the others.

@@ -39,6 +39,12 @@ func (s *site) accessCheck(code int, args ...string) map[string]operation.Access
 	return out
 }
 
+// withAccess is an ALS cluster of a Core and two DEAs whose password logins can be switched.
+func withAccess(c *config) {
+	withPatches(c)
+	c.access = true
+}
+
 // door is what leads into a node by SSH, with its faults.
 type door interface {
 	// AuthorizedKeys are the lines of the login user's authorized_keys; SetPassword gives that user one, and OfferedMethods are the ways to log in that the server offers now.
@@ -77,7 +83,7 @@ func (s *site) onlyWorker(nodes ...string) {
 
 func TestAccess_Granted_EveryLoginWorksOnceAndForAll(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, nil, nil, withPatches)
+	s := newSite(t, nil, nil, withAccess)
 	s.onlyWorker("dea-1", "dea-2")
 	s.worker("")
 	before := s.accessCheck(1)
@@ -110,7 +116,7 @@ func TestAccess_Granted_EveryLoginWorksOnceAndForAll(t *testing.T) {
 
 func TestAccess_PasswordsOff_OnTrialAndBack(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, nil, nil, withPatches)
+	s := newSite(t, nil, nil, withAccess)
 	for _, n := range s.names() {
 		s.door(n).SetPassword("first contact")
 		require.Contains(t, s.door(n).OfferedMethods(), "password")
@@ -134,7 +140,7 @@ func TestAccess_PasswordsOff_OnTrialAndBack(t *testing.T) {
 
 func TestAccess_LoginDoesNotWorkWithoutPasswords_TheNodeTakesItBack(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, nil, nil, withPatches)
+	s := newSite(t, nil, nil, withAccess)
 	s.door("dea-1").BreakKeyLoginsOnReload(true)
 	f := s.fault("key logins do not work without passwords on a node")
 	s.worker("")
@@ -152,7 +158,7 @@ func TestAccess_LoginDoesNotWorkWithoutPasswords_TheNodeTakesItBack(t *testing.T
 
 func TestAccess_FirstContact_ByPasswordOnce(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, nil, nil, withPatches)
+	s := newSite(t, nil, nil, withAccess)
 	secret := filepath.Join(t.TempDir(), "password")
 	require.NoError(t, os.WriteFile(secret, []byte("first contact\n"), 0o600))
 	for _, n := range []string{"dea-1", "dea-2"} {
@@ -220,7 +226,7 @@ func TestAccess_WorkersOwnKey_IsNeverTakenAway(t *testing.T) {
 
 func TestAccess_FilesThatCannotBeWritten_AskAndNothingIsHalf(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, nil, nil, withPatches)
+	s := newSite(t, nil, nil, withAccess)
 	s.onlyWorker("dea-1", "dea-2")
 	before := s.door("dea-1").AuthorizedKeys()
 	s.door("dea-1").ReadOnlyHome(true)
@@ -239,9 +245,26 @@ func TestAccess_FilesThatCannotBeWritten_AskAndNothingIsHalf(t *testing.T) {
 	f.end(parkedFor(operation.StepKeys, "retried"))
 }
 
-func TestAccess_NodeSkipped_NoPasswordGoes(t *testing.T) {
+func TestAccess_Preflight_NamesEveryProblemAtOnce_AndTouchesNothing(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, nil, nil, withPatches)
+	if !onHosts() { // where sudo runs little by itself
+		s.cluster.Node("dea-1").SudoPassword(true)
+		s.cluster.Node("core").SudoPassword(true)
+	}
+	before := s.door("dea-1").AuthorizedKeys()
+	s.worker("")
+	out := s.cli(7, "access", "grant", s.cluster.Name(), "--disable-passwords")
+	require.Regexp(t, `core: sudo does not let .* run a shell .*deploy/sudoers/katoflow-access`, out.Stderr)
+	require.Regexp(t, `dea-1: sudo does not let .* run a shell`, out.Stderr)
+	require.Equal(t, before, s.door("dea-1").AuthorizedKeys())
+	require.Contains(t, s.cli(2, "access", "grant", s.cluster.Name(), "--from", "nobody").Stderr, "nobody")
+	require.Contains(t, s.cli(7, "access", "grant", s.cluster.Name(), "--password-file", "/not/there").Stderr, "no such file")
+}
+
+func TestAccess_NodeSkipped_NoPasswordGoes(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, nil, nil, withAccess)
 	s.onlyWorker("dea-2")
 	s.door("dea-2").ReadOnlyHome(true)
 	f := s.fault("a node is skipped that has not proved its logins")
@@ -258,7 +281,7 @@ func TestAccess_NodeSkipped_NoPasswordGoes(t *testing.T) {
 
 func TestAccess_ServerKeepsItsConfiguration_IsFoundOut(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, nil, nil, withPatches)
+	s := newSite(t, nil, nil, withAccess)
 	s.door("dea-1").SSHDNeverReloads(true)
 	f := s.fault("sshd of a node does not take its new configuration")
 	s.worker("")
@@ -277,7 +300,7 @@ func TestAccess_ServerKeepsItsConfiguration_IsFoundOut(t *testing.T) {
 
 func TestAccess_MatchBlockAllowsPasswords_IsFoundOut(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, nil, nil, withPatches)
+	s := newSite(t, nil, nil, withAccess)
 	config, err := s.cluster.Node("dea-1").ReadFile("/etc/ssh/sshd_config")
 	require.NoError(t, err)
 	allows := string(config) + "\nMatch User " + s.cluster.LoginUser() + "\n\tPasswordAuthentication yes\n"
@@ -310,7 +333,7 @@ func (s *site) inTrial(ctx context.Context, node string) error {
 
 func TestAccess_NodeRebootsInATrial_TheOldConfigurationHoldsAndItIsTriedAgain(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, nil, nil, withPatches)
+	s := newSite(t, nil, nil, withAccess)
 	// No login is found to work, so that the trial lasts.
 	s.door("dea-1").BreakKeyLoginsOnReload(true)
 	f := s.fault("a node reboots while its password logins are on trial")
@@ -327,7 +350,7 @@ func TestAccess_NodeRebootsInATrial_TheOldConfigurationHoldsAndItIsTriedAgain(t 
 
 func TestAccess_CancelledInATrial_IsTakenBackAtOnce(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, nil, nil, withPatches)
+	s := newSite(t, nil, nil, withAccess)
 	s.door("dea-1").BreakKeyLoginsOnReload(true)
 	f := s.fault("cancelled while password logins are on trial")
 	s.worker("")
@@ -348,7 +371,7 @@ func TestKillMatrix_OfAccess(t *testing.T) {
 	t.Run("points", func(t *testing.T) {
 		m := matrix{
 			site: func(t *testing.T) *site {
-				s := newSite(t, nil, nil, withPatches, oneDEA)
+				s := newSite(t, nil, nil, withAccess, oneDEA)
 				s.onlyWorker("dea-1")
 				return s
 			},

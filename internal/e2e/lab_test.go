@@ -89,6 +89,11 @@ func startHosts(t *testing.T, cfg config) cluster {
 		require.NoError(t, err)
 		lc.Sudoers = map[string][]byte{"katoflow-images": sudoers}
 	}
+	if cfg.access {
+		sudoers, err := os.ReadFile(harness.Root() + "/deploy/sudoers/katoflow-access")
+		require.NoError(t, err)
+		lc.Sudoers = map[string][]byte{"katoflow-access": sudoers}
+	}
 	if cfg.nodes == nil {
 		lc.Nodes = lab.DefaultNodes(5)
 	}

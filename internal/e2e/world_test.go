@@ -103,6 +103,8 @@ type config struct {
 	seated bool
 	// images: the DEAs have docker with a base image; registry: there is one that they push to.
 	images, registry bool
+	// access: sudo runs a shell, as switching password logins needs it.
+	access bool
 	// disk is the size in bytes of a real host's disk, 0 for the usual.
 	disk int64
 	// simulated changes what only the simulated cluster has.
