@@ -259,7 +259,7 @@ func TestAccess_Preflight_NamesEveryProblemAtOnce_AndTouchesNothing(t *testing.T
 	require.Regexp(t, `dea-1: sudo does not let .* run a shell`, out.Stderr)
 	require.Equal(t, before, s.door("dea-1").AuthorizedKeys())
 	require.Contains(t, s.cli(2, "access", "grant", s.cluster.Name(), "--from", "nobody").Stderr, "nobody")
-	require.Contains(t, s.cli(7, "access", "grant", s.cluster.Name(), "--password-file", "/not/there").Stderr, "no such file")
+	require.Contains(t, s.cli(2, "access", "grant", s.cluster.Name(), "--password-file", "/not/there").Stderr, "no such file")
 }
 
 func TestAccess_NodeSkipped_NoPasswordGoes(t *testing.T) {
