@@ -45,6 +45,8 @@ type scenario struct {
 	image, again, autoscaling bool
 	// patch is install, revert or reinstall: an operation on kato's patches.
 	patch string
+	// access is grant or revoke: an operation on logins by SSH key.
+	access string
 	// snapshot is a set of snapshots of an ALS cluster with a hypervisor; backup is set, too, for its bucket.
 	snapshot bool
 	// rollback goes back to a set that is taken before; snapshot is set, too.
@@ -220,6 +222,24 @@ func cases() []scenario {
 		{name: "patch-revert", als: true, patch: "revert", args: []string{"--all"}, faults: patches("dea-1", katodouble.PatchesPatch{Install: allPatches()}), phase: operation.PhaseDone},
 		{name: "patch-dry-run", als: true, patch: "install", args: []string{"--dry-run"}, phase: operation.PhaseDone},
 		{name: "patch-refused", als: true, patch: "install", args: []string{"no-such-fix"}, phase: operation.PhaseFailed},
+		{name: "access-grant", als: true, access: "grant", phase: operation.PhaseDone, faults: onlyOperator("dea-1"), script: (*recording).accessCheck},
+		{name: "access-passwords-off", als: true, access: "grant", args: []string{"--disable-passwords"}, phase: operation.PhaseDone},
+		{name: "access-asked-retried", als: true, access: "grant", phase: operation.PhaseDone, faults: func(c *simcluster.Cluster) {
+			onlyOperator("dea-1")(c)
+			c.Node("dea-1").ReadOnlyHome(true)
+		}, script: func(r *recording) {
+			r.until("a question", func(report operation.Report) bool { return len(report.Questions) > 0 })
+			r.cluster.Node("dea-1").ReadOnlyHome(false)
+			r.answer("dea-1", operation.Retry)
+		}},
+		{name: "access-cancelled-in-a-trial", als: true, access: "grant", args: []string{"--disable-passwords", "--nodes", "dea-1"}, phase: operation.PhaseCancelled,
+			faults: func(c *simcluster.Cluster) { c.Node("dea-1").BreakKeyLoginsOnReload(true) }, script: func(r *recording) {
+				r.working("dea-1", "systemctl")
+				r.katoflow("op", "cancel", r.workflow, "--detach")
+			}},
+		{name: "access-revoke", als: true, access: "revoke", args: []string{"--restore-passwords"}, phase: operation.PhaseDone},
+		{name: "access-dry-run", als: true, access: "grant", args: []string{"--disable-passwords", "--dry-run"}, phase: operation.PhaseDone},
+		{name: "access-refused", als: true, access: "grant", args: []string{"--disable-passwords"}, phase: operation.PhaseFailed, faults: func(c *simcluster.Cluster) { c.Node("dea-1").SudoPassword(true) }},
 		{name: "als-then-image", als: true, args: []string{"--nodes", "dea-1", "--then", "image"}, phase: operation.PhaseDone},
 		{name: "snapshot", als: true, backup: true, snapshot: true, phase: operation.PhaseDone,
 			script: (*recording).sets},
@@ -503,6 +523,10 @@ func (r *recording) run() error {
 		r.workflow = operation.WorkflowID(r.name, operation.PatchAction(r.patch).Kind(), "op-1")
 		args = append(append([]string{"patch", r.patch, r.name}, r.args...), "--id", "op-1", "--detach")
 	}
+	if r.access != "" {
+		r.workflow = operation.WorkflowID(r.name, operation.AccessAction(r.access).Kind(), "op-1")
+		args = append(append([]string{"access", r.access, r.name}, r.args...), "--id", "op-1", "--detach")
+	}
 	if r.apps != "" {
 		r.workflow = operation.WorkflowID(r.name, "apps-"+r.apps, "op-1")
 		args = append([]string{"apps", r.apps, r.name, "--id", "op-1", "--detach"}, r.args...)
@@ -645,6 +669,28 @@ func allPatches() (names []string) {
 		names = append(names, p.Name)
 	}
 	return names
+}
+
+// onlyOperator leaves a node the worker's key alone.
+func onlyOperator(node string) func(*simcluster.Cluster) {
+	return func(c *simcluster.Cluster) {
+		n := c.Node(node)
+		n.SetAuthorizedKeys(slices.DeleteFunc(n.AuthorizedKeys(), func(line string) bool { return !strings.HasSuffix(line, "operator") })...)
+	}
+}
+
+// accessCheck keeps a look at who reaches whom, too.
+func (r *recording) accessCheck() {
+	r.ended(r.workflow)
+	id := operation.WorkflowID(r.name, operation.KindAccessCheck, "op-1")
+	r.do(func(ctx context.Context) error {
+		run, err := r.client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: id, TaskQueue: r.Queue}, operation.WorkflowAccessCheck, operation.AccessCheckInput{Cluster: r.name})
+		if err != nil {
+			return err
+		}
+		return run.Get(ctx, nil)
+	})
+	r.keep(operation.KindAccessCheck, id, "")
 }
 
 // patchStatus keeps a look at the patches, too.
