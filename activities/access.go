@@ -40,9 +40,9 @@ var (
 	pairScript      = script("ssh_pair", "ssh_pair_job")
 	keysScript      = script("ssh_pair", "ssh_keys")
 	knowScript      = plainScript("ssh_know")
-	loginScript     = script("ssh_login")
+	loginScript     = script("ssh_pair", "ssh_login")
 	accessScript    = script("ssh_pair", "ssh_status")
-	passwordsScript = script("ssh_passwords")
+	passwordsScript = script("ssh_pair", "ssh_passwords")
 )
 
 // AccessNodeInput is the input of a step on one node.
@@ -50,6 +50,8 @@ type AccessNodeInput struct {
 	NodeInput
 	// Change is what is asked for; its Request is not looked at. From and PublicKey are never empty.
 	Change operation.AccessInput `json:"change"`
+	// Given: the key is not that of From, but was given.
+	Given bool `json:"given,omitempty"`
 	// HostKeys are those that the node has told of itself, as TYPE KEY.
 	HostKeys []string `json:"hostKeys,omitempty"`
 }
@@ -69,7 +71,7 @@ func (s site) coreKeyJob(op Operation, t target, try int) remote.JobSpec {
 	return remote.JobSpec{ID: jobID(op, t.node.Name, operation.StepCoreKey, try), Lease: lease(op), Argv: []string{"sh", "-c", pairScript, "sh", "1"}}
 }
 
-func (s site) keysJob(op Operation, t target, try int, change operation.AccessInput) remote.JobSpec {
+func (s site) keysJob(op Operation, t target, try int, change operation.AccessInput, guarded []string) remote.JobSpec {
 	action, own := "add", "make"
 	switch {
 	case change.Action == operation.AccessRevoke && change.OwnKeys:
@@ -79,7 +81,7 @@ func (s site) keysJob(op Operation, t target, try int, change operation.AccessIn
 	case change.NoOwnKeys:
 		own = "without"
 	}
-	return remote.JobSpec{ID: jobID(op, t.node.Name, operation.StepKeys, try), Lease: lease(op), Argv: []string{"sh", "-c", keysScript, "sh", action, own, change.PublicKey}}
+	return remote.JobSpec{ID: jobID(op, t.node.Name, operation.StepKeys, try), Lease: lease(op), Argv: []string{"sh", "-c", keysScript, "sh", action, own, strings.Join(guarded, " "), change.PublicKey}}
 }
 
 // confirmation is the file on a node that says that its trial is over, well: root's, so that nobody else confirms it.
@@ -191,21 +193,23 @@ func (x *Access) ChangeKeys(ctx context.Context, in AccessNodeInput) (KeysResult
 	if err != nil {
 		return KeysResult{}, err
 	}
+	var guarded []string
 	if in.Change.Action == operation.AccessRevoke {
 		mine, err := x.Keys.PublicKeys(a.ctx, t.host)
 		if err != nil {
 			return KeysResult{}, nodeError(err)
 		}
 		for _, line := range mine {
-			if operation.KeyOf(line) == operation.KeyOf(in.Change.PublicKey) {
-				return KeysResult{}, fail(operation.ErrBadInput, t.host.Name, "this is the key with which katoflow itself logs in: it stays")
-			}
+			guarded = append(guarded, operation.KeyOf(line))
+		}
+		if slices.Contains(guarded, operation.KeyOf(in.Change.PublicKey)) {
+			return KeysResult{}, fail(operation.ErrBadInput, t.host.Name, "this is the key with which katoflow itself logs in: it stays")
 		}
 	}
-	said, result, err := x.output(a, t, in.NodeInput, x.Nodes.job(in.NodeInput, t, s.keysJob(in.Operation, t, in.JobTry, in.Change), keysWithin))
+	said, result, err := x.output(a, t, in.NodeInput, x.Nodes.job(in.NodeInput, t, s.keysJob(in.Operation, t, in.JobTry, in.Change, guarded), keysWithin))
 	out := KeysResult{JobResult: result, HostKeys: said.values["host-key"]}
 	out.HostKeys = slices.DeleteFunc(out.HostKeys[:min(len(out.HostKeys), 10)], func(line string) bool { return operation.CheckPublicKey(line) != nil })
-	for _, kind := range []struct{ key, what string }{{"added", "added"}, {"removed", "taken away"}, {"there", "was there"}, {"gone", "was not there"}} {
+	for _, kind := range []struct{ key, what string }{{"added", "added"}, {"removed", "taken away"}, {"there", "was there"}, {"gone", "was not there"}, {"guarded", "stays: the node reaches itself with it, or katoflow the node"}} {
 		for _, line := range said.values[kind.key] {
 			which := "key of " + in.Change.From
 			if operation.KeyOf(line) != operation.KeyOf(in.Change.PublicKey) {
@@ -236,21 +240,25 @@ type loginTry struct {
 	ways []string
 }
 
-// tryLogin logs in as the user of to by key, as kato does it, and asks which ways there are. The error is of package remote.
-func (x *Access) tryLogin(ctx context.Context, from, to target, port int, login, ways bool) (loginTry, error) {
+// tryLogin logs in as the user of to by key, as kato does it, and with the first key of from alone, and asks which ways there are. The error is of package remote.
+func (x *Access) tryLogin(ctx context.Context, from, to target, port int, login, ways, alone bool) (loginTry, error) {
 	address, err := nodeID(ctx, to)
 	if err != nil {
 		return loginTry{}, err
 	}
-	said, err := ask(ctx, x.Nodes.Connections, from.host, loginScript, to.host.User, address, strconv.Itoa(port), flag(login), flag(ways))
+	said, err := ask(ctx, x.Nodes.Connections, from.host, loginScript, to.host.User, address, strconv.Itoa(port), flag(login), flag(ways), flag(alone))
 	if err != nil {
 		return loginTry{}, err
 	}
 	text := said.sections["login"]
-	out := loginTry{in: said.exit("login-exit") == 0 && strings.Contains(text, "katoflow-is-in"), ways: offered(said.sections["ways"])}
+	in := said.exit("login-exit") == 0 && strings.Contains(text, "katoflow-is-in") && (!alone || said.exit("alone-exit") == 0)
+	out := loginTry{in: in, ways: offered(said.sections["ways"])}
 	if login && !out.in {
 		out.unknown = strings.Contains(text, "host key is known for")
 		out.why = orNothing(tellingSSH(text))
+		if alone && said.exit("login-exit") == 0 {
+			out.why = "another key gets in, and the one that was granted does not (has it a passphrase?): " + out.why
+		}
 	}
 	return out, nil
 }
@@ -289,7 +297,7 @@ func (x *Access) proveLogin(a *attempt, s site, from, to target, in AccessNodeIn
 	for try := 1; ; try++ {
 		var got loginTry
 		err := a.persist(from.host.Name, in.UnreachableAfter.D(), "", func(ctx context.Context) (err error) {
-			got, err = x.tryLogin(ctx, from, to, in.port(), true, false)
+			got, err = x.tryLogin(ctx, from, to, in.port(), true, false, true)
 			return err
 		})
 		switch {
@@ -354,6 +362,8 @@ func (x *Access) ProveLogins(ctx context.Context, in AccessNodeInput) (JobResult
 			return out, err
 		}
 		out.Notes = append(out.Notes, "login from "+from.node.Name+" proved")
+	case !in.Given:
+		return out, fail(operation.ErrVerify, from.node.Name, "its key is another one than at the beginning of the operation: start it anew")
 	default:
 		out.Notes = append(out.Notes, "a login with the key was not tried: its private half is not on "+from.node.Name)
 	}
@@ -381,12 +391,18 @@ func (x *Access) isKeyOf(a *attempt, from target, in AccessNodeInput) (is bool, 
 func (x *Access) refused(a *attempt, from, to target, in AccessNodeInput) (JobResult, error) {
 	out := JobResult{Started: true}
 	theirs, err := x.isKeyOf(a, from, in)
-	if err != nil || !theirs || from.node == to.node && !in.Change.OwnKeys {
+	switch {
+	case err != nil:
 		return out, err
+	case from.node == to.node && !in.Change.OwnKeys:
+		return out, nil
+	case !theirs:
+		out.Notes = []string{"that it is refused was not tried: its private half is not on " + from.node.Name}
+		return out, nil
 	}
 	var got loginTry
 	err = a.persist(from.host.Name, in.UnreachableAfter.D(), "", func(ctx context.Context) (err error) {
-		got, err = x.tryLogin(ctx, from, to, in.port(), true, false)
+		got, err = x.tryLogin(ctx, from, to, in.port(), true, false, false)
 		return err
 	})
 	switch {
@@ -401,11 +417,13 @@ func (x *Access) refused(a *attempt, from, to target, in AccessNodeInput) (JobRe
 
 // PasswordsReadyResult is what stands in the way of switching password logins.
 type PasswordsReadyResult struct {
+	// Warnings are one line each, with the node before it.
+	Warnings []string `json:"warnings,omitempty"`
 	// Problems are one line each, with the node before it.
 	Problems []string `json:"problems,omitempty"`
 }
 
-// PasswordsReady asks nodes, side by side, whether their password logins can be switched: sudo has to run a shell. It changes nothing. A node that does not answer is none of its problems: the preflight tells of
+// PasswordsReady asks nodes, side by side, whether their password logins can be switched: sudo has to run a shell; and what is to be thought of. It changes nothing. A node that does not answer is none of its problems: the preflight tells of
 // it.
 func (x *Access) PasswordsReady(ctx context.Context, in AccessLookInput) (PasswordsReadyResult, error) {
 	a := begin(ctx, "sudo")
@@ -418,17 +436,25 @@ func (x *Access) PasswordsReady(ctx context.Context, in AccessLookInput) (Passwo
 	if err != nil {
 		return PasswordsReadyResult{}, err
 	}
-	refused := make([]bool, len(targets))
+	saids, errs := make([]answer, len(targets)), make([]error, len(targets))
 	each(len(targets), func(i int) {
-		said, err := ask(a.ctx, x.Nodes.Connections, targets[i].host, accessScript, "", flag(targets[i].host.User != "root"))
-		refused[i] = err == nil && said.value("sudo") == ""
+		saids[i], errs[i] = ask(a.ctx, x.Nodes.Connections, targets[i].host, accessScript, "", flag(targets[i].host.User != "root"))
 	})
 	if a.ctx.Err() != nil {
 		return PasswordsReadyResult{}, ended(a.ctx)
 	}
 	var out PasswordsReadyResult
 	for i, name := range in.Nodes {
-		if refused[i] {
+		if errs[i] != nil {
+			continue
+		}
+		if saids[i].value("switched-off") != "" && !in.Switch {
+			out.Warnings = append(out.Warnings, name+": katoflow has switched its password logins off, and they stay so: see that another key than this one leads there (--restore-passwords takes it back)")
+		}
+		if saids[i].value("needs-passwords") != "" && in.Switch {
+			out.Warnings = append(out.Warnings, name+": its sshd_config asks some users for a password beside a key (AuthenticationMethods): they get in no more without passwords")
+		}
+		if in.Switch && saids[i].value("sudo") == "" {
 			out.Problems = append(out.Problems, fmt.Sprintf("%s: sudo does not let %s run a shell without a password, which switching password logins needs: install deploy/sudoers/katoflow-access there", name, targets[i].host.User))
 		}
 	}
@@ -525,7 +551,7 @@ func (x *Access) ChangePasswords(ctx context.Context, in AccessNodeInput) (Passw
 func (x *Access) waysOf(a *attempt, from, to target, in AccessNodeInput) (ways []string, err error) {
 	for try := 1; try <= loginAgain; try++ {
 		err = a.persist(from.host.Name, in.UnreachableAfter.D(), "", func(ctx context.Context) error {
-			got, err := x.tryLogin(ctx, from, to, in.port(), false, true)
+			got, err := x.tryLogin(ctx, from, to, in.port(), false, true, false)
 			ways = got.ways
 			return err
 		})
@@ -586,7 +612,7 @@ func (x *Access) answerTrial(ctx context.Context, t target, file string) error {
 }
 
 func confirmCommand(t target, file string) []string {
-	argv := []string{"touch", file}
+	argv := []string{"sh", "-c", `touch "$1"`, "sh", file}
 	if t.host.User != "root" {
 		argv = append([]string{"sudo", "-n"}, argv...)
 	}
@@ -602,19 +628,12 @@ func (x *Access) worksWithout(ctx context.Context, s site, from, t target, in Ac
 	if err != nil {
 		return err
 	}
-	said, err := ask(ctx, x.Nodes.Connections, from.host, accessScript, "", "0")
-	if err != nil {
-		return err
-	}
-	ways := []target{t}
-	if in.Change.NoOwnKeys {
-		ways = nil
-	}
-	if operation.KeyOf(said.value("public")) == operation.KeyOf(in.Change.PublicKey) {
-		ways = append(ways, from)
+	ways := []target{from, t}
+	if in.Change.NoOwnKeys || from.node == t.node {
+		ways = ways[:1]
 	}
 	for _, way := range ways {
-		got, err := x.tryLogin(ctx, way, t, in.port(), true, false)
+		got, err := x.tryLogin(ctx, way, t, in.port(), true, false, true)
 		if err != nil {
 			return err
 		}
@@ -698,9 +717,13 @@ func (x *Access) introduce(ctx context.Context, t target, password []byte, dry b
 		_, err = x.Nodes.Connections.Run(ctx, host, remote.Command{Argv: []string{"true"}})
 		return err == nil, err
 	}
-	said, err := ask(ctx, x.Nodes.Connections, host, keysScript, "add", "without", lines[0])
+	ran, err := x.Nodes.Connections.Run(ctx, host, remote.Command{Script: keysScript, Args: []string{"add", "without", "", lines[0]}, AnyExit: true})
 	if err != nil {
 		return false, err
+	}
+	said := parseAnswer(ran.Stdout)
+	if why := said.value("failed"); why != "" || !said.complete {
+		return false, fail(operation.ErrRemoteExit, t.host.Name, "the worker's key cannot be added: %s", remote.Escape(orNothing(why)))
 	}
 	if _, err := x.Nodes.Connections.Run(ctx, t.host, remote.Command{Argv: []string{"true"}}); err != nil {
 		hint := ""
@@ -718,6 +741,8 @@ type AccessLookInput struct {
 	Nodes   []string `json:"nodes"`
 	From    string   `json:"from"`
 	Port    int      `json:"port,omitempty"`
+	// Switch: password logins are to be switched.
+	Switch bool `json:"switch,omitempty"`
 }
 
 // LookAtAccess tries, from one node, the logins to all nodes, and each node's own, and tells what stands in the way. It changes nothing: a host key that is not known is a login that does not work.
@@ -782,13 +807,13 @@ func (x *Access) lookAt(ctx context.Context, from, t target, key string, port in
 		}
 		return oneLine(got.why, 200)
 	}
-	own, err := x.tryLogin(ctx, t, t, port, true, true)
+	own, err := x.tryLogin(ctx, t, t, port, true, true, false)
 	row.OwnLogin, row.Methods = word(own, err), own.ways
 	if from.node == t.node {
 		row.FromLogin = row.OwnLogin
 		return row, nil
 	}
-	theirs, err := x.tryLogin(ctx, from, t, port, true, true)
+	theirs, err := x.tryLogin(ctx, from, t, port, true, true, false)
 	row.FromLogin = word(theirs, err)
 	if theirs.ways != nil {
 		row.Methods = theirs.ways // as others see it

@@ -1,12 +1,14 @@
 package activities
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -64,7 +66,7 @@ func TestKeysScript_LineIsAddedOnceAndTakenAway_TheRestStaysAsItIs(t *testing.T)
 					c.added = c.before
 				}
 				for range 2 {
-					a, err := run(home, keysScript, "add", "without", grantedLine)
+					a, err := run(home, keysScript, "add", "without", "", grantedLine)
 					require.NoError(t, err)
 					require.True(t, a.complete)
 					now, err := os.ReadFile(file)
@@ -75,7 +77,7 @@ func TestKeysScript_LineIsAddedOnceAndTakenAway_TheRestStaysAsItIs(t *testing.T)
 				require.NoError(t, err)
 				require.Equal(t, map[bool]os.FileMode{true: 0o600, false: 0o640}[c.before == ""], info.Mode().Perm())
 				for _, told := range []string{"removed", "gone"} {
-					a, err := run(home, keysScript, "remove", "without", grantedLine)
+					a, err := run(home, keysScript, "remove", "without", "", grantedLine)
 					require.NoError(t, err)
 					require.Equal(t, []string{grantedLine}, a.values[told])
 					now, err := os.ReadFile(file)
@@ -93,6 +95,36 @@ func TestKeysScript_LineIsAddedOnceAndTakenAway_TheRestStaysAsItIs(t *testing.T)
 	})
 }
 
+func TestKeysScript_Remove_TakesNothingElseAway(t *testing.T) {
+	inShells(t, func(t *testing.T, run func(home, text string, args ...string) (answer, error)) {
+		home := t.TempDir()
+		file := filepath.Join(home, ".ssh", "authorized_keys")
+		require.NoError(t, os.Mkdir(filepath.Join(home, ".ssh"), 0o700))
+		latin := strings.Replace(anotherLine, "somebody", "M\xfcller", 1)
+		require.NoError(t, os.WriteFile(file, []byte(latin+"\n"+grantedLine+"\n"), 0o600))
+		t.Setenv("LC_ALL", "C.UTF-8")
+		a, err := run(home, keysScript, "remove", "without", operation.KeyOf(grantedLine), grantedLine)
+		require.NoError(t, err)
+		require.Equal(t, []string{grantedLine}, a.values["guarded"])
+		_, err = run(home, keysScript, "remove", "without", "", grantedLine)
+		require.NoError(t, err)
+		now, err := os.ReadFile(file)
+		require.NoError(t, err)
+		require.Equal(t, latin+"\n", string(now))
+
+		zeros := append([]byte(grantedLine+"\n"), make([]byte, 100)...)
+		require.NoError(t, os.WriteFile(file, zeros, 0o600))
+		for _, action := range []string{"add", "remove"} {
+			a, err = run(home, keysScript, action, "without", "", grantedLine)
+			require.Error(t, err)
+			require.Contains(t, a.value("failed"), "holds zero bytes")
+			now, err = os.ReadFile(file)
+			require.NoError(t, err)
+			require.Equal(t, zeros, now)
+		}
+	})
+}
+
 func TestKeysScript_ALink_StaysOne(t *testing.T) {
 	inShells(t, func(t *testing.T, run func(home, text string, args ...string) (answer, error)) {
 		home := t.TempDir()
@@ -102,7 +134,7 @@ func TestKeysScript_ALink_StaysOne(t *testing.T) {
 		file := filepath.Join(home, ".ssh", "authorized_keys")
 		require.NoError(t, os.Symlink(elsewhere, file))
 		for _, c := range [][2]string{{"add", anotherLine + "\n" + grantedLine + "\n"}, {"remove", anotherLine + "\n"}} {
-			_, err := run(home, keysScript, c[0], "without", grantedLine)
+			_, err := run(home, keysScript, c[0], "without", "", grantedLine)
 			require.NoError(t, err)
 			now, err := os.ReadFile(elsewhere)
 			require.NoError(t, err)
@@ -120,7 +152,7 @@ func TestKeysScript_OwnKey_IsMadeOnceAndNeverWrittenOver(t *testing.T) {
 	}
 	inShells(t, func(t *testing.T, run func(home, text string, args ...string) (answer, error)) {
 		home := t.TempDir()
-		a, err := run(home, keysScript, "add", "make", grantedLine)
+		a, err := run(home, keysScript, "add", "make", "", grantedLine)
 		require.NoError(t, err)
 		require.NotEmpty(t, a.value("made"))
 		require.NoError(t, operation.CheckPublicKey(a.value("public")))
@@ -133,7 +165,7 @@ func TestKeysScript_OwnKey_IsMadeOnceAndNeverWrittenOver(t *testing.T) {
 
 		// A public half that does not belong to it is not believed.
 		require.NoError(t, os.WriteFile(private+".pub", []byte(anotherLine+"\n"), 0o644))
-		b, err := run(home, keysScript, "add", "make", grantedLine)
+		b, err := run(home, keysScript, "add", "make", "", grantedLine)
 		require.NoError(t, err)
 		require.Empty(t, b.value("made"))
 		require.Equal(t, operation.KeyOf(a.value("public")), operation.KeyOf(b.value("public")))
@@ -160,7 +192,7 @@ func TestKeysScript_OthersMayWrite_IsTold(t *testing.T) {
 		home := t.TempDir()
 		require.NoError(t, os.Mkdir(filepath.Join(home, ".ssh"), 0o700))
 		require.NoError(t, os.Chmod(filepath.Join(home, ".ssh"), 0o775))
-		a, err := run(home, keysScript, "add", "without", grantedLine)
+		a, err := run(home, keysScript, "add", "without", "", grantedLine)
 		require.NoError(t, err)
 		require.Equal(t, []string{filepath.Join(home, ".ssh") + " 775"}, a.values["loose"])
 	})
@@ -177,7 +209,14 @@ ssh)
 	echo "user@host: Permission denied ($ways)." >&2
 	exit 255
 	;;
-sleep) [ ! -e "$STATE/confirm" ] || touch "$(cat "$STATE/confirm")" ;;
+sleep)
+	if [ -e "$STATE/kill" ] && [ -e "$CONFIG.katoflow-trial" ] && tr '\\0' ' ' <"/proc/$PPID/cmdline" | grep -q 'action=.1 confirmed'; then
+		rm "$STATE/kill"
+		kill -9 "$PPID"
+	fi
+	[ ! -e "$STATE/confirm" ] || touch "$(cat "$STATE/confirm")"
+	/bin/sleep 0.05
+	;;
 sync) ;;
 esac
 `
@@ -196,6 +235,8 @@ func TestPasswordsScript_OnTrial_KeptWhenConfirmedAndElseAsItWas(t *testing.T) {
 			"confirmed":       {before: first, confirm: "confirmed", told: "changed", changed: true},
 			"nobody confirms": {before: first, told: "reverted"},
 			"called off":      {before: first, confirm: "confirmed.not", told: "reverted"},
+			"killed":          {before: first, state: "kill"},
+			"our lines, cut":  {before: first + "# katoflow: password logins are off; katoflow access revoke --restore-passwords takes this away\nPort 2222\n", failed: "whether somebody has changed katoflow's lines"},
 			"Match block":     {before: first + "Match User stackato\nPasswordAuthentication yes\n", failed: "look for a Match block"},
 			"never reloads":   {before: first, state: "never", failed: "sshd still offers"},
 			"reload fails":    {before: first, state: "reload-fails", failed: "sshd was not reloaded"},
@@ -226,6 +267,13 @@ func TestPasswordsScript_OnTrial_KeptWhenConfirmedAndElseAsItWas(t *testing.T) {
 					return run(dir, text, action, filepath.Join(dir, "confirmed"), "3", "stackato", "10.0.0.1", "22")
 				}
 				a, err := act("off")
+				if c.state == "kill" {
+					require.Eventually(t, func() bool {
+						_, err := os.Stat(config + ".katoflow-trial")
+						inForce, readErr := os.ReadFile(filepath.Join(state, "in-force"))
+						return errors.Is(err, os.ErrNotExist) && readErr == nil && string(inForce) == c.before
+					}, 30*time.Second, 20*time.Millisecond, "it is taken back although nobody is there")
+				}
 				now, readErr := os.ReadFile(config)
 				require.NoError(t, readErr)
 				info, statErr := os.Stat(config)
@@ -239,7 +287,7 @@ func TestPasswordsScript_OnTrial_KeptWhenConfirmedAndElseAsItWas(t *testing.T) {
 				if !c.changed {
 					require.Error(t, err)
 					require.Equal(t, c.before, string(now))
-					if c.state == "" {
+					if c.state == "" || c.state == "kill" {
 						require.Equal(t, c.before, string(inForce))
 					}
 					require.Contains(t, a.value("failed"), c.failed)

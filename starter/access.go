@@ -239,7 +239,9 @@ func (f *accessFlags) input(c *cli, cluster string) (operation.AccessInput, erro
 		problems = append(problems, "--password-file is empty: name a file on the worker")
 	}
 	if f.from != "" {
-		problems = append(problems, checkNodes([]string{f.from})...)
+		for _, problem := range checkNodes([]string{f.from}) {
+			problems = append(problems, strings.Replace(problem, "--nodes", "--from", 1))
+		}
 	}
 	if in.Cluster != "" {
 		rest := in

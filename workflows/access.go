@@ -56,14 +56,22 @@ func (p *access) introduce(ctx workflow.Context) *operation.Failure {
 	}
 	p.report.Message = "first contact"
 	p.refresh(ctx)
+	meant := names(p.plan)
+	if from, problem := accessFrom(p.plan, p.in.From); problem == "" && !slices.Contains(meant, from) {
+		meant = append(meant, from)
+	}
 	var access *activities.Access
 	var problems, introduced []string
-	for part := range slices.Chunk(slices.Concat(names(p.plan), p.plan.Others), nodesPerChunk) {
+	for part := range slices.Chunk(meant, nodesPerChunk) {
 		var out activities.FirstContactResult
 		err := workflow.ExecuteActivity(following(ctx, "first contact with "+count(len(part), "node"), nodesWithin), access.FirstContact,
 			activities.FirstContactInput{Operation: p.op, Nodes: part, Password: p.in.Password, DryRun: p.in.DryRun}).Get(ctx, &out)
 		if err != nil {
-			return operation.FailureOf(err)
+			f := operation.FailureOf(err)
+			if len(introduced) > 0 {
+				f.Message += fmt.Sprintf("; %s got the worker's key before (%s)", count(len(introduced), "node"), strings.Join(bound(introduced, 10), ", "))
+			}
+			return f
 		}
 		problems, introduced = append(problems, out.Problems...), append(introduced, out.Introduced...)
 	}
@@ -72,6 +80,7 @@ func (p *access) introduce(ctx workflow.Context) *operation.Failure {
 		p.strangers, done = introduced, "would get the worker's key: the password is right there"
 	}
 	if len(introduced) > 0 {
+		p.touched = !p.in.DryRun
 		p.warn(fmt.Sprintf("%s %s (%s)", count(len(introduced), "node"), done, strings.Join(bound(introduced, 10), ", ")))
 	}
 	if len(problems) == 0 {
@@ -95,19 +104,19 @@ func (p *access) ready(ctx workflow.Context) (problems, warnings []string, err e
 	if p.in.DisablePasswords && len(p.plan.Others) > 0 && !slices.Contains(names(p.plan), from) {
 		warnings = append(warnings, fmt.Sprintf("%s itself is not among the nodes whose password logins are switched off", from))
 	}
-	if !p.in.Passwords() {
+	if !p.in.Passwords() && p.in.Action == operation.AccessGrant {
 		return nil, warnings, nil
 	}
 	asked := slices.DeleteFunc(names(p.plan), func(name string) bool { return slices.Contains(p.strangers, name) })
 	var access *activities.Access
 	for part := range slices.Chunk(asked, nodesPerChunk) {
 		var out activities.PasswordsReadyResult
-		if err := workflow.ExecuteActivity(following(ctx, "sudo on "+count(len(part), "node"), nodesWithin), access.PasswordsReady, activities.AccessLookInput{Cluster: p.in.Cluster, Nodes: part}).Get(ctx, &out); err != nil {
+		if err := workflow.ExecuteActivity(following(ctx, "sudo on "+count(len(part), "node"), nodesWithin), access.PasswordsReady, activities.AccessLookInput{Cluster: p.in.Cluster, Nodes: part, Switch: p.in.Passwords()}).Get(ctx, &out); err != nil {
 			return nil, nil, err
 		}
-		problems = append(problems, out.Problems...)
+		problems, warnings = append(problems, out.Problems...), append(warnings, out.Warnings...)
 	}
-	return problems, warnings, nil
+	return problems, bound(warnings, 50), nil
 }
 
 // accessFrom is the node that reaches the others.
@@ -145,7 +154,7 @@ func (p *access) nodeWorkflow() (name, what string) {
 }
 
 func (p *access) nodeInput(task nodeTask) any {
-	in := nodeAccessInput{nodeTask: task, Change: p.change()}
+	in := nodeAccessInput{nodeTask: task, Change: p.change(), Given: p.in.PublicKey != ""}
 	if p.in.Action == operation.AccessRevoke {
 		in.Passwords, in.Keys = p.in.RestorePasswords, !p.in.KeepKeys
 	} else {
@@ -243,6 +252,7 @@ func (p *access) switchOff(ctx workflow.Context) {
 		case operation.NodeDone:
 			p.switched++
 		case operation.NodePending:
+			n.Status = operation.NodeDone // what was begun with it before
 			n.Notes = append(n.Notes, "its password logins are as they were")
 		}
 	}
@@ -259,8 +269,12 @@ func (p *access) outcomeText() string {
 	switch {
 	case p.in.KeepKeys:
 		return "password logins put back on " + nodes
+	case p.in.Action == operation.AccessRevoke && p.in.PublicKey != "":
+		return "the key is out of authorized_keys on " + nodes
 	case p.in.Action == operation.AccessRevoke:
-		return fmt.Sprintf("the key leads to none of %s any more", nodes)
+		return fmt.Sprintf("the key of %s is out of authorized_keys on %s", p.in.From, nodes)
+	case p.in.PublicKey != "":
+		return "the key is in authorized_keys on " + nodes
 	case p.in.DisablePasswords:
 		return fmt.Sprintf("%s reaches %s by key, password logins are off on %d", p.in.From, nodes, p.switched)
 	}
@@ -286,7 +300,15 @@ func AccessCheck(ctx workflow.Context, in operation.AccessCheckInput) (operation
 		if err := workflow.ExecuteActivity(following(ctx, "who reaches "+count(len(part), "node"), nodesWithin), access.LookAtAccess, activities.AccessLookInput{Cluster: in.Cluster, Nodes: part, From: from, Port: in.Port}).Get(ctx, &now); err != nil {
 			return out, err
 		}
-		out.Key, out.Nodes, out.Problems = now.Key, append(out.Nodes, now.Nodes...), append(out.Problems, now.Problems...)
+		if out.Key == "" {
+			out.Key = now.Key
+		}
+		out.Nodes = append(out.Nodes, now.Nodes...)
+		for _, problem := range now.Problems {
+			if !slices.Contains(out.Problems, problem) {
+				out.Problems = append(out.Problems, problem)
+			}
+		}
 	}
 	out.Problems = bound(out.Problems, 500)
 	return out, nil

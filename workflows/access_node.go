@@ -11,6 +11,8 @@ import (
 type nodeAccessInput struct {
 	nodeTask
 	Change operation.AccessInput `json:"change"`
+	// Given: the key is not that of From, but was given.
+	Given bool `json:"given,omitempty"`
 	// Passwords: password logins are switched. Keys: keys are changed.
 	Passwords bool `json:"passwords,omitempty"`
 	Keys      bool `json:"keys,omitempty"`
@@ -43,7 +45,7 @@ func (n *nodeAccess) firstJobTry(string) int                              { retu
 func (n *nodeAccess) backTo(*operation.Failure) (step string, jobTry int) { return "", 0 }
 
 func (n *nodeAccess) accessInput() activities.AccessNodeInput {
-	return activities.AccessNodeInput{NodeInput: n.input(), Change: n.in.Change, HostKeys: n.progress.HostKeys}
+	return activities.AccessNodeInput{NodeInput: n.input(), Change: n.in.Change, Given: n.in.Given, HostKeys: n.progress.HostKeys}
 }
 
 func (n *nodeAccess) keys(ctx workflow.Context) error {
@@ -127,7 +129,11 @@ func (n *nodeAccess) settle(ctx workflow.Context) nodeResult {
 	case operation.StepPasswords:
 		var out activities.PasswordsResult
 		err := workflow.ExecuteActivity(following(ctx, n.summary("cancel: take the trial back"), n.ceiling()), access.ChangePasswords, in).Get(ctx, &out)
-		if err == nil && out.Started && !out.Interrupted && !out.Reverted {
+		switch {
+		case err != nil || !out.Started || out.Reverted:
+		case out.Interrupted:
+			state = "the node rebooted while its password logins were switched: see katoflow access check"
+		default:
 			state = "its password logins are switched"
 		}
 		return n.settled(state, err)

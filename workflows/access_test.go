@@ -245,7 +245,7 @@ func TestAccess_Revoke_PasswordsFirstThenKeys(t *testing.T) {
 	w := newAccessWorld(t)
 	report, err := w.access(func(in *operation.AccessInput) { in.Action, in.RestorePasswords = operation.AccessRevoke, true })
 	require.NoError(t, err)
-	require.Equal(t, "the key leads to none of 5 nodes any more", report.Message)
+	require.Equal(t, "the key of core is out of authorized_keys on 5 nodes", report.Message)
 	for _, n := range allNodes {
 		require.Less(t, w.f.place("ChangePasswords "+n), w.f.place("ChangeKeys "+n))
 		require.Less(t, w.f.place("ChangeKeys "+n), w.f.place("ProveLogins "+n))
@@ -284,6 +284,7 @@ func TestAccess_BadInput_NamesAll(t *testing.T) {
 		{func(in *operation.AccessInput) { in.Action, in.KeepKeys = operation.AccessRevoke, true }, "nothing is left to do"},
 		{func(in *operation.AccessInput) { in.Password = operation.SecretRef{Env: "A", File: "b"} }, "not in both"},
 		{func(in *operation.AccessInput) { in.Port = 70000 }, "port 70000"},
+		{func(in *operation.AccessInput) { in.DisablePasswords, in.PublicKey = true, accessKey }, "grant that one first"},
 	} {
 		w := newAccessWorld(t)
 		_, err := w.access(c.change)

@@ -60,6 +60,8 @@ type run struct {
 
 	// strangers are nodes that a dry run cannot ask, because they do not know the worker's key.
 	strangers []string
+	// touched: nodes were changed before the preflight, which tells of it.
+	touched bool
 
 	readOnlyMode
 	windows               *windows       // nil for none
@@ -256,7 +258,11 @@ func (r *run) askAllNodes(ctx workflow.Context) *operation.Failure {
 		if len(chunks) > 0 {
 			where = " on " + count(len(places), "node")
 		}
-		return &operation.Failure{Type: operation.ErrPreflight, Problems: bound(problems, 500), Message: fmt.Sprintf("%s%s: nothing was changed", count(len(problems), "problem"), where)}
+		changed := "nothing was changed"
+		if r.touched {
+			changed = "nothing else was changed than what the warnings say"
+		}
+		return &operation.Failure{Type: operation.ErrPreflight, Problems: bound(problems, 500), Message: fmt.Sprintf("%s%s: %s", count(len(problems), "problem"), where, changed)}
 	}
 	r.preflight.OperationID, r.preflight.WorkflowID, r.preflight.Nodes = r.req.OperationID, r.workflowID, len(r.plan.Nodes)
 	r.preflight.BrokenBefore, r.preflight.Warnings = r.report.BrokenBefore, bound(r.report.Warnings, 100)

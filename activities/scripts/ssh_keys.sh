@@ -1,7 +1,8 @@
-# Adds lines to this user's authorized_keys, or takes them away; mode and owner stay. Arguments: add or remove; make, with or without for the node's own key; then the lines.
+# Adds lines to this user's authorized_keys, or takes them away; mode and owner stay. Arguments: add or remove; make, with or without for the node's own key; keys that are never taken away, separated by blanks;
+# then the lines.
 
-action=$1 own=$2
-shift 2
+action=$1 own=$2 guarded=$3
+shift 3
 file=$HOME/.ssh/authorized_keys
 
 failed() {
@@ -37,49 +38,63 @@ add() {
 	failed "$file cannot be written: see its owner, its mode, and the space there"
 }
 
-# remove LINE
+# remove LINE: the new file is whole, and lacks just the lines with that key, before it takes the place of the old one.
 remove() {
 	key=$(printf '%s\n' "$1" | cut -d ' ' -f 2)
+	case " $guarded " in
+	*" $key "*)
+		say guarded "$1"
+		return
+		;;
+	esac
 	if ! holds "$key"; then
 		say gone "$1"
 		return
 	fi
-	kept=$(grep -v -F -e "$key" "$file")
-	rest=$(mktemp "$HOME/.ssh/katoflow.XXXXXX") && cp -p "$file" "$rest" || failed "no file can be made in $HOME/.ssh"
-	if [ -n "$kept" ]; then
-		printf '%s\n' "$kept" >"$rest"
-	else
-		true >"$rest"
-	fi || {
+	all=$(LC_ALL=C grep -c '' "$file") taken=$(LC_ALL=C grep -c -F -e "$key" "$file")
+	rest=$(mktemp "$(dirname "$file")/katoflow.XXXXXX") || failed "no file can be made beside $file"
+	cp -p "$file" "$rest"
+	LC_ALL=C grep -v -F -e "$key" "$file" >"$rest"
+	code=$?
+	if [ "$code" -gt 1 ] || [ "$(LC_ALL=C grep -c '' "$rest")" != $((all - taken)) ]; then
 		rm -f "$rest"
-		failed "there is no space in $HOME/.ssh"
-	}
-	if [ ! -h "$file" ] && [ "$(stat -c '%u %g %a' "$file")" = "$(stat -c '%u %g %a' "$rest")" ]; then
-		mv -f "$rest" "$file"
-	else
-		cat "$rest" >"$file" # through the link, or because its owner is another one
-		rm -f "$rest"
+		failed "$file cannot be written anew: see the space there"
 	fi
+	if [ "$(stat -c '%u %g %a' "$file")" != "$(stat -c '%u %g %a' "$rest")" ]; then
+		rm -f "$rest"
+		failed "$file belongs to somebody else: take the line out by hand"
+	fi
+	mv -f "$rest" "$file"
 	if holds "$key"; then
 		failed "$file cannot be written: see its owner and mode"
 	fi
 	say removed "$1"
 }
 
+if [ -h "$file" ]; then
+	file=$(readlink -f "$file")
+fi
+if [ -f "$file" ] && [ "$(wc -c <"$file")" != "$(LC_ALL=C tr -d '\000' <"$file" | wc -c)" ]; then
+	failed "$file holds zero bytes, as after a power cut: mend it first"
+fi
+make=0
+if [ "$own" = make ]; then
+	make=1
+fi
 mine=''
-if [ "$own" != without ]; then
-	make=0
-	if [ "$own" = make ]; then
-		make=1
-	fi
+if [ "$own" != without ] || [ "$action" = remove ]; then
 	told=$(pair "$make")
-	printf '%s\n' "$told"
 	mine=$(printf '%s\n' "$told" | grep '^@katoflow public ' | cut -d ' ' -f 3-)
+	if [ "$own" != without ]; then
+		printf '%s\n' "$told"
+	fi
 	if [ -z "$mine" ] && [ "$own" = make ]; then
 		failed "the node has no key of its own: $(printf '%s\n' "$told" | grep '^@katoflow no-key ' | cut -d ' ' -f 3-)"
 	fi
 fi
-if [ -n "$mine" ]; then
+if [ "$action" = remove ] && [ "$own" = without ] && [ -n "$mine" ]; then # it goes on reaching itself
+	guarded="$guarded $(printf '%s\n' "$mine" | cut -d ' ' -f 2)"
+elif [ -n "$mine" ]; then
 	set -- "$@" "$mine"
 fi
 for line in "$@"; do

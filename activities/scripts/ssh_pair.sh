@@ -1,10 +1,19 @@
-# pair MAKE: this user's key, the first of those that ssh takes by itself; with MAKE=1 it is made where there is none, whole or not at all. It tells `public LINE`, or `no-key REASON`.
+# ssh with what the proofs of logins need: a connection of its own, and nobody asked.
+bare_ssh() {
+	ssh -n -T -o BatchMode=yes -o ControlMaster=no -o ControlPath=none "$@"
+}
+
+# pair MAKE: this user's key, the first of those that ssh takes by itself; with MAKE=1 it is made where there is none, whole or not at all. It tells `public LINE` and `key-file FILE`, or `no-key REASON`.
 pair() {
 	home=$HOME/.ssh found=''
 	for name in id_rsa id_ecdsa id_ed25519; do
 		if [ -f "$home/$name" ]; then
 			found=$home/$name
 			break
+		fi
+		if [ -h "$home/$name" ]; then
+			say no-key "$home/$name is a link that leads nowhere"
+			return 1
 		fi
 	done
 	if [ -z "$found" ] && [ "$1" = 1 ]; then
@@ -32,15 +41,19 @@ pair() {
 	fi
 	# What the private key says counts; one with a passphrase does not say.
 	line=$(ssh-keygen -y -P '' -f "$found" </dev/null 2>/dev/null)
-	if [ -z "$line" ] && [ -f "$found.pub" ]; then
+	if [ -z "$line" ] && ssh-keygen -l -f "$found.pub" >/dev/null 2>&1; then
 		line=$(head -n 1 "$found.pub")
 	fi
+	if [ -z "$line" ]; then
+		say no-key "$found has a passphrase, and there is no $found.pub"
+		return 1
+	fi
 	case $line in
-	'') say no-key "$found has a passphrase, and there is no $found.pub" ;;
-	*' '*' '*) say public "$line" ;;
-	*) say public "$line $(id -un)@$(hostname)" ;;
+	*' '*' '*) ;;
+	*) line="$line $(id -un)@$(hostname)" ;;
 	esac
-	[ -n "$line" ]
+	say public "$line"
+	say key-file "$found"
 }
 
 # loose: what of this user's files others may write, which an SSH server refuses.
@@ -55,5 +68,5 @@ loose() {
 
 # holds KEY: authorized_keys has it on a line that is no comment.
 holds() {
-	grep -v '^[[:space:]]*#' "$HOME/.ssh/authorized_keys" 2>/dev/null | grep -F -q -e "$1"
+	LC_ALL=C grep -v '^[[:space:]]*#' "$HOME/.ssh/authorized_keys" 2>/dev/null | LC_ALL=C grep -F -q -e "$1"
 }

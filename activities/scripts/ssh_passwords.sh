@@ -1,9 +1,9 @@
-# Switches password logins off or back on, as root. While new logins by key are tried the server runs with the new configuration and the old one is on the disk again, so that this script's end, a
-# reboot, or a restart of the server puts the old one back. Arguments: off or on, the file with which the change is confirmed (and with .not after its name called off), seconds to wait for it, user, address and port for a look at the server.
+# Switches password logins off or back on, as root. While new logins by key are tried the server runs with the new configuration and the old one is on the disk again, so that a reboot or a restart of the server
+# puts the old one back; a process of its own does the same when this one is killed. Arguments: off or on, the file with which the change is confirmed (and with .not after its name called off), seconds to wait
+# for it, user, address and port for a look at the server.
 
 action=$1 confirmed=$2 patience=$3 user=$4 address=$5 port=$6
 config=/etc/ssh/sshd_config
-new=$config.katoflow-new old=$config.katoflow-old
 first='# katoflow: password logins are off; katoflow access revoke --restore-passwords takes this away'
 last='# katoflow: end'
 PATH=$PATH:/usr/sbin:/sbin
@@ -14,7 +14,7 @@ reload() {
 
 # offers: the ways to log in that the server offers now.
 offers() {
-	ssh -n -T -o BatchMode=yes -o ConnectTimeout=5 -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o PreferredAuthentications=none -o PubkeyAuthentication=no -p "$port" "$user@$address" true 2>&1 |
+	bare_ssh -o ConnectTimeout=3 -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o PreferredAuthentications=none -o PubkeyAuthentication=no -p "$port" "$user@$address" true 2>&1 |
 		grep 'Permission denied (' | tail -n 1 | cut -d '(' -f 2 | cut -d ')' -f 1
 }
 
@@ -27,19 +27,20 @@ passwords() {
 	return 1
 }
 
+# without: the configuration without katoflow's own lines. It fails where somebody has changed those.
 without() {
-	skip=''
+	at=0
 	while IFS= read -r line || [ -n "$line" ]; do
-		if [ "$line" = "$first" ]; then
-			skip=1
-		fi
-		if [ -z "$skip" ]; then
-			printf '%s\n' "$line"
-		fi
-		if [ "$line" = "$last" ]; then
-			skip=''
-		fi
+		case $at/$line in
+		"0/$first") at=1 ;;
+		'1/PasswordAuthentication no') at=2 ;;
+		'2/ChallengeResponseAuthentication no') at=3 ;;
+		"3/$last") at=0 ;;
+		0/*) printf '%s\n' "$line" || return 1 ;;
+		*) return 1 ;;
+		esac
 	done <"$config"
+	[ "$at" = 0 ]
 }
 
 failed() {
@@ -50,29 +51,41 @@ failed() {
 
 # put FILE: FILE becomes the configuration, whole, with its mode and owner.
 put() {
-	mv -f "$1" "$config" && sync
+	mv -f "$1" "$config" && {
+		sync >/dev/null 2>&1 &
+		true
+	}
 }
 
 # back: the old configuration is on the disk and in force.
 back() {
 	if [ -f "$old" ]; then
-		put "$old"
+		mv -f "$old" "$config"
 	fi
-	rm -f "$new" "$confirmed" "$confirmed.not"
+	rm -f "$new" "$new.on" "$trial" "$confirmed" "$confirmed.not"
 	reload
 }
 
+# same FILE FILE: both have the same text.
+same() {
+	[ -f "$1" ] && [ -f "$2" ] && [ "$(cat "$1")" = "$(cat "$2")" ]
+}
+
 [ -f "$config" ] || failed "there is no $config"
+config=$(readlink -f "$config")
+new=$config.katoflow-new old=$config.katoflow-old trial=$config.katoflow-trial
 if [ -f "$old" ] || [ -f "$new" ]; then # a trial that was cut off: what is on the disk is to be in force
-	if [ -f "$old" ]; then
+	if same "$config" "$new" && [ -f "$old" ]; then
 		put "$old" || failed "$config cannot be put back from $old"
 	fi
-	rm -f "$new"
+	rm -f "$old" "$new" "$new.on" "$trial"
 	told=$(reload) || failed "sshd was not reloaded: $told"
 	sleep 1
 fi
 rm -f "$confirmed" "$confirmed.not"
-if [ "$action" = on ] && ! grep -F -x -q -e "$first" "$config"; then
+ours=$(LC_ALL=C grep -c -F -x -e "$first" "$config")
+if [ "$action" = on ] && [ "$ours" = 0 ]; then
+	told=$(reload) || failed "sshd was not reloaded: $told" # a try before may have come no further
 	say unchanged 1
 	say end
 	exit 0
@@ -84,27 +97,44 @@ if [ "$action" = off ] && ! passwords; then
 	exit 0
 fi
 cp -p "$config" "$new" || failed "$new cannot be written"
+lines=$(($(LC_ALL=C grep -c '' "$config") - 4 * ours))
 {
 	if [ "$action" = off ]; then
+		lines=$((lines + 4))
 		printf '%s\n' "$first" 'PasswordAuthentication no' 'ChallengeResponseAuthentication no' "$last"
 	fi
 	without
-} >"$new" || {
+} >"$new"
+code=$?
+if [ "$code" != 0 ] || [ "$(LC_ALL=C grep -c '' "$new")" != "$lines" ]; then
 	rm -f "$new"
-	failed "$new cannot be written: see the space there"
-}
+	failed "the new configuration cannot be written: see the space there, and whether somebody has changed katoflow's lines in $config"
+fi
 wrong=$(sshd -t -f "$new" 2>&1) || {
 	rm -f "$new"
 	failed "sshd refuses the new configuration: $wrong"
 }
 if [ "$action" = on ]; then
-	put "$new" && reload || failed "sshd was not reloaded"
+	put "$new" || failed "$config cannot be written"
+	told=$(reload) || failed "sshd was not reloaded: $told"
 	say changed 1
 	say end
 	exit 0
 fi
 
-cp -p "$config" "$old" || failed "$old cannot be written"
+cp -p "$config" "$old" && printf '%s\n' "$confirmed" >"$trial" || {
+	rm -f "$old" "$new" "$trial"
+	failed "$old cannot be written"
+}
+# Who takes it back when this process is killed: it ends by itself with the trial.
+setsid sh -c 'for i in $(seq "$1"); do
+	sleep 1
+	[ "$(cat "$2" 2>/dev/null)" = "$3" ] || exit 0
+done
+if [ "$(cat "$4")" = "$(cat "$5")" ] && [ -f "$6" ]; then mv -f "$6" "$4"; fi
+rm -f "$2" "$5" "$5.on" "$6"
+systemctl reload ssh || systemctl reload sshd || service ssh reload' sh $((patience + 60)) "$trial" "$confirmed" "$config" "$new" "$old" </dev/null >/dev/null 2>&1 &
+
 cp -p "$new" "$new.on" && mv -f "$new.on" "$config" || {
 	back
 	failed "$config cannot be written"
@@ -122,7 +152,11 @@ while passwords || [ -z "$ways" ]; do
 	fi
 	sleep 1
 done
-put "$old"
+before=$(cat "$old")
+put "$old" || {
+	back
+	failed "$config cannot be written"
+}
 say trial "$ways"
 waited=0
 while [ ! -e "$confirmed" ]; do
@@ -135,10 +169,14 @@ while [ ! -e "$confirmed" ]; do
 	sleep 1
 	waited=$((waited + 1))
 done
+if passwords || [ "$(cat "$config")" != "$before" ]; then
+	back
+	failed "sshd was restarted, or $config was changed, while it was on trial: nothing was kept"
+fi
 put "$new" || {
 	back
 	failed "$config cannot be written"
 }
-rm -f "$confirmed" "$confirmed.not"
+rm -f "$trial" "$confirmed" "$confirmed.not"
 say changed 1
 say end

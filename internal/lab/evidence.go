@@ -281,7 +281,7 @@ func (h *Host) Commands() ([]Execution, error) {
 		if e.Argv[0] == "true" || e.Argv[0] == "kill" || e.Argv[0] == "docker" && len(e.Argv) > 1 && slices.Contains(dockerReads, e.Argv[1]) {
 			continue
 		}
-		if slices.Equal(e.Argv, []string{"sh", "-c", "true"}) || len(e.Argv) == 2 && e.Argv[0] == "touch" && strings.HasPrefix(e.Argv[1], "/run/katoflow-") { // asked whether it may, and a word to a job
+		if slices.Equal(e.Argv, []string{"sh", "-c", "true"}) || len(e.Argv) == 5 && e.Argv[2] == `touch "$1"` && strings.HasPrefix(e.Argv[4], "/run/katoflow-") { // asked whether it may, and a word to a job
 			continue
 		}
 		for _, j := range jobs { // the last one that was started before and has the command

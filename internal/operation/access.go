@@ -1,6 +1,8 @@
 package operation
 
 import (
+	"encoding/base64"
+	"encoding/binary"
 	"fmt"
 	"regexp"
 	"strings"
@@ -113,6 +115,7 @@ func (in AccessInput) Check() []string {
 	}
 	note(in.Action == AccessGrant && (in.OwnKeys || in.KeepKeys || in.RestorePasswords), "own-keys, keep-keys and restore-passwords belong to a revocation")
 	note(in.Action == AccessRevoke && (in.DisablePasswords || in.Password.Given()), "disable-passwords and a password belong to a grant")
+	note(in.DisablePasswords && in.PublicKey != "", "disable-passwords goes with the key of the node that reaches the others, whose logins can be proved, and not with a public key: grant that one first")
 	note(in.KeepKeys && in.OwnKeys, "keep-keys and own-keys: choose one")
 	note(in.KeepKeys && in.PublicKey != "", "keep-keys and a public key: choose one")
 	note(in.KeepKeys && !in.RestorePasswords, "keep-keys without restore-passwords: nothing is left to do")
@@ -131,10 +134,26 @@ func CheckPublicKey(line string) error {
 	switch {
 	case strings.Contains(line, "PRIVATE KEY"):
 		return fmt.Errorf("this is a private key: give the public one, whose file ends with .pub")
-	case len(line) > 10_000 || !publicKeyLine.MatchString(line):
+	case len(line) > 10_000 || !publicKeyLine.MatchString(line) || !wholeKey(line):
 		return fmt.Errorf("public key %q is not one line of TYPE KEY [COMMENT], as ssh-keygen writes it into a file that ends with .pub", Shorten(line, 60))
 	}
 	return nil
+}
+
+// wholeKey says whether the key is of the type before it, and nothing of it is missing: it consists of texts with their lengths, the first of which is the type (RFC 4253, section 6.6).
+func wholeKey(line string) bool {
+	fields := strings.Fields(line)
+	key, err := base64.StdEncoding.DecodeString(fields[1])
+	texts := 0
+	for err == nil && len(key) >= 4 {
+		n := binary.BigEndian.Uint32(key)
+		if uint64(n) > uint64(len(key)-4) || texts == 0 && string(key[4:4+n]) != fields[0] {
+			return false
+		}
+		key = key[4+n:]
+		texts++
+	}
+	return err == nil && len(key) == 0 && texts > 1
 }
 
 // KeyOf is the key of such a line in base64, without type and comment; "" for none.

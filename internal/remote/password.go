@@ -39,7 +39,7 @@ func (l *login) asked(way string) bool {
 	return false
 }
 
-// PublicKeys returns the lines of authorized_keys of the keys with which h is logged in to: those of its key files, or, without one, of its agent. ctx bounds the wait for the agent.
+// PublicKeys returns the lines of authorized_keys of the keys with which h may be logged in to: those of its key files, then those of its agent. ctx bounds the wait for the agent.
 //
 // Errors: KindAuth when a key file cannot be used, or there is no key.
 func (p *Pool) PublicKeys(ctx context.Context, h Host) ([]string, error) {
@@ -47,15 +47,17 @@ func (p *Pool) PublicKeys(ctx context.Context, h Host) ([]string, error) {
 	if err != nil {
 		return nil, authError(h.Name, err, "ssh: %s", oneLine(err.Error(), 300))
 	}
-	if len(signers) == 0 && h.AgentSocket != "" {
+	if h.AgentSocket != "" {
 		ctx, cancel := context.WithTimeout(ctx, h.timeout())
 		defer cancel()
 		deadline, _ := ctx.Deadline()
 		l := &login{host: h}
 		defer l.close()
-		if signers, err = l.askAgent(deadline); err != nil {
+		keys, err := l.askAgent(deadline)
+		if err != nil && len(signers) == 0 {
 			return nil, authError(h.Name, err, "ssh: %s", oneLine(err.Error(), 300))
 		}
+		signers = append(signers[:len(signers):len(signers)], keys...)
 	}
 	if len(signers) == 0 {
 		return nil, authError(h.Name, nil, "ssh: no key file and no agent to log in with: set key_file or agent")
