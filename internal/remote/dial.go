@@ -352,7 +352,7 @@ func (l *login) explain(err error) error {
 		return hostKeyError(h.Name, l.keyErr, "ssh: %s", l.keyErr)
 	case errors.As(err, &negotiation):
 		return hostKeyError(h.Name, err, "ssh: %s and katoflow have no algorithm in common: %s", addr, oneLine(err.Error(), 300))
-	case l.verified.Load() && (strings.Contains(err.Error(), "unable to authenticate") || strings.Contains(err.Error(), "ssh: disconnect, reason")):
+	case l.verified.Load() && (strings.Contains(err.Error(), "unable to authenticate") || strings.Contains(err.Error(), "ssh: disconnect, reason") || errors.Is(err, errOtherQuestion)):
 		message := fmt.Sprintf("ssh: no key accepted for %s@%s", Escape(h.User), addr)
 		switch {
 		case h.Password != nil:

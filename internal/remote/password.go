@@ -2,12 +2,16 @@ package remote
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
 )
+
+// errOtherQuestion is a question that the password is no answer to, or that was answered before.
+var errOtherQuestion = errors.New("it asks something else than a password")
 
 // passwordMethods log in with h's password, each once: as the answer to the one question of keyboard-interactive that is not echoed, or as it is. How the server asked is told to l.
 func (l *login) passwordMethods(password []byte) []ssh.AuthMethod {
@@ -18,7 +22,7 @@ func (l *login) passwordMethods(password []byte) []ssh.AuthMethod {
 			case len(questions) == 0:
 				return nil, nil
 			case len(questions) > 1 || echos[0] || l.asked("keyboard-interactive"):
-				return nil, fmt.Errorf("it asks %q", oneLine(strings.TrimSpace(questions[0]), 100))
+				return nil, fmt.Errorf("%w: %q", errOtherQuestion, oneLine(strings.TrimSpace(questions[0]), 100))
 			}
 			return []string{secret}, nil
 		}),
