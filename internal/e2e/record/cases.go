@@ -234,7 +234,10 @@ func cases() []scenario {
 		}},
 		{name: "access-cancelled-in-a-trial", als: true, access: "grant", args: []string{"--disable-passwords", "--nodes", "dea-1"}, phase: operation.PhaseCancelled,
 			faults: func(c *simcluster.Cluster) { c.Node("dea-1").BreakKeyLoginsOnReload(true) }, script: func(r *recording) {
-				r.working("dea-1", "systemctl")
+				r.until("a trial", func(operation.Report) bool {
+					_, err := r.cluster.Node("dea-1").ReadFile("/etc/ssh/sshd_config.katoflow-trial")
+					return err == nil
+				})
 				r.katoflow("op", "cancel", r.workflow, "--detach")
 			}},
 		{name: "access-revoke", als: true, access: "revoke", args: []string{"--restore-passwords"}, phase: operation.PhaseDone},
