@@ -11,9 +11,16 @@ import (
 
 	"github.com/katoflow/katoflow/internal/hypervisor/libvirt/libvirttest"
 	"github.com/katoflow/katoflow/internal/operation"
+	"github.com/katoflow/katoflow/internal/share"
 )
 
-func init() { libvirttest.Required = os.Getenv("KATOFLOW_LIBVIRT") != "" }
+func init() {
+	libvirttest.Required = os.Getenv("KATOFLOW_LIBVIRT") != ""
+	var err error
+	if libvirttest.Part, err = share.Parse(os.Getenv(share.Variable)); err != nil {
+		panic(err)
+	}
+}
 
 // onLibvirt gives the simulated nodes real QEMU domains of their names, on a libvirt that the worker reaches over a real sshd.
 func onLibvirt(t *testing.T, nodes int) (*site, *libvirttest.Libvirt) {

@@ -17,9 +17,16 @@ import (
 	"github.com/katoflow/katoflow/internal/hypervisor/libvirt/libvirttest"
 	"github.com/katoflow/katoflow/internal/hypervisor/overssh"
 	"github.com/katoflow/katoflow/internal/remote"
+	"github.com/katoflow/katoflow/internal/share"
 )
 
-func init() { libvirttest.Required = os.Getenv("KATOFLOW_LIBVIRT") != "" }
+func init() {
+	libvirttest.Required = os.Getenv("KATOFLOW_LIBVIRT") != ""
+	var err error
+	if libvirttest.Part, err = share.Parse(os.Getenv(share.Variable)); err != nil {
+		panic(err)
+	}
+}
 
 func provider(v *libvirttest.Libvirt) *Provider {
 	return &Provider{Hosts: overssh.Hosts{Runner: hypervisortest.Local{Path: v.Bin}, ByName: map[string]remote.Host{"kvm": {Name: "kvm"}}, Timeout: 5 * time.Second}, URI: v.URI}

@@ -23,6 +23,9 @@ import (
 // Required makes a machine that lacks libvirt or QEMU a failure, and not a reason to skip. Tests set it from the environment variable KATOFLOW_LIBVIRT.
 var Required bool
 
+// Part is which of the tests are tried; the zero value has all. Tests set it from the environment.
+var Part share.Share
+
 // inTurn is the number of commits over which the tests with real domains are dealt out, where a share is tried: emulated machines take the processors from all other tests.
 const inTurn = 3
 
@@ -69,10 +72,8 @@ exec %[3]s virsh "$@"
 func Start(t testing.TB, disks string, domains ...string) *Libvirt {
 	t.Helper()
 	name, _, _ := strings.Cut(t.Name(), "/")
-	if part, err := share.Parse(os.Getenv(share.Variable)); err != nil {
-		t.Fatal(err)
-	} else if !part.HasName(name, inTurn, 0) {
-		t.Skipf("left to another commit (%s=%s)", share.Variable, part)
+	if !Part.HasName(name, inTurn, 0) {
+		t.Skipf("left to another commit (%s=%s)", share.Variable, Part)
 	}
 	for _, tool := range []string{"libvirtd", "virsh", "qemu-system-x86_64", "qemu-img", "qemu-io", "setpriv", "ps"} {
 		if _, err := exec.LookPath(tool); err != nil {
