@@ -56,7 +56,7 @@ ifeq ($(KATOFLOW_SHARE),)
 else
 	@# Side by side: the longest of both only wait.
 	$(UNITS) | $(call PART,0) | CGO_ENABLED=1 xargs $(GO) test $(VETTED) -race -p 4 -timeout 30m & raced=$$!; \
-	$(UNITS) | $(call PART,1) | xargs $(GO) test $(VETTED) -p 4 -timeout 30m; others=$$?; \
+	$(UNITS) | $(call PART,1) | xargs $(GO) test $(VETTED) -p 4 -parallel 6 -timeout 30m; others=$$?; \
 	wait $$raced && exit $$others
 endif
 	$(GO) test $(VETTED) -timeout 40m -parallel 8 ./internal/e2e/...

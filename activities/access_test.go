@@ -20,26 +20,35 @@ const (
 	anotherLine = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGiwIGv/vKkDXETDlUp4uGZ5iwDzlkBEyy0j51a+CFtP somebody"
 )
 
-// inShells runs a test with this machine's shells.
-func inShells(t *testing.T, do func(t *testing.T, run func(home, text string, args ...string) (answer, error))) {
-	for _, shell := range [][]string{{"dash"}, {"bash", "--posix"}, {"busybox", "sh"}} {
-		if _, err := exec.LookPath(shell[0]); err != nil {
-			t.Logf("%s is not installed: not tried", shell[0])
+// shell is one of this machine's, with variables beside the test's own.
+type shell struct{ argv, env []string }
+
+func (s shell) with(env ...string) shell { return shell{s.argv, append(slices.Clone(s.env), env...)} }
+
+// run runs a script with home as the user's.
+func (s shell) run(home, text string, args ...string) (answer, error) {
+	cmd := exec.Command(s.argv[0], append(append(slices.Clone(s.argv[1:]), "-c", text, "sh"), args...)...)
+	cmd.Env = append(append(os.Environ(), "HOME="+home), s.env...)
+	out, err := cmd.Output()
+	return parseAnswer(out), err
+}
+
+// inShells runs a test with all of them, side by side.
+func inShells(t *testing.T, do func(t *testing.T, sh shell)) {
+	for _, argv := range [][]string{{"dash"}, {"bash", "--posix"}, {"busybox", "sh"}} {
+		if _, err := exec.LookPath(argv[0]); err != nil {
+			t.Logf("%s is not installed: not tried", argv[0])
 			continue
 		}
-		t.Run(shell[0], func(t *testing.T) {
-			do(t, func(home, text string, args ...string) (answer, error) {
-				cmd := exec.Command(shell[0], append(append(slices.Clone(shell[1:]), "-c", text, "sh"), args...)...)
-				cmd.Env = append(os.Environ(), "HOME="+home)
-				out, err := cmd.Output()
-				return parseAnswer(out), err
-			})
+		t.Run(argv[0], func(t *testing.T) {
+			t.Parallel()
+			do(t, shell{argv: argv})
 		})
 	}
 }
 
 func TestKeysScript_LineIsAddedOnceAndTakenAway_TheRestStaysAsItIs(t *testing.T) {
-	inShells(t, func(t *testing.T, run func(home, text string, args ...string) (answer, error)) {
+	inShells(t, func(t *testing.T, sh shell) {
 		for name, c := range map[string]struct {
 			before string // "" = no file
 			added  string // what is expected, "" = before
@@ -55,6 +64,7 @@ func TestKeysScript_LineIsAddedOnceAndTakenAway_TheRestStaysAsItIs(t *testing.T)
 			"comments and empty lines": {"# mine\n\n" + anotherLine + "\n", "# mine\n\n" + anotherLine + "\n" + grantedLine + "\n", "# mine\n\n" + anotherLine + "\n"},
 		} {
 			t.Run(name, func(t *testing.T) {
+				t.Parallel()
 				home := t.TempDir()
 				file := filepath.Join(home, ".ssh", "authorized_keys")
 				if c.before != "" {
@@ -66,7 +76,7 @@ func TestKeysScript_LineIsAddedOnceAndTakenAway_TheRestStaysAsItIs(t *testing.T)
 					c.added = c.before
 				}
 				for range 2 {
-					a, err := run(home, keysScript, "add", "without", "", grantedLine)
+					a, err := sh.run(home, keysScript, "add", "without", "", grantedLine)
 					require.NoError(t, err)
 					require.True(t, a.complete)
 					now, err := os.ReadFile(file)
@@ -77,7 +87,7 @@ func TestKeysScript_LineIsAddedOnceAndTakenAway_TheRestStaysAsItIs(t *testing.T)
 				require.NoError(t, err)
 				require.Equal(t, map[bool]os.FileMode{true: 0o600, false: 0o640}[c.before == ""], info.Mode().Perm())
 				for _, told := range []string{"removed", "gone"} {
-					a, err := run(home, keysScript, "remove", "without", "", grantedLine)
+					a, err := sh.run(home, keysScript, "remove", "without", "", grantedLine)
 					require.NoError(t, err)
 					require.Equal(t, []string{grantedLine}, a.values[told])
 					now, err := os.ReadFile(file)
@@ -96,17 +106,17 @@ func TestKeysScript_LineIsAddedOnceAndTakenAway_TheRestStaysAsItIs(t *testing.T)
 }
 
 func TestKeysScript_Remove_TakesNothingElseAway(t *testing.T) {
-	inShells(t, func(t *testing.T, run func(home, text string, args ...string) (answer, error)) {
+	inShells(t, func(t *testing.T, sh shell) {
 		home := t.TempDir()
 		file := filepath.Join(home, ".ssh", "authorized_keys")
 		require.NoError(t, os.Mkdir(filepath.Join(home, ".ssh"), 0o700))
 		latin := strings.Replace(anotherLine, "somebody", "M\xfcller", 1)
 		require.NoError(t, os.WriteFile(file, []byte(latin+"\n"+grantedLine+"\n"), 0o600))
-		t.Setenv("LC_ALL", "C.UTF-8")
-		a, err := run(home, keysScript, "remove", "without", operation.KeyOf(grantedLine), grantedLine)
+		sh = sh.with("LC_ALL=C.UTF-8")
+		a, err := sh.run(home, keysScript, "remove", "without", operation.KeyOf(grantedLine), grantedLine)
 		require.NoError(t, err)
 		require.Equal(t, []string{grantedLine}, a.values["guarded"])
-		_, err = run(home, keysScript, "remove", "without", "", grantedLine)
+		_, err = sh.run(home, keysScript, "remove", "without", "", grantedLine)
 		require.NoError(t, err)
 		now, err := os.ReadFile(file)
 		require.NoError(t, err)
@@ -115,7 +125,7 @@ func TestKeysScript_Remove_TakesNothingElseAway(t *testing.T) {
 		zeros := append([]byte(grantedLine+"\n"), make([]byte, 100)...)
 		require.NoError(t, os.WriteFile(file, zeros, 0o600))
 		for _, action := range []string{"add", "remove"} {
-			a, err = run(home, keysScript, action, "without", "", grantedLine)
+			a, err = sh.run(home, keysScript, action, "without", "", grantedLine)
 			require.Error(t, err)
 			require.Contains(t, a.value("failed"), "holds zero bytes")
 			now, err = os.ReadFile(file)
@@ -126,7 +136,7 @@ func TestKeysScript_Remove_TakesNothingElseAway(t *testing.T) {
 }
 
 func TestKeysScript_ALink_StaysOne(t *testing.T) {
-	inShells(t, func(t *testing.T, run func(home, text string, args ...string) (answer, error)) {
+	inShells(t, func(t *testing.T, sh shell) {
 		home := t.TempDir()
 		elsewhere := filepath.Join(home, "keys")
 		require.NoError(t, os.Mkdir(filepath.Join(home, ".ssh"), 0o700))
@@ -134,7 +144,7 @@ func TestKeysScript_ALink_StaysOne(t *testing.T) {
 		file := filepath.Join(home, ".ssh", "authorized_keys")
 		require.NoError(t, os.Symlink(elsewhere, file))
 		for _, c := range [][2]string{{"add", anotherLine + "\n" + grantedLine + "\n"}, {"remove", anotherLine + "\n"}} {
-			_, err := run(home, keysScript, c[0], "without", "", grantedLine)
+			_, err := sh.run(home, keysScript, c[0], "without", "", grantedLine)
 			require.NoError(t, err)
 			now, err := os.ReadFile(elsewhere)
 			require.NoError(t, err)
@@ -150,9 +160,9 @@ func TestKeysScript_OwnKey_IsMadeOnceAndNeverWrittenOver(t *testing.T) {
 	if _, err := exec.LookPath("ssh-keygen"); err != nil {
 		t.Skip("ssh-keygen is not installed")
 	}
-	inShells(t, func(t *testing.T, run func(home, text string, args ...string) (answer, error)) {
+	inShells(t, func(t *testing.T, sh shell) {
 		home := t.TempDir()
-		a, err := run(home, keysScript, "add", "make", "", grantedLine)
+		a, err := sh.run(home, keysScript, "add", "make", "", grantedLine)
 		require.NoError(t, err)
 		require.NotEmpty(t, a.value("made"))
 		require.NoError(t, operation.CheckPublicKey(a.value("public")))
@@ -165,7 +175,7 @@ func TestKeysScript_OwnKey_IsMadeOnceAndNeverWrittenOver(t *testing.T) {
 
 		// A public half that does not belong to it is not believed.
 		require.NoError(t, os.WriteFile(private+".pub", []byte(anotherLine+"\n"), 0o644))
-		b, err := run(home, keysScript, "add", "make", "", grantedLine)
+		b, err := sh.run(home, keysScript, "add", "make", "", grantedLine)
 		require.NoError(t, err)
 		require.Empty(t, b.value("made"))
 		require.Equal(t, operation.KeyOf(a.value("public")), operation.KeyOf(b.value("public")))
@@ -181,18 +191,18 @@ func TestKeysScript_OwnKey_IsMadeOnceAndNeverWrittenOver(t *testing.T) {
 
 		// Without the private half nothing is made beside the public one.
 		require.NoError(t, os.Remove(private))
-		c, err := run(home, pairScript, "1")
+		c, err := sh.run(home, pairScript, "1")
 		require.Error(t, err)
 		require.Contains(t, c.value("no-key"), "move it away")
 	})
 }
 
 func TestKeysScript_OthersMayWrite_IsTold(t *testing.T) {
-	inShells(t, func(t *testing.T, run func(home, text string, args ...string) (answer, error)) {
+	inShells(t, func(t *testing.T, sh shell) {
 		home := t.TempDir()
 		require.NoError(t, os.Mkdir(filepath.Join(home, ".ssh"), 0o700))
 		require.NoError(t, os.Chmod(filepath.Join(home, ".ssh"), 0o775))
-		a, err := run(home, keysScript, "add", "without", "", grantedLine)
+		a, err := sh.run(home, keysScript, "add", "without", "", grantedLine)
 		require.NoError(t, err)
 		require.Equal(t, []string{filepath.Join(home, ".ssh") + " 775"}, a.values["loose"])
 	})
@@ -222,7 +232,7 @@ esac
 `
 
 func TestPasswordsScript_OnTrial_KeptWhenConfirmedAndElseAsItWas(t *testing.T) {
-	inShells(t, func(t *testing.T, run func(home, text string, args ...string) (answer, error)) {
+	inShells(t, func(t *testing.T, sh shell) {
 		const first = "# the site's own\nPort 22\nUsePAM yes\n"
 		for name, c := range map[string]struct {
 			before  string
@@ -243,6 +253,7 @@ func TestPasswordsScript_OnTrial_KeptWhenConfirmedAndElseAsItWas(t *testing.T) {
 			"refused":         {before: first + "BROKEN\n", failed: "sshd refuses the new configuration"},
 		} {
 			t.Run(name, func(t *testing.T) {
+				t.Parallel()
 				dir := t.TempDir()
 				bin, state, config := filepath.Join(dir, "bin"), filepath.Join(dir, "state"), filepath.Join(dir, "sshd_config")
 				require.NoError(t, os.Mkdir(bin, 0o700))
@@ -259,12 +270,10 @@ func TestPasswordsScript_OnTrial_KeptWhenConfirmedAndElseAsItWas(t *testing.T) {
 				if c.confirm != "" {
 					require.NoError(t, os.WriteFile(filepath.Join(state, "confirm"), []byte(filepath.Join(dir, c.confirm)), 0o600))
 				}
-				t.Setenv("CONFIG", config)
-				t.Setenv("STATE", state)
-				t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+				sh := sh.with("CONFIG="+config, "STATE="+state, "PATH="+bin+":"+os.Getenv("PATH"))
 				text := strings.ReplaceAll(passwordsScript, "config=/etc/ssh/sshd_config", "config="+config)
 				act := func(action string) (answer, error) {
-					return run(dir, text, action, filepath.Join(dir, "confirmed"), "3", "stackato", "10.0.0.1", "22")
+					return sh.run(dir, text, action, filepath.Join(dir, "confirmed"), "3", "stackato", "10.0.0.1", "22")
 				}
 				a, err := act("off")
 				if c.state == "kill" {

@@ -161,9 +161,10 @@ func TestAccess_FirstContact_ByPasswordOnce(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, nil, nil, withAccess)
 	secret := filepath.Join(t.TempDir(), "password")
-	require.NoError(t, os.WriteFile(secret, []byte("first contact\n"), 0o600))
+	const word = "Wrong-horse-9"
+	require.NoError(t, os.WriteFile(secret, []byte(word+"\n"), 0o600))
 	for _, n := range []string{"dea-1", "dea-2"} {
-		s.door(n).SetPassword("first contact")
+		s.door(n).SetPassword(word)
 		s.door(n).SetAuthorizedKeys()
 	}
 	s.worker("")
@@ -173,12 +174,24 @@ func TestAccess_FirstContact_ByPasswordOnce(t *testing.T) {
 	require.Contains(t, shown, "would get the worker's key")
 	require.Empty(t, s.door("dea-1").AuthorizedKeys())
 
-	r := s.access(operation.AccessGrant, "--password-file", secret).done(time.Minute)
+	o := s.access(operation.AccessGrant, "--password-file", secret)
+	r := o.done(time.Minute)
 	require.Contains(t, strings.Join(r.Warnings, "\n"), "2 nodes got the worker's key")
 	for name, n := range s.accessCheck(0) {
 		require.Equal(t, operation.LoginOK, n.FromLogin, name)
 	}
 	require.Len(t, s.door("dea-1").AuthorizedKeys(), 3, "the worker's, the Core's and its own")
+	require.False(t, o.inHistory(word, o.workflow), "the password is in the history")
+	for _, n := range []string{"dea-1", "dea-2"} {
+		lines := strings.Join(s.door(n).AuthorizedKeys(), "\n")
+		require.Equal(t, 1, strings.Count(lines, s.workersKey()), n)
+	}
+	logs, err := filepath.Glob(filepath.Join(s.Dir, "worker-*.log"))
+	require.NoError(t, err)
+	require.NotEmpty(t, logs)
+	for _, path := range logs {
+		require.Empty(t, holding(t, word, path), "the password is in a log")
+	}
 }
 
 func TestAccess_PlainCluster_FromANodeWithAKeyThatIsGiven(t *testing.T) {

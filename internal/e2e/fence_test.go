@@ -158,6 +158,7 @@ func TestFence_LockEndedByHand_IsTakenAgainBeforeTheNextNode(t *testing.T) {
 func TestFence_JobOfATerminatedOperationStillRuns_IsWaitedFor(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, nil, nil, plain("a", "b"), slow(4*time.Second))
+	s.inventory(strings.Replace(quickGates, "unreachable_after: 20s", "unreachable_after: 60s", 1)) // so long the job is waited for
 	s.worker("")
 	one := s.start()
 	s.runs("a", "unattended-upgrades")

@@ -27,7 +27,7 @@ import (
 const brokenPackage = lab.PackageBroken
 
 // hostsAtOnce bounds how many real hosts run at the same time, whatever -parallel says: each takes 100 MB, and more at once only boot more slowly.
-const hostsAtOnce = 16
+const hostsAtOnce = 10
 
 // openLab makes the lab of the whole run.
 func openLab() (*lab.Lab, error) {

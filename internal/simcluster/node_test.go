@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -164,7 +165,13 @@ func TestNode_AptLockHeld_IsSeenAndRefused(t *testing.T) {
 	require.Equal(t, 1, r.exit)
 	require.Contains(t, r.out, "Lock could not be acquired")
 	go func() {
-		time.Sleep(30 * time.Millisecond)
+		runs := func() bool {
+			return slices.ContainsFunc(n.Processes(), func(p string) bool { return strings.Contains(p, "apt-get") })
+		}
+		for began := time.Now(); !runs() && time.Since(began) < 10*time.Second; {
+			time.Sleep(5 * time.Millisecond)
+		}
+		time.Sleep(500 * time.Millisecond) // it asks for the lock
 		release()
 	}()
 	r = run(t, c, "sudo apt-get -o DPkg::Lock::Timeout=20 -y dist-upgrade")

@@ -76,7 +76,7 @@ func Report(r *operation.Report, now time.Time, s Style) string {
 	if len(r.Nodes) > 0 {
 		b.WriteString("\n")
 		columns := []string{"NODE", "ROLES", "STATUS", "STEP", "TRY", "TIME", "PACKAGES", "BOOT", "NOTE"}
-		upgrades := !operation.OnOneNode(r.Kind) && r.Kind != operation.KindSnapshot && r.Kind != operation.KindSnapshotRollback && r.Patches == nil
+		upgrades := !operation.OnOneNode(r.Kind) && r.Patches == nil && !slices.Contains([]string{operation.KindSnapshot, operation.KindSnapshotRollback, operation.KindAccessGrant, operation.KindAccessRevoke}, r.Kind)
 		if !upgrades {
 			columns = slices.Delete(columns, 6, 8)
 		}
