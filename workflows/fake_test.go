@@ -54,10 +54,10 @@ type fake struct {
 	token         int64
 	found         string
 	maintenance   string
-	// maintenanceInputs in order; signEvery is what entering says when a dead-man is allowed; signing is closed when the signs of life have been ended.
+	// maintenanceInputs in order; signEvery is what entering says when a dead-man is allowed; signed is closed when the signs of life have begun, and signing when they have been ended.
 	maintenanceInputs []activities.MaintenanceInput
 	signEvery         time.Duration
-	signing           chan struct{}
+	signed, signing   chan struct{}
 	// patience is how long the last call of a step on a node lets the node be away, by "ACTIVITY node".
 	patience map[string]time.Duration
 	// repairInterrupted: the node reboots in the middle of dpkg --configure -a.
@@ -339,6 +339,9 @@ func (f *fake) LeaveMaintenance(ctx context.Context, in activities.MaintenanceIn
 func (f *fake) SignOfLife(ctx context.Context, in activities.SignOfLifeInput) error {
 	require.EqualValues(f.t, f.signEvery, in.SignEvery)
 	err := f.call(ctx, "SignOfLife", "")
+	if f.signed != nil {
+		close(f.signed)
+	}
 	for ctx.Err() == nil {
 		activity.RecordHeartbeat(ctx)
 		select {

@@ -53,7 +53,13 @@ func TestMaintenance_NotEnteredWell_LeaveStopsWhatMayBeUnderWay(t *testing.T) {
 
 func TestMaintenance_DeadManArmed_SignsAreGivenUntilTheModeIsPutBack(t *testing.T) {
 	w := newWorld(t, plainPlan("a"))
-	w.fake.signEvery, w.fake.signing = 10*time.Minute, make(chan struct{})
+	w.fake.signEvery, w.fake.signed, w.fake.signing = 10*time.Minute, make(chan struct{}), make(chan struct{})
+	w.fake.during["Gates a"] = func(context.Context) {
+		select {
+		case <-w.fake.signed:
+		case <-time.After(20 * time.Second):
+		}
+	}
 	w.fake.during["LeaveMaintenance"] = func(context.Context) {
 		select {
 		case <-w.fake.signing:

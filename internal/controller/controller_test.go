@@ -46,7 +46,7 @@ func newSite(t *testing.T, options cloudcontroller.Options, change func(*Config)
 	s.server, err = s.Start("", true)
 	require.NoError(t, err)
 	t.Cleanup(s.server.Close)
-	cfg := Config{URL: s.server.URL, User: s.User(), Password: password, CA: s.server.CA, Timeout: 10 * time.Second, MaxBackoff: time.Millisecond}
+	cfg := Config{URL: s.server.URL, User: s.User(), Password: password, CA: s.server.CA, Timeout: 2 * time.Minute, MaxBackoff: time.Millisecond}
 	if change != nil {
 		change(&cfg)
 	}
