@@ -455,7 +455,7 @@ func (x *Access) PasswordsReady(ctx context.Context, in AccessLookInput) (Passwo
 			out.Warnings = append(out.Warnings, name+": its sshd_config asks some users for a password beside a key (AuthenticationMethods): they get in no more without passwords")
 		}
 		if in.Switch && saids[i].value("sudo") == "" {
-			out.Problems = append(out.Problems, fmt.Sprintf("%s: sudo does not let %s run a shell without a password, which switching password logins needs: install deploy/sudoers/katoflow-access there", name, targets[i].host.User))
+			out.Problems = append(out.Problems, fmt.Sprintf("%s: sudo does not let %s run a shell without a password, which switching password logins needs: install deploy/sudoers/katoflow-shell there", name, targets[i].host.User))
 		}
 	}
 	return out, nil

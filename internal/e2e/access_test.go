@@ -269,7 +269,7 @@ func TestAccess_Preflight_NamesEveryProblemAtOnce_AndTouchesNothing(t *testing.T
 	before := s.door("dea-1").AuthorizedKeys()
 	s.worker("")
 	out := s.cli(7, "access", "grant", s.cluster.Name(), "--disable-passwords")
-	require.Regexp(t, `core: sudo does not let .* run a shell .*deploy/sudoers/katoflow-access`, out.Stderr)
+	require.Regexp(t, `core: sudo does not let .* run a shell .*deploy/sudoers/katoflow-shell`, out.Stderr)
 	require.Regexp(t, `dea-1: sudo does not let .* run a shell`, out.Stderr)
 	require.Equal(t, before, s.door("dea-1").AuthorizedKeys())
 	require.Contains(t, s.cli(2, "access", "grant", s.cluster.Name(), "--from", "nobody").Stderr, "nobody")

@@ -90,7 +90,7 @@ func startHosts(t *testing.T, cfg config) cluster {
 		lc.Sudoers = map[string][]byte{"katoflow-images": sudoers}
 	}
 	if cfg.access {
-		sudoers, err := os.ReadFile(harness.Root() + "/deploy/sudoers/katoflow-access")
+		sudoers, err := os.ReadFile(harness.Root() + "/deploy/sudoers/katoflow-shell")
 		require.NoError(t, err)
 		lc.Sudoers = map[string][]byte{"katoflow-access": sudoers}
 	}

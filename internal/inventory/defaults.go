@@ -20,6 +20,9 @@ func (c *Cluster) fillDefaults() {
 		user = "stackato" // kato.md §1
 		setDefault(&c.Kato.Path, "/home/stackato/bin/kato")
 		setDefault(&c.Kato.Timeout, Duration(2*time.Minute))
+		setDefault(&c.Kato.Services, "/var/stackato/services") // kato.md §3.7, as the next one
+		setDefault(&c.Kato.Droplets, "/home/stackato/stackato/data")
+		setDefault(&c.Kato.Containers, "/var/lib/docker")
 		for _, n := range c.Nodes {
 			n.Roles = katoRoles(n.Roles)
 		}

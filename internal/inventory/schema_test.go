@@ -127,6 +127,9 @@ func generateSchema(t *testing.T) []byte {
 	prop("Export", "node").Pattern = prop("Node", "name").Pattern
 	prop("Export", "folder").Pattern = folderForm.String()
 	list("Export", "data_folders", 1).Items.Pattern = folderForm.String()
+	for _, kind := range []string{"services", "droplets", "containers"} {
+		prop("Kato", kind).Pattern = folderForm.String()
+	}
 
 	// Roles are kato's on als; kato, core, controller and export belong to als only.
 	properties := func(pairs ...any) *generator.Schema {

@@ -114,6 +114,11 @@ type Kato struct {
 	Path string `yaml:"path,omitempty" json:"path,omitempty"`
 	// Timeout of one short kato call; kato may hang (kato.md §0.5-7). Default 2m.
 	Timeout Duration `yaml:"timeout,omitempty" json:"timeout,omitempty"`
+	// Services, Droplets and Containers are where kato knows its data (default "/var/stackato/services", "/home/stackato/stackato/data" and
+	// "/var/lib/docker", kato.md §3.7): what kato relocate makes links of.
+	Services   string `yaml:"services,omitempty" json:"services,omitempty"`
+	Droplets   string `yaml:"droplets,omitempty" json:"droplets,omitempty"`
+	Containers string `yaml:"containers,omitempty" json:"containers,omitempty"`
 }
 
 // Proxy is exported to package commands on the nodes as http_proxy, https_proxy and no_proxy.

@@ -113,6 +113,11 @@ func (v validator) cluster(c *Cluster, path string) {
 	} else if p := path + ".kato.path"; v.given(p) && (!strings.HasPrefix(c.Kato.Path, "/") || strings.HasSuffix(c.Kato.Path, "/") || strings.Contains(c.Kato.Path+"/", "/../")) {
 		v.at(p, "%s is not the full path of a program: write such as /home/stackato/bin/kato", quote(c.Kato.Path))
 	}
+	for _, folder := range []struct{ field, value string }{{"services", c.Kato.Services}, {"droplets", c.Kato.Droplets}, {"containers", c.Kato.Containers}} {
+		if p := path + ".kato." + folder.field; v.given(p) && !folderForm.MatchString(folder.value) {
+			v.at(p, "%s is not the full path of a folder: write such as /mnt/data/%s", quote(folder.value), folder.field)
+		}
+	}
 	v.url(c.Proxy.HTTP, path+".proxy.http", "http://proxy.example.org:3128")
 	v.url(c.Proxy.HTTPS, path+".proxy.https", "http://proxy.example.org:3128")
 	if p := path + ".proxy.no_proxy"; v.given(p) && !noProxyForm.MatchString(c.Proxy.NoProxy) {
