@@ -108,33 +108,6 @@ func (x *Access) passwordsJob(ctx context.Context, op Operation, t target, try i
 	return spec, nil
 }
 
-// output is what a job of a script of this package has told, beside how it ended.
-func (x *Access) output(a *attempt, t target, in NodeInput, job jobRun) (answer, JobResult, error) {
-	end, err := job.run(a)
-	if err != nil {
-		return answer{}, JobResult{}, err
-	}
-	said := answer{}
-	if end.State != remote.JobAbsent {
-		var out []byte
-		if err := a.persist(t.host.Name, in.UnreachableAfter.D(), job.spec.ID.Dir(), func(ctx context.Context) (err error) {
-			out, err = x.Nodes.Jobs.Output(ctx, t.host, job.spec.ID, 256<<10)
-			return err
-		}); err != nil {
-			return answer{}, JobResult{}, err
-		}
-		said = parseAnswer(out)
-	}
-	if why := said.value("failed"); why != "" && end.State == remote.JobExited && end.ExitCode != 0 {
-		return said, JobResult{Started: true}, failJob(operation.ErrRemoteExit, t.host.Name, job.spec.ID.Dir(), remote.Tail(end.tail, maxTail), "%s", remote.Escape(why))
-	}
-	if end.State == remote.JobExited && end.ExitCode != 0 && !end.NeverStarted && said.value("reverted") == "" { // its command is a script that nobody wants to read
-		return said, JobResult{Started: true}, failJob(operation.ErrRemoteExit, t.host.Name, job.spec.ID.Dir(), remote.Tail(end.tail, maxTail), "%s ended with exit code %d: %s", job.spec.ID.Step, end.ExitCode, orNothing(tellingLine(string(end.tail))))
-	}
-	result, err := job.result(end)
-	return said, result, err
-}
-
 // CoreKeyResult is the key of the node that reaches the others.
 type CoreKeyResult struct {
 	// PublicKey is its line of authorized_keys.
@@ -160,7 +133,7 @@ func (x *Access) CoreKey(ctx context.Context, in NodeInput) (CoreKeyResult, erro
 			return err
 		})
 	} else {
-		said, _, err = x.output(a, t, in, x.Nodes.job(in, t, s.coreKeyJob(in.Operation, t, in.JobTry), keysWithin))
+		said, _, err = x.Nodes.told(a, t, in, x.Nodes.job(in, t, s.coreKeyJob(in.Operation, t, in.JobTry), keysWithin))
 	}
 	out := CoreKeyResult{PublicKey: said.value("public"), Made: said.value("made") != ""}
 	if why := said.value("no-key"); out.PublicKey == "" && why != "" {
@@ -206,7 +179,7 @@ func (x *Access) ChangeKeys(ctx context.Context, in AccessNodeInput) (KeysResult
 			return KeysResult{}, fail(operation.ErrBadInput, t.host.Name, "this is the key with which katoflow itself logs in: it stays")
 		}
 	}
-	said, result, err := x.output(a, t, in.NodeInput, x.Nodes.job(in.NodeInput, t, s.keysJob(in.Operation, t, in.JobTry, in.Change, guarded), keysWithin))
+	said, result, err := x.Nodes.told(a, t, in.NodeInput, x.Nodes.job(in.NodeInput, t, s.keysJob(in.Operation, t, in.JobTry, in.Change, guarded), keysWithin))
 	out := KeysResult{JobResult: result, HostKeys: said.values["host-key"]}
 	out.HostKeys = slices.DeleteFunc(out.HostKeys[:min(len(out.HostKeys), 10)], func(line string) bool { return operation.CheckPublicKey(line) != nil })
 	for _, kind := range []struct{ key, what string }{{"added", "added"}, {"removed", "taken away"}, {"there", "was there"}, {"gone", "was not there"}, {"guarded", "stays: the node reaches itself with it, or katoflow the node"}} {
@@ -330,7 +303,7 @@ func (x *Access) tellHostKey(a *attempt, s site, from, to target, in AccessNodeI
 	node.Node.Name = from.node.Name
 	spec := remote.JobSpec{ID: jobID(in.Operation, from.node.Name, operation.JobKnowHost+"-"+to.node.Name, in.JobTry), Lease: lease(in.Operation),
 		Argv: append([]string{"sh", "-c", knowScript, "sh", name}, in.HostKeys...)}
-	_, _, err = x.output(a, from, node, x.Nodes.job(node, from, spec, keysWithin))
+	_, _, err = x.Nodes.told(a, from, node, x.Nodes.job(node, from, spec, keysWithin))
 	return err
 }
 
@@ -503,7 +476,7 @@ func (x *Access) ChangePasswords(ctx context.Context, in AccessNodeInput) (Passw
 	var said answer
 	var result JobResult
 	for began := a.since("trial"); ; {
-		said, result, err = x.output(a, t, in.NodeInput, job)
+		said, result, err = x.Nodes.told(a, t, in.NodeInput, job)
 		// A worker that comes to it in the middle of a trial that shuts it out waits for the trial's end.
 		if err == nil || failureOf(err).Type != operation.ErrSSHAuth || in.Change.RestorePasswords || time.Since(began) > x.trialTime()+passwordsWithin || !a.pause(longestPause) {
 			break

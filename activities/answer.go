@@ -118,9 +118,23 @@ func askFor(ctx context.Context, limit time.Duration, c Connections, h remote.Ho
 
 // askWith is askFor with a standard input.
 func askWith(ctx context.Context, limit time.Duration, c Connections, h remote.Host, stdin io.Reader, text string, args ...string) (answer, error) {
+	return answerOf(ctx, limit, c, h, remote.Command{Script: text, Args: args, Stdin: stdin})
+}
+
+// askRoot is askFor by root: with sudo, unless the login user is root. sudo has to let it run a shell.
+func askRoot(ctx context.Context, limit time.Duration, c Connections, h remote.Host, text string, args ...string) (answer, error) {
+	if h.User == "root" {
+		return askFor(ctx, limit, c, h, text, args...)
+	}
+	return answerOf(ctx, limit, c, h, remote.Command{Argv: append([]string{"sudo", "-n", "sh", "-c", text, "sh"}, args...)})
+}
+
+// answerOf runs a command that tells what scripts of this package tell.
+func answerOf(ctx context.Context, limit time.Duration, c Connections, h remote.Host, command remote.Command) (answer, error) {
 	bounded, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	result, err := c.Run(bounded, h, remote.Command{Script: text, Args: args, Stdin: stdin, AnyExit: true, MaxOutput: 4 << 20})
+	command.AnyExit, command.MaxOutput = true, 4<<20
+	result, err := c.Run(bounded, h, command)
 	if err != nil && ctx.Err() == nil && bounded.Err() != nil {
 		return answer{}, &remote.Error{Kind: remote.KindTransport, Node: h.Name,
 			Message: "the node took the connection and did not answer within " + limit.String() + ", its disk may hang: see to it, or try again"}

@@ -109,6 +109,20 @@ func (r *PlanCommandsResult) add(name string, commands []operation.PlannedComman
 	r.Plans = append(r.Plans, operation.CommandPlan{Nodes: []string{name}, Commands: commands})
 }
 
+// maintenancePlan is how a dry run shows maintenance mode.
+func (s site) maintenancePlan(op Operation) ([]operation.PlannedCommand, error) {
+	core, err := s.core()
+	if err != nil {
+		return nil, err
+	}
+	return []operation.PlannedCommand{
+		{Step: operation.StepMaintenanceOn, Command: show(s.maintenanceJob(op, operation.StepMaintenanceOn, true, 1)),
+			Note: "on " + core.node.Name + ", before the first node, unless it is on"},
+		{Step: operation.StepMaintenanceOff, Command: show(s.maintenanceJob(op, operation.StepMaintenanceOff, false, 1)),
+			Note: "on " + core.node.Name + ", after the last node, unless it was on before"},
+	}, nil
+}
+
 // PlanCommands returns the commands of a dry run, made by the same code as those of a real one, for the nodes that have them in common. It reaches no
 // node.
 func (n *Nodes) PlanCommands(ctx context.Context, in PlanCommandsInput) (PlanCommandsResult, error) {
@@ -121,16 +135,11 @@ func (n *Nodes) PlanCommands(ctx context.Context, in PlanCommandsInput) (PlanCom
 	var out PlanCommandsResult
 	add := out.add
 	if in.Maintenance && s.als() {
-		core, err := s.core()
+		commands, err := s.maintenancePlan(in.Operation)
 		if err != nil {
 			return PlanCommandsResult{}, err
 		}
-		add(operation.ClusterNode, []operation.PlannedCommand{
-			{Step: operation.StepMaintenanceOn, Command: show(s.maintenanceJob(in.Operation, operation.StepMaintenanceOn, true, 1)),
-				Note: "on " + core.node.Name + ", before the first node, unless it is on"},
-			{Step: operation.StepMaintenanceOff, Command: show(s.maintenanceJob(in.Operation, operation.StepMaintenanceOff, false, 1)),
-				Note: "on " + core.node.Name + ", after the last node, unless it was on before"},
-		})
+		add(operation.ClusterNode, commands)
 	}
 	for _, planned := range in.Nodes {
 		t, err := s.target(planned.Name)

@@ -1,6 +1,7 @@
 package activities
 
 import (
+	"context"
 	"time"
 
 	"go.uber.org/zap"
@@ -45,6 +46,33 @@ func (n *Nodes) where(op Operation, node string) (site, target, error) {
 func (n *Nodes) job(in NodeInput, t target, spec remote.JobSpec, ceiling time.Duration) jobRun {
 	return jobRun{jobs: n.Jobs, host: t.host, spec: spec, log: logOf(n.Logger, in.Operation, in.Node.Name, spec.ID.Step), settle: in.Settle,
 		unreachableAfter: in.UnreachableAfter.D(), ceiling: ceiling, connections: n.Connections}
+}
+
+// told is what a job of a script of this package has told, beside how it ended.
+func (n *Nodes) told(a *attempt, t target, in NodeInput, job jobRun) (answer, JobResult, error) {
+	end, err := job.run(a)
+	if err != nil {
+		return answer{}, JobResult{}, err
+	}
+	said := answer{}
+	if end.State != remote.JobAbsent {
+		var out []byte
+		if err := a.persist(t.host.Name, in.UnreachableAfter.D(), job.spec.ID.Dir(), func(ctx context.Context) (err error) {
+			out, err = n.Jobs.Output(ctx, t.host, job.spec.ID, 256<<10)
+			return err
+		}); err != nil {
+			return answer{}, JobResult{}, err
+		}
+		said = parseAnswer(out)
+	}
+	if why := said.value("failed"); why != "" && end.State == remote.JobExited && end.ExitCode != 0 {
+		return said, JobResult{Started: true}, failJob(operation.ErrRemoteExit, t.host.Name, job.spec.ID.Dir(), remote.Tail(end.tail, maxTail), "%s", remote.Escape(why))
+	}
+	if end.State == remote.JobExited && end.ExitCode != 0 && !end.NeverStarted && said.value("reverted") == "" { // its command is a script that nobody wants to read
+		return said, JobResult{Started: true}, failJob(operation.ErrRemoteExit, t.host.Name, job.spec.ID.Dir(), remote.Tail(end.tail, maxTail), "%s ended with exit code %d: %s", job.spec.ID.Step, end.ExitCode, orNothing(tellingLine(string(end.tail))))
+	}
+	result, err := job.result(end)
+	return said, result, err
 }
 
 func lease(op Operation) remote.Lease { return remote.Lease{Token: op.Token, Operation: op.ID} }

@@ -17,7 +17,7 @@ back() {
 	quotaoff "$path" >/dev/null 2>&1
 	if [ -f "$begun" ]; then
 		mount -o remount,usrjquota=,grpjquota= "$path"
-		rm -f "$path/aquota.user" "$path/aquota.group" "$begun"
+		rm -f "$path/aquota.user" "$path/aquota.group" "$path/aquota.user~" "$path/aquota.group~" "$begun"
 	fi
 }
 
@@ -45,7 +45,7 @@ if [ "$action" = off ]; then
 		mount -o remount,usrjquota=,grpjquota= "$path" || failed "$path cannot be mounted again without quotas"
 		say changed options
 	fi
-	rm -f "$path/aquota.user" "$path/aquota.group" "$begun"
+	rm -f "$path/aquota.user" "$path/aquota.group" "$path/aquota.user~" "$path/aquota.group~" "$begun"
 	say done 1
 	exit 0
 fi
@@ -75,6 +75,10 @@ if [ "$(how_many)" != 2 ]; then
 		failed "quotaon $path failed: $(printf '%s' "$why" | tail -n 1); it is as it was"
 	fi
 	printf '%s\n' "$why"
+	if [ "$(how_many)" != 2 ]; then # quotaon ends with 0 where it finds nothing to do
+		back
+		failed "quotaon $path has ended, and quotas are not on: it is as it was"
+	fi
 	say changed on
 fi
 where=$(kept)

@@ -55,6 +55,9 @@ func (c CLI) Stop() []string { return []string{c.Path, "stop"} }
 // Start is the inverse of Stop. Of the nodes of a cluster the Core comes first (kato.md §3.5).
 func (c CLI) Start() []string { return []string{c.Path, "start"} }
 
+// Relocate moves data of the local node, whose roles are stopped: kind is services, droplets or containers, to a folder that is there. What it prints, and what a second call does, is not known (kato.md §3.7).
+func (c CLI) Relocate(kind, to string) []string { return []string{c.Path, "relocate", kind, to} }
+
 // Processes prints the state of all processes of the local node; see ParseProcesses (kato.md §3.5).
 func (c CLI) Processes() []string { return []string{c.Path, "process", "list", "--json"} }
 
