@@ -849,7 +849,11 @@ func (c *invocation) preserve(st info, to string, on bool) error {
 		return err
 	}
 	if st.Mode()&fs.ModeSymlink != 0 {
-		return nil
+		link, err := c.lstat(to)
+		if err != nil {
+			return err
+		}
+		return setLinkTime(c.tree().host(link.virt), st.FileInfo.ModTime())
 	}
 	if err := c.tree().chmod(c.user(), c.dir, to, func(fs.FileMode) fs.FileMode { return st.Mode() & permissionBits }); err != nil {
 		return err

@@ -333,7 +333,7 @@ func (c *invocation) checkQuotas(s *fileSystem, userFile, groupFile string, back
 			}
 		}
 	}
-	folders, files := 0, 0
+	folders, files := 1, 0 // the real one counts a folder more than there are
 	t.inodes(s, func(fi fs.FileInfo) {
 		if fi.IsDir() {
 			folders++

@@ -153,6 +153,7 @@ func (n *Node) makeData() error {
 			folders = append(folders, dataPath+"/droplets")
 		}
 	}
+	varied := map[bool]bool{}
 	for i, f := range folders {
 		if err := os.MkdirAll(n.tree.host(f), 0o755); err != nil {
 			return err
@@ -163,7 +164,8 @@ func (n *Node) makeData() error {
 		if err := n.tree.put(f+"/data", strings.Repeat(n.name+"\n", 4096/(len(n.name)+1)), 0o644); err != nil {
 			return err
 		}
-		if i == 2 || f == dataPath+"/droplets" {
+		if kind := below(f, servicesPath); !varied[kind] { // one of the services', and droplets
+			varied[kind] = true
 			if err := n.makeVaried(f, i); err != nil {
 				return err
 			}

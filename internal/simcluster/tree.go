@@ -684,6 +684,14 @@ func (t *tree) rename(user, dir, from, to string) error {
 			return syscall.ENOSPC
 		}
 	}
+	if old, err := os.Lstat(t.host(dst)); err == nil && old.IsDir() { // an empty folder can be replaced by a folder
+		if fi, err := os.Lstat(t.host(src)); err == nil && !fi.IsDir() {
+			return syscall.EISDIR
+		}
+		if err := os.Remove(t.host(dst)); err != nil {
+			return bare(err)
+		}
+	}
 	if err := os.Rename(t.host(src), t.host(dst)); err != nil {
 		return bare(err)
 	}
