@@ -20,9 +20,9 @@ type decideFlags struct {
 
 func (c *cli) opDecideCommand() *cobra.Command {
 	var f decideFlags
-	decisions := []operation.Decision{operation.Retry, operation.Skip, operation.Abort, operation.Wait, operation.Degraded, operation.Leave}
+	decisions := []operation.Decision{operation.Retry, operation.Skip, operation.Abort, operation.Wait, operation.Degraded, operation.Leave, operation.Back}
 	cmd := &cobra.Command{
-		Use:   "decide OP retry|skip|abort|wait|degraded|leave",
+		Use:   "decide OP retry|skip|abort|wait|degraded|leave|back",
 		Short: "Answer a question of an operation",
 		Long: `Answer a question of an operation that is parked.
 
@@ -31,7 +31,8 @@ func (c *cli) opDecideCommand() *cobra.Command {
   abort      start no further node, end in a safe state
   wait       look again whether it is well by now
   degraded   go on although a node is out of service
-  leave      while cancelling: leave it as it is, the report names it
+  leave      leave it as it is, the report names it
+  back       put back what was moved, to where it was
 
 Which of them a question takes is shown with it. --node, --step and --try say which question is meant and may be left out when
 exactly one is open; an answer never hits another question than the one that was open when it was given.`,
@@ -52,7 +53,7 @@ exactly one is open; an answer never hits another question than the one that was
 		RunE: func(cmd *cobra.Command, args []string) error {
 			decision := operation.Decision(args[1])
 			if !slices.Contains(decisions, decision) {
-				return badInput("decision %q: choose retry, skip, abort, wait, degraded or leave", operationName(args[1]))
+				return badInput("decision %q: choose retry, skip, abort, wait, degraded, leave or back", operationName(args[1]))
 			}
 			if f.try < 0 {
 				return badInput("--try %d: write the number that stands with the question", f.try)

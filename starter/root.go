@@ -108,7 +108,7 @@ Exit codes:
 		}
 		return badInput("--output %q: choose table, json or yaml", c.output)
 	}
-	root.AddCommand(c.upgradeCommand(), c.patchCommand(), c.accessCommand(), c.backupCommand(), c.snapshotCommand(), c.appsCommand(), c.opCommand(), c.scheduleCommand(), c.clusterCommand(), c.initCommand(), c.schemaCommand(), c.completionCommand(), c.versionCommand())
+	root.AddCommand(c.upgradeCommand(), c.patchCommand(), c.accessCommand(), c.storageCommand(), c.backupCommand(), c.snapshotCommand(), c.appsCommand(), c.opCommand(), c.scheduleCommand(), c.clusterCommand(), c.initCommand(), c.schemaCommand(), c.completionCommand(), c.versionCommand())
 	root.InitDefaultHelpCmd()
 	for _, sub := range root.Commands() {
 		if sub.Name() == "help" {

@@ -33,6 +33,7 @@ func register(w worker.Registry, h hands) {
 	w.RegisterActivity(nodes)
 	w.RegisterActivity(&activities.Images{Nodes: nodes})
 	w.RegisterActivity(&activities.Patches{Nodes: nodes})
+	w.RegisterActivity(&activities.Storage{Nodes: nodes})
 	w.RegisterActivity(&activities.Access{Nodes: nodes, Keys: h.pool})
 	w.RegisterActivity(&activities.Kato{Source: source, Connections: h.pool, Jobs: jobs, Logger: h.log})
 	w.RegisterActivity(&activities.Catalog{Source: source, Operations: h.client, Logger: h.log})

@@ -129,6 +129,9 @@ func howFar(report *operation.Report) string {
 	if report.Patches != nil {
 		return patchSummary(report)
 	}
+	if report.Storage != nil {
+		return movedSummary(report)
+	}
 	if report.Apps != nil {
 		return appsSummary(report.Apps)
 	}

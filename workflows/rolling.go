@@ -491,7 +491,7 @@ func (r *rolling) child(ctx workflow.Context, in nodeTask) nodeResult {
 }
 
 // baselineOf is what did not hold on one node before.
-func (r *rolling) baselineOf(node string) []operation.GateFailure {
+func (r *run) baselineOf(node string) []operation.GateFailure {
 	var out []operation.GateFailure
 	for _, f := range r.report.BrokenBefore {
 		if f.Node == node {

@@ -17,6 +17,7 @@ const (
 	Wait     Decision = "wait"     // look again whether it is well by now
 	Degraded Decision = "degraded" // go on although a node is out of service
 	Leave    Decision = "leave"    // while cancelling: leave it as it is, the report names it
+	Back     Decision = "back"     // put back what was moved, to where it was
 )
 
 // Question is what an operation that is parked needs to know.

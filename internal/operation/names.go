@@ -69,9 +69,9 @@ const (
 	PhaseCancelled = "cancelled" // cancelled, in a safe state
 )
 
-// OnOneNode reports whether operations of a kind are several steps on one node: exports and imports.
+// OnOneNode reports whether operations of a kind are several steps on one node: exports, imports and relocations.
 func OnOneNode(kind string) bool {
-	return kind == KindBackup || kind == KindRestore || kind == KindRehearse || kind == KindHold
+	return kind == KindBackup || kind == KindRestore || kind == KindRehearse || kind == KindHold || kind == KindRelocate
 }
 
 // PausesBefore is what a paused operation of a kind does not begin, "the next node" in most of them.

@@ -162,6 +162,8 @@ type Report struct {
 	Image *ImageReport `json:"image,omitempty"`
 	// Patches is what became of kato's patches.
 	Patches *PatchReport `json:"patches,omitempty"`
+	// Storage is what became of a relocation.
+	Storage *StorageReport `json:"storage,omitempty"`
 }
 
 // Counts of nodes by status.

@@ -105,6 +105,8 @@ type RelocateInput struct {
 	Services   string `json:"services,omitempty"`
 	Droplets   string `json:"droplets,omitempty"`
 	Containers string `json:"containers,omitempty"`
+	// Confirm is the name of the cluster once more; a dry run needs none.
+	Confirm string `json:"confirm,omitempty"`
 	// Force moves them although a check has found what can be overruled.
 	Force bool `json:"force,omitempty"`
 	// KeepSource leaves the source on the node, beside itself, when all is done.
@@ -134,6 +136,9 @@ func (in RelocateInput) Check() []string {
 	}
 	if in.Node == "" {
 		problems = append(problems, "node is missing: name the one whose data are to be moved")
+	}
+	if in.Cluster != "" && !in.DryRun && in.Confirm != in.Cluster {
+		problems = append(problems, fmt.Sprintf("confirm: a relocation stops the node's roles and moves its data: write the name of cluster %s once more (--confirm %s)", in.Cluster, in.Cluster))
 	}
 	moves := in.Moves()
 	if len(moves) == 0 {

@@ -63,6 +63,7 @@ func Report(r *operation.Report, now time.Time, s Style) string {
 	}
 	b.WriteString(imaged(r, s))
 	b.WriteString(patched(r, s))
+	b.WriteString(relocated(r.Storage, s))
 	b.WriteString(snapshotted(r.Snapshot, s))
 	if r.Sets != nil && r.Sets.Prune != nil {
 		b.WriteString(prunedSets(r, s))
@@ -76,7 +77,7 @@ func Report(r *operation.Report, now time.Time, s Style) string {
 	if len(r.Nodes) > 0 {
 		b.WriteString("\n")
 		columns := []string{"NODE", "ROLES", "STATUS", "STEP", "TRY", "TIME", "PACKAGES", "BOOT", "NOTE"}
-		upgrades := !operation.OnOneNode(r.Kind) && r.Patches == nil && !slices.Contains([]string{operation.KindSnapshot, operation.KindSnapshotRollback, operation.KindAccessGrant, operation.KindAccessRevoke}, r.Kind)
+		upgrades := !operation.OnOneNode(r.Kind) && r.Patches == nil && !slices.Contains([]string{operation.KindSnapshot, operation.KindSnapshotRollback, operation.KindAccessGrant, operation.KindAccessRevoke, operation.KindQuotaEnable, operation.KindQuotaDisable}, r.Kind)
 		if !upgrades {
 			columns = slices.Delete(columns, 6, 8)
 		}
