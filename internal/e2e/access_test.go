@@ -42,7 +42,7 @@ func (s *site) accessCheck(code int, args ...string) map[string]operation.Access
 // withAccess is an ALS cluster of a Core and two DEAs whose password logins can be switched.
 func withAccess(c *config) {
 	withPatches(c)
-	c.access = true
+	c.rootShell = true
 }
 
 // door is what leads into a node by SSH, with its faults.

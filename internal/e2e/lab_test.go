@@ -89,10 +89,10 @@ func startHosts(t *testing.T, cfg config) cluster {
 		require.NoError(t, err)
 		lc.Sudoers = map[string][]byte{"katoflow-images": sudoers}
 	}
-	if cfg.access {
+	if cfg.rootShell {
 		sudoers, err := os.ReadFile(harness.Root() + "/deploy/sudoers/katoflow-shell")
 		require.NoError(t, err)
-		lc.Sudoers = map[string][]byte{"katoflow-access": sudoers}
+		lc.Sudoers = map[string][]byte{"katoflow-shell": sudoers}
 	}
 	if cfg.nodes == nil {
 		lc.Nodes = lab.DefaultNodes(5)

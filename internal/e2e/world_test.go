@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"fmt"
 	"sort"
 	"strings"
@@ -103,8 +104,8 @@ type config struct {
 	seated bool
 	// images: the DEAs have docker with a base image; registry: there is one that they push to.
 	images, registry bool
-	// access: sudo runs a shell, as switching password logins needs it.
-	access bool
+	// rootShell: sudo runs a shell, as switching password logins and storage need it.
+	rootShell bool
 	// disk is the size in bytes of a real host's disk, 0 for the usual.
 	disk int64
 	// simulated changes what only the simulated cluster has.
@@ -122,6 +123,15 @@ type nodeConfig struct {
 	alone bool
 	// shell of the login user.
 	shell string
+	// disks are file systems of its own.
+	disks []disk
+}
+
+// disk is a file system of a node, mounted at path; options are those of /etc/fstab. kind is its type, "" = ext4: a real host has no other.
+type disk struct {
+	path, options, kind string
+	size                int64
+	notInFstab          bool
 }
 
 type siteOption func(*config)
@@ -226,6 +236,9 @@ func startSimulated(t *testing.T, dir string, cfg config) cluster {
 				node.Pending = nil
 			}
 			node.Pending = append(node.Pending, simcluster.Package{Name: brokenPackage, Old: "1.0", New: "2.0", PostinstFails: 1000})
+		}
+		for _, d := range n.disks {
+			node.Mounts = append(node.Mounts, simcluster.Mount{Path: d.path, Size: d.size, Options: d.options, Type: cmp.Or(d.kind, "ext4"), NotInFstab: d.notInFstab})
 		}
 		sc.Nodes = append(sc.Nodes, node)
 	}

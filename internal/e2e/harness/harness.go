@@ -369,7 +369,7 @@ func (s *Site) Katoflow(limit time.Duration, args ...string) (Output, error) {
 // asksWorker says whether a command takes --task-queue: it has a worker do the work.
 func asksWorker(command, verb string) bool {
 	switch command {
-	case "upgrade", "patch", "access", "snapshot":
+	case "upgrade", "patch", "access", "storage", "snapshot":
 		return true
 	case "cluster":
 		return verb != "show"
