@@ -608,6 +608,7 @@ func (x *Storage) SwitchBack(ctx context.Context, in MoveInput) (JobResult, erro
 	if found := said.value("found"); found != "" {
 		out.Notes = append(out.Notes, fmt.Sprintf("what was left of the source is in %s", remote.Escape(found)))
 	}
+	out.Notes = append(out.Notes, leftBehind(said)...)
 	if err == nil && said.value("back") != "" && !in.Discard {
 		out.Notes = append(out.Notes, fmt.Sprintf("what was written to %s since is still in %s", in.Move.Kind, in.Move.To))
 	}
@@ -622,14 +623,20 @@ func (x *Storage) TidySource(ctx context.Context, in MoveInput) (JobResult, erro
 	a := begin(ctx, "tidy "+string(in.Move.Kind))
 	defer a.finish()
 	said, out, err := x.moveStepOf(a, in, operation.StepTidy, tidySourceScript, flag(in.Stays))
-	for _, left := range said.values["left"] {
-		out.Notes = append(out.Notes, fmt.Sprintf("kato has left %s there, which nobody needs any more", remote.Escape(left)))
-	}
+	out.Notes = append(out.Notes, leftBehind(said)...)
 	if in.Stays && err == nil {
 		out.Notes = append(out.Notes, fmt.Sprintf("the source of %s stays in %s", in.Move.Kind, remote.Escape(in.Move.Kept)))
 	}
 	out.Notes = notes(out.Notes...)
 	return out, err
+}
+
+// leftBehind tells what kato has left beside the data.
+func leftBehind(said answer) (out []string) {
+	for _, left := range said.values["left"] {
+		out = append(out, fmt.Sprintf("kato has left %s there: remove it when it is not needed", remote.Escape(left)))
+	}
+	return out
 }
 
 // PlanRelocateInput asks for the commands of a dry run.

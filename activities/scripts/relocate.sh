@@ -13,6 +13,21 @@ list() {
 	} | LC_ALL=C grep -v -E '^(lost\+found|aquota\.(user|group)~?)(/|	)' | LC_ALL=C sort
 }
 
+# new_beside: what lies beside $real under its name and some more letters, and did not when the source was kept: kato's own, such as a source moved aside.
+new_beside() {
+	[ -f "$kept.beside" ] || return 0
+	for beside in "$real"?*; do
+		case $beside in
+		"$kept"*) ;;
+		*)
+			if [ -e "$beside" ] && ! LC_ALL=C grep -F -x -q -e "$beside" "$kept.beside"; then
+				printf '%s\n' "$beside"
+			fi
+			;;
+		esac
+	done
+}
+
 docker_runs() {
 	systemctl is-active docker >/dev/null 2>&1 || service docker status 2>/dev/null | grep -q 'running'
 }

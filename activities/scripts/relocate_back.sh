@@ -29,6 +29,14 @@ fi
 if [ ! -d "$real" ]; then
 	failed "$real is not there, and neither is what was kept of it ($kept)"
 fi
+# What kato has moved aside would be in the way of its next try. It is removed where it is the source once more, of whose files it has the second names.
+new_beside | while IFS= read -r beside; do
+	if [ -d "$beside" ] && [ "$(list "$beside" | sha256sum)" = "$(list "$real" | sha256sum)" ]; then
+		rm -rf --one-file-system "$beside"
+	else
+		say left "$beside"
+	fi
+done
 if [ "$discard" = 1 ] && [ -f "$kept.target" ] && [ -d "$target" ]; then
 	emptied || failed "$target cannot be emptied"
 fi

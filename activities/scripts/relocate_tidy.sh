@@ -8,15 +8,8 @@ case $now in
 "$there" | "$there"/*) ;;
 *) failed "$source leads to $now, not to $target: the source that was kept stays ($kept)" ;;
 esac
-for beside in "$real"?*; do
-	case $beside in
-	"$kept"*) ;;
-	*)
-		if [ -f "$kept.beside" ] && [ -e "$beside" ] && ! LC_ALL=C grep -F -x -q "$beside" "$kept.beside"; then
-			say left "$beside"
-		fi
-		;;
-	esac
+new_beside | while IFS= read -r beside; do
+	say left "$beside"
 done
 if [ "$stays" != 1 ]; then
 	rm -rf --one-file-system "$kept" || failed "$kept cannot be removed"

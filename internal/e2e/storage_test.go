@@ -140,3 +140,319 @@ func TestStorage_Relocate_DataAreMovedComparedAndTheSourceIsRemoved(t *testing.T
 		})
 	}
 }
+
+func TestStorage_Relocate_WhatSpeaksAgainstIt_IsNamedBeforeAnythingIsDone(t *testing.T) {
+	t.Parallel()
+	onlySimulated(t, "file systems of all types and devices")
+	s := newSite(t, nil, nil, withVolumes, alike(func(n *nodeConfig) {
+		n.disks = []disk{{path: ebs, options: "rw,relatime," + quotaOptions}, {path: "/mnt/plain"}, {path: "/mnt/small", options: "rw," + quotaOptions, size: 4 << 10},
+			{path: "/mnt/nfs", kind: "nfs4", options: "rw," + quotaOptions}, {path: "/mnt/ssh", kind: "fuse.sshfs", options: "rw," + quotaOptions}, {path: "/mnt/readonly", options: "ro," + quotaOptions}}
+	}, "data"))
+	s.worker("")
+	f := s.fault("data are to go where they must not")
+	s.shell("data", "sudo -n sh -c 'mkdir /mnt/ebs/full && touch /mnt/ebs/full/x /mnt/ebs/file && ln -s /mnt/ebs/full /mnt/ebs/link'")
+	before := s.content("data", servicesFrom)
+	for to, why := range map[string]string{
+		"/opt/services":          `nothing is mounted above /opt/services`,
+		"/mnt/plain/services":    `/mnt/plain is not mounted with quotas.*katoflow storage quota enable`,
+		"/mnt/small/services":    `/mnt/small has .* free, and .* are needed`,
+		"/mnt/nfs/services":      `/mnt/nfs is NFS, to which the filesystem service must not go: use block storage or SSHFS`,
+		"/mnt/readonly/services": `/mnt/readonly is mounted read-only`,
+		ebs + "/full":            `/mnt/ebs/full is not empty: there is x`,
+		ebs + "/file":            `/mnt/ebs/file is not a folder`,
+		ebs + "/link":            `/mnt/ebs/link leads to /mnt/ebs/full: name that`,
+		servicesFrom + "/within": `lie in one another`,
+	} {
+		out := s.cli(7, "storage", "relocate", s.cluster.Name(), "--node", "data", "--services", to, "--confirm", s.cluster.Name())
+		require.Regexp(t, `(?s)data: services: .*`+why+"|data: "+why, out.Stderr)
+	}
+	// What can be overruled is said so, and is told then.
+	out := s.cli(7, "storage", "relocate", s.cluster.Name(), "--node", "dea-1", "--containers", "/opt/containers", "--confirm", s.cluster.Name())
+	require.Contains(t, out.Stderr, "--force overrules this")
+	require.Empty(t, s.cluster.Commands())
+	require.Equal(t, before, s.content("data", servicesFrom))
+	require.Empty(t, s.litter("data"))
+	s.relocate("data", "--services", "/mnt/ssh/services").done(60 * time.Second) // SSHFS is what the source page allows
+	require.Equal(t, "/mnt/ssh/services", s.leadsTo("data", servicesFrom))
+	f.row(refused)
+}
+
+// whatRelocateDoes are the ways in which kato relocate goes wrong, and what is said of each.
+var whatRelocateDoes = map[katodouble.RelocateFault]string{
+	katodouble.RelocateFails:      `ended with exit code|kato relocate`,
+	katodouble.RelocateHalf:       `exit code`,
+	katodouble.RelocateSilent:     `kato says that it is done, and /var/stackato/services is where it was`,
+	katodouble.RelocateLosesFile:  `1 of the files and folders of services are not in /mnt/ebs/services as they were`,
+	katodouble.RelocateLosesOwner: `of the files and folders of services are not in /mnt/ebs/services as they were`,
+}
+
+func TestStorage_Relocate_KatoFailsOrLies_AllGoesBackAndTheNodeRunsWhileItIsAsked(t *testing.T) {
+	t.Parallel()
+	for fault, why := range whatRelocateDoes {
+		t.Run(string(fault), func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, nil, nil, withVolumes)
+			s.relocateWith("data", katodouble.RelocatePatch{Fault: new(fault), Times: new(1), RemoveOriginal: new(fault == katodouble.RelocateLosesFile)})
+			s.worker("")
+			before := s.content("data", servicesFrom)
+			f := s.fault("kato relocate goes wrong: %s", fault)
+			o := s.relocate("data", "--services", ebs+"/services")
+			q := o.question(90 * time.Second)
+			require.Equal(t, "data", q.Node)
+			require.Regexp(t, why, q.Cause.Message)
+			require.Equal(t, []operation.Decision{operation.Retry, operation.Abort}, q.Choices)
+			require.Equal(t, servicesFrom, s.leadsTo("data", servicesFrom))
+			require.Equal(t, before, s.content("data", servicesFrom))
+			require.Equal(t, "READY", s.ready("data"))
+			o.decide(q, operation.Retry)
+			r := o.done(90 * time.Second)
+			require.Equal(t, before, s.content("data", servicesFrom))
+			require.Equal(t, ebs+"/services", s.leadsTo("data", servicesFrom))
+			require.Equal(t, operation.Moved, r.Storage.Moves[0].Outcome)
+			require.Len(t, s.relocations("data"), 2)
+			for _, l := range s.litter("data") {
+				require.Contains(t, l, ".found", "nothing but what was left of the source")
+			}
+			f.row("parked at " + q.Step + ", back where they were, the node runs; retried")
+		})
+	}
+}
+
+func TestStorage_Relocate_TheDiskFillsUp_AllGoesBackAndItCanBeLeftSo(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, nil, nil, withVolumes)
+	s.relocateWith("data", katodouble.RelocatePatch{Seconds: new(2.0)})
+	s.worker("")
+	before := s.content("data", servicesFrom)
+	f := s.fault("the volume fills up while data are copied to it")
+	o := s.relocate("data", "--services", ebs+"/services", "--droplets", ebs+"/droplets")
+	s.eventually(60*time.Second, "kato relocate", func() bool { return len(s.relocations("data")) > 0 })
+	require.NoError(t, s.disks("data").FreeSpace(ebs, 0))
+	q := o.question(90 * time.Second)
+	require.Regexp(t, `No space left|/mnt/ebs is full`, q.Cause.Message)
+	require.Equal(t, before, s.content("data", servicesFrom))
+	require.Equal(t, "READY", s.ready("data"))
+	o.decide(q, operation.Abort)
+	r, err := o.end(60 * time.Second)
+	require.Error(t, err)
+	require.Equal(t, operation.PhaseAborted, r.Phase)
+	require.Equal(t, operation.NotMoved, r.Storage.Moves[0].Outcome)
+	require.Equal(t, operation.NotMoved, r.Storage.Moves[1].Outcome)
+	require.Contains(t, r.Message, "nothing was moved")
+	require.Empty(t, s.litter("data"))
+	f.end("parked at " + q.Step + ", back where they were; aborted")
+}
+
+func TestStorage_Relocate_GatesDoNotHoldAtTheNewPlace_BackOrLeft(t *testing.T) {
+	t.Parallel()
+	for _, decision := range []operation.Decision{operation.Back, operation.Leave, operation.Retry} {
+		t.Run(string(decision), func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, nil, nil, withVolumes)
+			s.relocateWith("data", katodouble.RelocatePatch{Seconds: new(0.5)})
+			s.inventory(strings.Replace(quickGates, "timeout: 20s}", "timeout: 5s, commands: ['test ! -e /tmp/ill']}", 1))
+			s.worker("")
+			before := s.content("data", servicesFrom)
+			f := s.fault("a gate does not hold at the new place: %s", decision)
+			o := s.relocate("data", "--services", ebs+"/services")
+			s.eventually(60*time.Second, "kato relocate", func() bool { return len(s.relocations("data")) > 0 })
+			s.shell("data", "touch /tmp/ill")
+			q := o.question(90 * time.Second)
+			require.Equal(t, operation.StepGates, q.Step)
+			require.Equal(t, []operation.Decision{operation.Retry, operation.Leave, operation.Back}, q.Choices)
+			s.shell("data", "sudo -n sh -c 'echo written since >/mnt/ebs/services/later'")
+			s.shell("data", "rm /tmp/ill")
+			o.decide(q, decision)
+			if decision == operation.Retry {
+				o.done(60 * time.Second)
+				require.Empty(t, s.litter("data"))
+				f.end("parked at gates, retried")
+				return
+			}
+			r, err := o.end(60 * time.Second)
+			require.Error(t, err)
+			if decision == operation.Back {
+				require.Equal(t, operation.NotMoved, r.Storage.Moves[0].Outcome)
+				require.Equal(t, servicesFrom, s.leadsTo("data", servicesFrom))
+				require.Equal(t, before, s.content("data", servicesFrom))
+				require.Contains(t, s.content("data", ebs+"/services"), "later", "what was written since is not thrown away")
+				require.Contains(t, strings.Join(r.Nodes[0].Notes, "\n"), "is still in /mnt/ebs/services")
+				require.Empty(t, s.litter("data"))
+				f.row("parked at gates, back where they were")
+				return
+			}
+			require.Equal(t, operation.MovedLeft, r.Storage.Moves[0].Outcome)
+			require.Equal(t, ebs+"/services", s.leadsTo("data", servicesFrom))
+			require.True(t, r.Storage.SourceKept)
+			require.Equal(t, before, s.content("data", r.Storage.Moves[0].Kept))
+			f.end("parked at gates, left so; the source is kept")
+		})
+	}
+}
+
+func TestStorage_Relocate_CancelledOrRebootedInTheMiddle_NothingIsHalfDone(t *testing.T) {
+	t.Parallel()
+	t.Run("cancelled", func(t *testing.T) {
+		t.Parallel()
+		s := newSite(t, nil, nil, withVolumes)
+		s.relocateWith("data", katodouble.RelocatePatch{Seconds: new(2.0)})
+		s.worker("")
+		before, droplets := s.content("data", servicesFrom), s.content("data", dropletsFrom)
+		f := s.fault("cancelled while kato relocate runs")
+		o := s.relocate("data", "--services", ebs+"/services", "--droplets", ebs+"/droplets")
+		s.eventually(60*time.Second, "kato relocate", func() bool { return len(s.relocations("data")) > 0 })
+		r, _ := o.cancel()
+		require.Equal(t, operation.PhaseCancelled, r.Phase)
+		require.Equal(t, operation.Moved, r.Storage.Moves[0].Outcome)
+		require.Equal(t, operation.NotMoved, r.Storage.Moves[1].Outcome)
+		require.Equal(t, before, s.content("data", servicesFrom))
+		require.Equal(t, droplets, s.content("data", dropletsFrom))
+		require.Equal(t, dropletsFrom, s.leadsTo("data", dropletsFrom))
+		require.Equal(t, "READY", s.ready("data"))
+		require.Empty(t, s.litter("data"))
+		f.end("what was begun was seen through, the rest is where it was")
+	})
+	t.Run("rebooted", func(t *testing.T) {
+		t.Parallel()
+		s := newSite(t, nil, nil, withVolumes)
+		s.relocateWith("data", katodouble.RelocatePatch{Seconds: new(3.0)})
+		s.worker("")
+		before := s.content("data", servicesFrom)
+		f := s.fault("the node reboots while kato relocate runs")
+		o := s.relocate("data", "--services", ebs+"/services")
+		s.eventually(60*time.Second, "kato relocate", func() bool { return len(s.relocations("data")) > 0 })
+		s.cluster.Node("data").RebootNow()
+		q := o.question(2 * time.Minute)
+		require.Equal(t, operation.ErrInterrupted, q.Cause.Type)
+		require.Equal(t, before, s.content("data", servicesFrom))
+		require.Equal(t, servicesFrom, s.leadsTo("data", servicesFrom))
+		require.NoError(t, s.disks("data").HealRelocate())
+		o.decide(q, operation.Retry)
+		o.done(90 * time.Second)
+		require.Equal(t, before, s.content("data", servicesFrom))
+		require.Equal(t, ebs+"/services", s.leadsTo("data", servicesFrom))
+		require.Empty(t, s.litter("data"))
+		f.row("parked at " + q.Step + ", back where they were; retried")
+	})
+}
+
+func TestStorage_Relocate_OfADEA_InstancesLeaveBeforeAndDockerRunsAfterwards(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, nil, nil, withVolumes, alike(func(n *nodeConfig) { n.disks = []disk{{path: ebs, options: "rw," + quotaOptions}} }, "dea-1"))
+	s.worker("")
+	s.shell("dea-1", "sudo -n sh -c 'mkdir -p /var/lib/docker/overlay2/x && echo layer >/var/lib/docker/overlay2/x/file && chmod 711 /var/lib/docker'")
+	before := s.content("dea-1", "/var/lib/docker")
+	r := s.relocate("dea-1", "--containers", ebs+"/containers", "--maintenance").done(90 * time.Second)
+	require.Equal(t, before, s.content("dea-1", "/var/lib/docker"))
+	require.Equal(t, ebs+"/containers", s.leadsTo("dea-1", "/var/lib/docker"))
+	require.Equal(t, "put back (off)", r.Maintenance)
+	require.False(t, s.cluster.Maintenance())
+	retired := false
+	for _, e := range s.cluster.Node("core").Commands() {
+		retired = retired || strings.HasPrefix(strings.Join(e.Argv, " "), "kato node retire")
+	}
+	require.True(t, retired)
+	require.Empty(t, s.repeated())
+}
+
+// ready is what kato says of the processes of a node.
+func (s *site) ready(node string) string {
+	s.t.Helper()
+	out := ""
+	s.eventually(30*time.Second, "the processes of "+node, func() bool {
+		out = strings.TrimSpace(s.shell(node, `sh -l -c 'kato process ready all' 2>/dev/null || true`))
+		return out == "READY"
+	})
+	return out
+}
+
+func TestStorage_Quota_EnabledKeptOverAReboot_AndDisabled(t *testing.T) {
+	t.Parallel()
+	for _, by := range []string{"/etc/fstab", "/etc/init.d/setup_helion_lxc"} {
+		t.Run(strings.ReplaceAll(by, "/", " "), func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, nil, nil, plain("a"), func(c *config) { c.rootShell = true }, alike(func(n *nodeConfig) { n.disks = []disk{{path: ebs}} }, "a"))
+			d := s.disks("a")
+			require.NoError(t, d.QuotaSupport(true))
+			if by != "/etc/fstab" {
+				s.shell("a", `printf '%s\n' '#!/bin/sh' '### BEGIN INIT INFO' '# Provides: setup_helion_lxc' '### END INIT INFO' '' 'case "$1" in' 'start) exit 0 ;;' 'esac' 'exit 0' | sudo -n sh -c 'cat >/etc/init.d/setup_helion_lxc && chmod 755 /etc/init.d/setup_helion_lxc'`)
+			}
+			script, fstab := s.shell("a", "cat /etc/init.d/setup_helion_lxc 2>/dev/null || true"), s.shell("a", "cat /etc/fstab")
+			s.worker("")
+			shown := s.cli(0, "storage", "quota", "enable", s.cluster.Name(), "--path", ebs, "--dry-run").Stdout
+			require.Contains(t, shown, "quotacheck -vgumb "+ebs)
+			require.Empty(t, s.cluster.Commands())
+
+			on := func(want bool) {
+				t.Helper()
+				user, group, err := d.QuotaOn(ebs)
+				require.NoError(t, err)
+				require.Equal(t, [2]bool{want, want}, [2]bool{user, group})
+			}
+			r := s.quota(operation.QuotaEnable, "--path", ebs).done(60 * time.Second)
+			require.Equal(t, []string{"quotas of /mnt/ebs are on, kept over a reboot by " + by}, r.Nodes[0].Notes)
+			on(true)
+			options, err := d.MountOptions(ebs)
+			require.NoError(t, err)
+			require.Contains(t, options, "usrjquota=aquota.user")
+			r = s.quota(operation.QuotaEnable, "--path", ebs).done(60 * time.Second)
+			require.Equal(t, []string{"quotas of /mnt/ebs were on already, and are kept over a reboot"}, r.Nodes[0].Notes)
+
+			if by != "/etc/fstab" || !onHosts() { // a real host without systemd's quotaon: what mounts it does not switch quotas on
+				boots := d.Boots()
+				d.RebootNow()
+				s.eventually(90*time.Second, "the boot of a", func() bool { return d.Boots() > boots && d.Running() })
+				s.eventually(60*time.Second, "quotas after the boot", func() bool {
+					user, group, err := d.QuotaOn(ebs)
+					return err == nil && user && group
+				})
+			}
+			s.quota(operation.QuotaDisable, "--path", ebs).done(60 * time.Second)
+			on(false)
+			require.Equal(t, script, s.shell("a", "cat /etc/init.d/setup_helion_lxc 2>/dev/null || true"))
+			require.Equal(t, strings.Fields(fstab), strings.Fields(s.shell("a", "cat /etc/fstab")))
+			require.Empty(t, s.shell("a", "ls /mnt/ebs | grep aquota || true"))
+			s.quota(operation.QuotaDisable, "--path", ebs).done(60 * time.Second)
+			require.Empty(t, s.litter("a"))
+			require.Empty(t, s.repeated())
+		})
+	}
+}
+
+func TestStorage_Quota_KernelWithoutThem_AllAsItWasAndTold(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, nil, nil, plain("a", "b"), func(c *config) { c.rootShell = true }, alike(func(n *nodeConfig) { n.disks = []disk{{path: ebs}} }, "a", "b"))
+	require.NoError(t, s.disks("a").QuotaSupport(false))
+	require.NoError(t, s.disks("b").QuotaSupport(true))
+	s.worker("")
+	f := s.fault("the kernel of a node has no quotas")
+	o := s.quota(operation.QuotaEnable, "--path", ebs)
+	q := o.question(60 * time.Second)
+	require.Equal(t, operation.StepQuota, q.Step)
+	require.Regexp(t, `a: the kernel \S+ has no quotas .*: /mnt/ebs is as it was`, q.Cause.Message)
+	options, err := s.disks("a").MountOptions(ebs)
+	require.NoError(t, err)
+	require.NotContains(t, options, "usrjquota")
+	require.NotContains(t, s.shell("a", "cat /etc/fstab"), "usrjquota")
+	require.Empty(t, s.shell("a", "ls /mnt/ebs | grep aquota || true"))
+	o.decide(q, operation.Skip)
+	r, err := o.end(60 * time.Second)
+	require.Error(t, err)
+	require.Equal(t, operation.NodeSkipped, r.Nodes[0].Status)
+	require.Equal(t, operation.NodeDone, r.Nodes[1].Status)
+	f.row(parkedFor(q.Step, "as it was; skipped"))
+}
+
+func TestStorage_Quota_WhereTheyCannotBe_IsNamedBeforeAnythingIsDone(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, nil, nil, plain("a"), func(c *config) { c.rootShell = true }, alike(func(n *nodeConfig) { n.disks = []disk{{path: ebs}, {path: "/mnt/loose", notInFstab: true}} }, "a"))
+	s.worker("")
+	f := s.fault("quotas are to be where they cannot be")
+	for path, why := range map[string]string{"/mnt": "nothing is mounted at /mnt: it lies on the file system of /", "/mnt/loose": "/mnt/loose is not in /etc/fstab, and there is no setup_helion_lxc"} {
+		require.Contains(t, s.cli(7, "storage", "quota", "enable", s.cluster.Name(), "--path", path).Stderr, "a: "+why)
+	}
+	s.cluster.Node("a").SudoPassword(true)
+	require.Contains(t, s.cli(7, "storage", "quota", "enable", s.cluster.Name(), "--path", ebs).Stderr, "install deploy/sudoers/katoflow-shell")
+	require.Empty(t, s.cluster.Commands())
+	f.end(refused)
+}

@@ -468,7 +468,28 @@ func (n *Node) mountAtBoot(b *bootState) <-chan struct{} {
 	for _, err := range n.tree.mountAll() {
 		n.cluster.event(n.name, "boot", "mount: %v", err)
 	}
+	if n.quotaSupported() && !n.noQuotaTools() {
+		n.switchQuotasOn()
+	}
 	return n.startInit(b)
+}
+
+// switchQuotasOn is what the service of package quota does at a boot: those of every mount that has the options, and the files.
+func (n *Node) switchQuotasOn() {
+	for _, s := range n.tree.systems {
+		there := func(name string) bool {
+			if name == "" {
+				return false
+			}
+			fi, err := os.Stat(n.tree.host(path.Join(s.mount, name)))
+			return err == nil && fi.Mode().IsRegular()
+		}
+		user, group := s.quotaFiles()
+		if on := [2]bool{there(user), there(group)}; on[0] || on[1] {
+			s.setQuotas(on[0], on[1])
+			n.cluster.event(n.name, "boot", "quotas of %s: users' %v, groups' %v", s.mount, on[0], on[1])
+		}
+	}
 }
 
 // startInit runs the init scripts of a boot, in their order. The channel is closed when they have ended.

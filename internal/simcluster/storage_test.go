@@ -198,16 +198,23 @@ func TestStorage_QuotasSwitchedOn_LastUntilTheNextBoot(t *testing.T) {
 	user, group, _ = n.QuotaOn(ebs)
 	require.False(t, user || group)
 
-	// The mount's line of /etc/fstab keeps the options, a script of the boot switches quotas on.
+	// A script of the boot mounts it with them and switches quotas on, as the source page has it.
 	require.NoError(t, n.MakeInitScript("setup_helion_lxc"))
-	require.Zero(t, rootRuns(t, c, `sed -i 's|^\(/dev/vdb1 .*\)defaults|\1defaults,usrjquota=aquota.user,grpjquota=aquota.group,jqfmt=vfsv0|' /etc/fstab
-sed -i 's|^exit 0$|if [[ -f "/mnt/ebs/aquota.user" ]]; then\n  quotaon -v /mnt/ebs >/run/quota.log 2>\&1\nfi\n\nexit 0|' /etc/init.d/setup_helion_lxc`).exit)
+	require.Zero(t, rootRuns(t, c, `sed -i 's|^exit 0$|if [[ -f "/mnt/ebs/aquota.user" ]]; then\n  `+remount+`\n  quotaon -v /mnt/ebs >/run/quota.log 2>\&1\nfi\n\nexit 0|' /etc/init.d/setup_helion_lxc`).exit)
 	c = rebooted(t, n)
 	options, _ = n.MountOptions(ebs)
 	require.Equal(t, journaled, options)
 	user, group, _ = n.QuotaOn(ebs)
 	require.True(t, user && group)
 	require.Contains(t, run(t, c, "cat /run/quota.log").out, "user quotas turned on")
+
+	// The mount's line of /etc/fstab keeps the options, and the service of package quota switches them on.
+	require.Zero(t, rootRuns(t, c, `rm /etc/init.d/setup_helion_lxc; sed -i 's|^\(/dev/vdb1 .*\)defaults|\1defaults,usrjquota=aquota.user,grpjquota=aquota.group,jqfmt=vfsv0|' /etc/fstab`).exit)
+	c = rebooted(t, n)
+	options, _ = n.MountOptions(ebs)
+	require.Equal(t, journaled, options)
+	user, group, _ = n.QuotaOn(ebs)
+	require.True(t, user && group)
 	require.NoError(t, n.QuotaSupport(false))
 	r = rootRuns(t, c, "quotaon -v /mnt/ebs")
 	require.Equal(t, 2, r.exit)

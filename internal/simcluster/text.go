@@ -800,14 +800,18 @@ func uniq(c *invocation) int {
 	}
 	all, exit := c.readLines(names)
 	_, count := opts["c"]
+	_, repeated := opts["d"]
+	_, unique := opts["u"]
 	for i := 0; i < len(all); {
 		j := i
 		for j < len(all) && all[j] == all[i] {
 			j++
 		}
-		if count {
+		switch {
+		case repeated && j-i == 1, unique && j-i > 1:
+		case count:
 			c.printf("%7d %s\n", j-i, all[i])
-		} else {
+		default:
 			c.printf("%s\n", all[i])
 		}
 		i = j
