@@ -54,6 +54,7 @@ type CommandLine struct {
 //	                         import: the header Import
 //	POST  /logins/ID         logs in to a node by key, as the login user of this one
 //	POST  /patches           begins a change of the node's patches; answers with the NodePatches of it
+//	POST  /relocations       begins a relocation; answers with the Relocate of it
 //	POST  /fetches           FetchRequest: fetches the vendor's manifest, or a patch; answers with the new NodeState
 //
 // A wrong request is answered with 400, one of the Core's to another node with 404, an export or import while another one runs with 409, a state that cannot be
@@ -323,6 +324,14 @@ func (a *Agent) Handler() http.Handler {
 		var now NodePatches
 		err := a.change(func() (err error) {
 			now, err = a.c.takePatches(r.Context(), a.site.ID)
+			return err
+		})
+		return now, err
+	})
+	handle("POST /relocations", func(_ http.ResponseWriter, r *http.Request) (any, error) {
+		var now Relocate
+		err := a.change(func() (err error) {
+			now, err = a.c.takeRelocation(r.Context(), a.site.ID)
 			return err
 		})
 		return now, err

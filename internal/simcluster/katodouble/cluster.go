@@ -76,6 +76,8 @@ type Cluster struct {
 	patchTake  func(ctx context.Context, id string) (NodePatches, error)
 	patchFetch func(ctx context.Context, id, name string) error
 	nodeChange func(ctx context.Context, id string, p StatePatch) error
+	// relocateTake likewise what takeRelocation does.
+	relocateTake func(ctx context.Context, id string) (Relocate, error)
 }
 
 type node struct {
@@ -96,6 +98,7 @@ type node struct {
 	export         Export
 	imports        Import
 	patches        NodePatches
+	relocate       Relocate
 }
 
 // Command is one kato call, as `kato history` keeps it (kato.md §1).

@@ -30,6 +30,8 @@ type Invocation struct {
 	// Dir is the working directory, Files the file system it is of; without Files nothing can be exported or imported.
 	Dir   string
 	Files Files
+	// Folders are the same file system with the rights of root; without them nothing can be relocated.
+	Folders Folders
 	// Sudo returns an error when sudo asks the caller for a password; nil = it does not ask.
 	Sudo func(context.Context) error
 	// Reach returns an error when one node cannot log in to another one by key, both named by their ids; nil = it can.
@@ -77,6 +79,7 @@ const usageText = `Usage:
   kato patch update [options]
   kato process list [options] [<process>...]
   kato process ready [options] <process>
+  kato relocate [options] (containers|droplets|services) <new_location>
   kato start|stop|restart [options] [<role>...]
   kato status [options]
   kato history [options]
@@ -277,6 +280,8 @@ func (k *call) run() int {
 		case "ready":
 			return k.processReady(args[2:])
 		}
+	case "relocate":
+		return k.relocate(args[1:])
 	}
 	return k.usage()
 }

@@ -219,6 +219,7 @@ func (r *remote) run(ctx context.Context, in Invocation) int {
 	}
 	in.Sudo, in.Reach, r.c.exportBegin, r.c.importBegin = r.site.sudo, r.reach, r.beginExport, r.beginImport
 	r.c.patchTake, r.c.patchFetch, r.c.nodeChange = r.takePatches, r.fetchPatches, r.change
+	r.c.relocateTake = r.takeRelocation
 	if r.site.Database != "" {
 		r.c.SetDatabase(databaseAt{r.site.Database, databaseClient})
 	}
@@ -273,6 +274,13 @@ func (r *remote) takePatches(ctx context.Context, id string) (now NodePatches, e
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	return now, r.unanswered(id, r.request(ctx, r.site.node(id), http.MethodPost, "/patches", nil, &now))
+}
+
+// takeRelocation begins a relocation on a node.
+func (r *remote) takeRelocation(ctx context.Context, id string) (now Relocate, err error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	return now, r.unanswered(id, r.request(ctx, r.site.node(id), http.MethodPost, "/relocations", nil, &now))
 }
 
 // fetchPatches lets a node fetch the manifest, or a patch.

@@ -47,6 +47,8 @@ type NodeState struct {
 	Importing bool   `json:"importing"`
 	// Patches is what it knows of the vendor's.
 	Patches NodePatches `json:"patches"`
+	// Relocate is what the next relocations do.
+	Relocate Relocate `json:"relocate"`
 }
 
 // StatePatch is the body of PATCH /state: what it names is changed, the rest stays.
@@ -55,13 +57,14 @@ type StatePatch struct {
 	AppsDelta int  `json:"apps_delta,omitempty"`
 	Capacity  *int `json:"capacity,omitempty"`
 	// Retired, ExitZero (kato.md §0.4), Prompts (§0.5) and LegacyStatus (§0.7) as in NodeState.
-	Retired      *bool         `json:"retired,omitempty"`
-	ExitZero     *bool         `json:"exit_zero,omitempty"`
-	Prompts      *bool         `json:"prompts,omitempty"`
-	LegacyStatus *bool         `json:"legacy_status,omitempty"`
-	Export       *ExportPatch  `json:"export,omitempty"`
-	Import       *ImportPatch  `json:"import,omitempty"`
-	Patches      *PatchesPatch `json:"patches,omitempty"`
+	Retired      *bool          `json:"retired,omitempty"`
+	ExitZero     *bool          `json:"exit_zero,omitempty"`
+	Prompts      *bool          `json:"prompts,omitempty"`
+	LegacyStatus *bool          `json:"legacy_status,omitempty"`
+	Export       *ExportPatch   `json:"export,omitempty"`
+	Import       *ImportPatch   `json:"import,omitempty"`
+	Patches      *PatchesPatch  `json:"patches,omitempty"`
+	Relocate     *RelocatePatch `json:"relocate,omitempty"`
 	// Stop stops roles until the next boot, NeverStart keeps them STARTING from the next boot on, Start heals both. Resume ends only
 	// Stop, as `kato start` does.
 	Stop       []string `json:"stop,omitempty"`
@@ -97,7 +100,7 @@ func (c *Cluster) NodeState(id string) (s NodeState, ok bool) {
 			Roles: map[string]State{}, Restarted: map[string]float64{},
 			Stopped: sortedKeys(n.stopped), NeverStart: sortedKeys(n.never), Stuck: sortedKeys(n.stuck),
 			Apps: n.apps, Capacity: n.capacity, Retired: n.retired, ExitZero: n.exitZero, Prompts: n.prompts, LegacyStatus: c.legacy, Export: n.export, Import: n.imports,
-			Patches: n.patches}
+			Patches: n.patches, Relocate: n.relocate}
 		_, s.Exporting = c.exports[id]
 		_, s.Importing = c.imports[id]
 		for _, r := range n.roles {
@@ -116,7 +119,7 @@ func (c *Cluster) SetNodeState(s NodeState) {
 		n.up, n.booted, n.startTime = true, time.Now().Add(-seconds(s.UpSeconds)), seconds(s.RoleStartSeconds)
 		n.stopped, n.never, n.stuck = set(s.Stopped), set(s.NeverStart), set(s.Stuck)
 		n.apps, n.capacity, n.retired, n.exitZero, n.prompts = s.Apps, s.Capacity, s.Retired, s.ExitZero, s.Prompts
-		n.export, n.imports, n.patches = s.Export, s.Import, s.Patches
+		n.export, n.imports, n.patches, n.relocate = s.Export, s.Import, s.Patches, s.Relocate
 		n.restartTime, n.restarted = seconds(s.RoleRestartSeconds), map[string]time.Time{}
 		for r, ago := range s.Restarted {
 			n.restarted[r] = time.Now().Add(-seconds(ago))
@@ -162,7 +165,12 @@ func (c *Cluster) PatchNode(id string, p StatePatch) error {
 			err = wrong
 			return
 		}
-		n.apps, n.capacity, n.export, n.imports, n.patches = apps, capacity, export, imports, patches
+		relocate, wrong := n.relocate.apply(p.Relocate)
+		if wrong != nil {
+			err = wrong
+			return
+		}
+		n.apps, n.capacity, n.export, n.imports, n.patches, n.relocate = apps, capacity, export, imports, patches, relocate
 		for to, from := range map[*bool]*bool{&n.retired: p.Retired, &n.exitZero: p.ExitZero, &n.prompts: p.Prompts, &c.legacy: p.LegacyStatus} {
 			if from != nil {
 				*to = *from

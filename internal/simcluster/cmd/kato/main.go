@@ -45,7 +45,7 @@ func run(args []string) int {
 	}
 	return site.Run(ctx, katodouble.Invocation{
 		Args: args, UID: os.Getuid(), Home: os.Getenv("HOME"), Path: os.Getenv("PATH"), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
-		Dir: dir, Files: katodouble.OSFiles{}, SSH: katodouble.OSSSH,
+		Dir: dir, Files: katodouble.OSFiles{}, Folders: katodouble.OSFolders{}, SSH: katodouble.OSSSH,
 	}, katodouble.JobOf("/proc", os.Getpid()))
 }
 
