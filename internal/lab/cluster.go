@@ -54,6 +54,12 @@ type NodeConfig struct {
 	Apps int
 	// Pending are the packages to be upgraded, of the lab's; nil = all but PackageBroken.
 	Pending []string
+	// Disks are file systems of its own beside / and /srv.
+	Disks []Disk
+	// NoQuotaTools leaves out quotacheck, quotaon and quotaoff.
+	NoQuotaTools bool
+	// SetupScript is the name of an init script of ALS that the host has and runs at its boots, one of SetupScripts; "" = none.
+	SetupScript string
 }
 
 // BusyboxShell is busybox under the name sh.
@@ -125,6 +131,9 @@ func (c *Cluster) start(ctx context.Context) error {
 		return err
 	}
 	for _, n := range c.cfg.Nodes {
+		if err := n.checkDisks(); err != nil {
+			return err
+		}
 		number, err := c.lab.claim()
 		if err != nil {
 			return err
