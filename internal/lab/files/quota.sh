@@ -32,9 +32,10 @@ fi
 [ -z "$force" ] || [ "$name" != quotaon ] || name=quotaoff
 
 # The mount of the place, the last one there: its number, device, and the files of its quotas, "" without one.
+escaped=$(printf %s "$place" | sed 's/\\/\\134/g; s/ /\\040/g; s/\t/\\011/g')
 number='' device='' options=''
 while read -r mount _ _ _ at _ rest; do
-	if [ "$(printf '%b' "$(printf '%s\n' "$at" | sed 's/\\\([0-7][0-7][0-7]\)/\\0\1/g')")" = "$place" ]; then
+	if [ "$at" = "$escaped" ]; then
 		number=$mount rest=${rest#*- }
 		rest=${rest#* }
 		device=${rest%% *} options=,${rest#* },
