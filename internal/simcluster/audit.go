@@ -63,6 +63,16 @@ func mutating(name string, args []string) bool {
 		return slices.Contains([]string{"reboot", "poweroff", "halt", "restart", "reload", "stop", "start", "kill", "mask"}, first)
 	case "service":
 		return slices.Contains([]string{"restart", "reload", "force-reload", "stop", "start"}, second)
+	case "mount":
+		return slices.ContainsFunc(args, func(a string) bool {
+			return strings.HasPrefix(a, "-o") || a == "--options" || strings.HasPrefix(a, "--options=")
+		})
+	case "quotacheck", "quotaoff":
+		return true
+	case "quotaon":
+		return !slices.ContainsFunc(args, func(a string) bool {
+			return a == "--print-state" || strings.HasPrefix(a, "-") && !strings.HasPrefix(a, "--") && strings.Contains(a, "p")
+		})
 	case "docker":
 		return slices.Contains([]string{"build", "tag", "run", "push", "pull", "rmi"}, first)
 	case "kato":
@@ -100,6 +110,9 @@ func (n *Node) record(c *invocation, name string) func(int) {
 	c.p.mu.Lock()
 	job := c.p.job
 	c.p.mu.Unlock()
+	if job == "" && (name == "mount" || strings.HasPrefix(name, "quota")) {
+		return func(int) {} // a boot runs them as well
+	}
 	e := &Execution{Node: n.name, Argv: slices.Clone(c.argv), Env: env, User: c.user(), Job: job, BootID: c.p.boot.id, PID: c.p.pid, Start: time.Now()}
 	e.Argv[0] = path.Base(e.Argv[0])
 	n.mu.Lock()

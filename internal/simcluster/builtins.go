@@ -788,8 +788,12 @@ func (s *shell) unary(op, arg string) (bool, error) {
 		return st.Mode()&fs.ModeNamedPipe != 0, nil
 	case "-S":
 		return st.Mode()&fs.ModeSocket != 0, nil
-	case "-b", "-u", "-g":
+	case "-b":
 		return false, nil
+	case "-u":
+		return st.Mode()&fs.ModeSetuid != 0, nil
+	case "-g":
+		return st.Mode()&fs.ModeSetgid != 0, nil
 	case "-k":
 		return st.Mode()&fs.ModeSticky != 0, nil
 	case "-O", "-G":

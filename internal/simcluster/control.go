@@ -200,6 +200,22 @@ func Faults() []Fault {
 			return n.PatchWith(p)
 		}},
 		{"heal-patches", "", "end the fault and the seconds of patch-with", plain((*Node).HealPatches)},
+		{"relocate-with", "JSON", `let kato relocate go so, as {"fault":"half","times":1} or {"seconds":20,"remove_original":true}`, func(n *Node, args []string) error {
+			p, err := katodouble.ParseRelocatePatch(strings.Join(args, " "))
+			if err != nil {
+				return err
+			}
+			return n.RelocateWith(p)
+		}},
+		{"heal-relocate", "", "end relocate-with", plain(func(n *Node) { _ = n.HealRelocate() })},
+		{"quota-support", "[on|off]", "let the kernel have quotas of file systems, or not", toggle(func(n *Node, on bool) { _ = n.QuotaSupport(on) })},
+		{"quota-tools", "[on|off]", "let quotacheck, quotaon and quotaoff be there, or not", toggle(func(n *Node, on bool) { _ = n.QuotaTools(on) })},
+		{"make-init-script", "NAME", "put setup_helion_lxc or setup_stackato_lxc into /etc/init.d, which boots run", func(n *Node, args []string) error {
+			if len(args) != 1 {
+				return errors.New("takes setup_helion_lxc or setup_stackato_lxc")
+			}
+			return n.MakeInitScript(args[0])
+		}},
 		{"external-database", "mysql|postgresql [HOST]", "let kato's configuration name an external database (no HOST ends it)", func(n *Node, args []string) error {
 			if len(args) < 1 || len(args) > 2 {
 				return errors.New("takes mysql or postgresql, and a host")

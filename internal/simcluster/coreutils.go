@@ -27,7 +27,7 @@ func coreutils() map[string]program {
 		"sh": bin(shProgram), "dash": bin(shProgram), "bash": bin(shProgram),
 		"cat": bin(cat), "mkdir": bin(mkdir), "mv": bin(mv), "rm": bin(rm), "rmdir": bin(rmdir), "ln": bin(ln), "ls": bin(ls), "cp": bin(cp), "dd": bin(dd),
 		"tail": bin(tail), "head": bin(head), "sleep": bin(sleep), "date": bin(date), "stat": bin(statProgram), "sync": bin(syncProgram), "id": bin(id), "touch": bin(touch),
-		"chmod": bin(chmod), "chown": bin(chown), "chgrp": bin(func(*invocation) int { return 0 }), "wc": bin(wc), "tr": bin(tr), "sort": bin(sortProgram), "uniq": bin(uniq), "cut": bin(cut),
+		"chmod": bin(chmod), "chown": bin(chown), "chgrp": bin(chown), "wc": bin(wc), "tr": bin(tr), "sort": bin(sortProgram), "uniq": bin(uniq), "cut": bin(cut),
 		"env": bin(envProgram), "printenv": bin(printenv), "uname": bin(uname), "hostname": bin(hostname), "df": bin(df), "nohup": bin(nohup), "true": bin(func(*invocation) int { return 0 }),
 		"false": bin(func(*invocation) int { return 1 }), "mktemp": bin(mktemp), "basename": bin(basename), "dirname": bin(dirname), "install": bin(install), "od": bin(od),
 		"base64": bin(base64Program), "sha256sum": bin(sha256sum), "xargs": bin(xargs), "timeout": bin(timeout), "tee": bin(tee), "readlink": bin(readlink), "realpath": bin(readlink),
@@ -200,16 +200,39 @@ func (c *invocation) skip(d *description, n int64) (int64, error) {
 	return copyBlocks(io.Discard, io.LimitReader(fdReader{c.p.ctx, d}, n))
 }
 
+// permissionBits are those that chmod sets.
+const permissionBits = fs.ModePerm | fs.ModeSticky | fs.ModeSetuid | fs.ModeSetgid
+
+// octalMode is a mode as stat and find print it.
+func octalMode(m fs.FileMode) string {
+	n := uint32(m.Perm())
+	if m&fs.ModeSticky != 0 {
+		n |= 0o1000
+	}
+	if m&fs.ModeSetgid != 0 {
+		n |= 0o2000
+	}
+	if m&fs.ModeSetuid != 0 {
+		n |= 0o4000
+	}
+	return strconv.FormatUint(uint64(n), 8)
+}
+
 // parseMode applies an octal or symbolic mode.
 func parseMode(text string, old fs.FileMode, dir bool) (fs.FileMode, bool) {
 	if n, err := strconv.ParseUint(text, 8, 12); err == nil {
 		m := fs.FileMode(n & 0o777)
-		if n&0o1000 != 0 {
-			m |= fs.ModeSticky
+		for bit, special := range map[uint64]fs.FileMode{0o1000: fs.ModeSticky, 0o2000: fs.ModeSetgid, 0o4000: fs.ModeSetuid} {
+			if n&bit != 0 {
+				m |= special
+			}
+		}
+		if dir && len(text) < 5 { // a folder keeps these bits, unless they are named
+			m |= old & (fs.ModeSetuid | fs.ModeSetgid)
 		}
 		return m, true
 	}
-	m := old & (fs.ModePerm | fs.ModeSticky)
+	m := old & permissionBits
 	for _, clause := range strings.Split(text, ",") {
 		i := strings.IndexAny(clause, "+-=")
 		if i < 0 {
@@ -248,6 +271,16 @@ func parseMode(text string, old fs.FileMode, dir bool) (fs.FileMode, bool) {
 			case 't':
 				m |= fs.ModeSticky
 			case 's':
+				for who, special := range map[rune]fs.FileMode{'u': fs.ModeSetuid, 'g': fs.ModeSetgid} {
+					if i > 0 && !strings.ContainsRune(clause[:i], who) && !strings.Contains(clause[:i], "a") {
+						continue
+					}
+					if clause[i] == '-' {
+						m &^= special
+					} else {
+						m |= special
+					}
+				}
 			default:
 				return 0, false
 			}
@@ -369,7 +402,7 @@ func mv(c *invocation) int {
 }
 
 func rm(c *invocation) int {
-	opts, names := c.getopt("rRfvd", map[string]string{"recursive": "r", "force": "f"})
+	opts, names := c.getopt("rRfvd1", map[string]string{"recursive": "r", "force": "f", "one-file-system": "1"})
 	if opts == nil {
 		return 1
 	}
@@ -381,14 +414,33 @@ func rm(c *invocation) int {
 	}
 	exit := 0
 	for _, name := range names {
-		if err := c.remove(name, r1 || r2); err != nil && !(force && errors.Is(err, syscall.ENOENT)) {
+		var on *fileSystem
+		if _, one := opts["1"]; one && (r1 || r2) {
+			if st, err := c.lstat(name); err == nil {
+				on = c.tree().system(st.virt)
+			}
+		}
+		err := c.removeOn(name, r1 || r2, on)
+		if away := (otherDevice{}); errors.As(err, &away) {
+			exit = c.fail(1, "skipping '%s', since it's on a different device", away.name)
+		} else if err != nil && !(force && errors.Is(err, syscall.ENOENT)) {
 			exit = c.fail(1, "cannot remove '%s': %s", name, errorText(err))
 		}
 	}
 	return exit
 }
 
+// otherDevice is why something is not removed: another file system is mounted there.
+type otherDevice struct{ name string }
+
+func (e otherDevice) Error() string { return e.name + " is on a different device" }
+
 func (c *invocation) remove(name string, recursive bool) error {
+	return c.removeOn(name, recursive, nil)
+}
+
+// removeOn removes; on a file system, only what is on that one. What cannot be removed stays, all else goes; the first error is returned.
+func (c *invocation) removeOn(name string, recursive bool, on *fileSystem) error {
 	st, err := c.lstat(name)
 	if err != nil {
 		return err
@@ -403,13 +455,22 @@ func (c *invocation) remove(name string, recursive bool) error {
 	if err != nil {
 		return err
 	}
+	var first error
 	for _, e := range entries {
 		if c.p.ctx.Err() != nil {
 			return c.p.ctx.Err()
 		}
-		if err := c.remove(e.virt, true); err != nil && !errors.Is(err, syscall.ENOENT) {
-			return err
+		below := strings.TrimRight(name, "/") + "/" + e.name
+		var err error = otherDevice{below}
+		if on == nil || c.tree().system(e.virt) == on {
+			err = c.removeOn(below, true, on)
 		}
+		if err != nil && first == nil && !errors.Is(err, syscall.ENOENT) {
+			first = err
+		}
+	}
+	if first != nil {
+		return first
 	}
 	return c.tree().rmdir(c.user(), c.dir, name)
 }
@@ -440,11 +501,15 @@ func ln(c *invocation) int {
 		link = c.tree().symlink
 	}
 	if err := link(c.user(), c.dir, from, to); err != nil {
-		kind := "hard"
-		if symbolic {
-			kind = "symbolic"
+		switch {
+		case symbolic:
+			return c.fail(1, "failed to create symbolic link '%s': %s", to, errorText(err))
+		case errors.Is(err, syscall.ENOENT):
+			return c.fail(1, "failed to access '%s': %s", from, errorText(err))
+		case errors.Is(err, syscall.EEXIST):
+			return c.fail(1, "failed to create hard link '%s': %s", to, errorText(err))
 		}
-		return c.fail(1, "failed to create %s link '%s': %s", kind, to, errorText(err))
+		return c.fail(1, "failed to create hard link '%s' => '%s': %s", to, from, errorText(err))
 	}
 	return 0
 }
@@ -464,8 +529,13 @@ func modeString(m fs.FileMode) string {
 			s[i+1] = byte(c)
 		}
 	}
+	for at, bit := range map[int]fs.FileMode{3: fs.ModeSetuid, 6: fs.ModeSetgid} {
+		if m&bit != 0 {
+			s[at] = map[bool]byte{true: 's', false: 'S'}[s[at] == 'x']
+		}
+	}
 	if m&fs.ModeSticky != 0 {
-		s[9] = 't'
+		s[9] = map[bool]byte{true: 't', false: 'T'}[s[9] == 'x']
 	}
 	return string(s)
 }
@@ -487,8 +557,7 @@ func ls(c *invocation) int {
 		}
 		if has("l") {
 			_, links, _ := inodeOf(st.FileInfo, st.virt)
-			owner := c.tree().ownerOf(st.virt)
-			c.printf("%s %d %s %s %d %s ", modeString(st.Mode()), links, owner, owner, st.Size(), st.ModTime().UTC().Format("Jan _2 15:04"))
+			c.printf("%s %d %s %s %d %s ", modeString(st.Mode()), links, c.tree().ownerOf(st.virt), c.tree().groupOf(st.virt), st.Size(), st.ModTime().UTC().Format("Jan _2 15:04"))
 			if st.Mode()&fs.ModeSymlink != 0 {
 				target, _ := os.Readlink(c.tree().host(st.virt))
 				name += " -> " + target
@@ -543,70 +612,220 @@ func ls(c *invocation) int {
 	return exit
 }
 
+// copying is how cp copies.
+type copying struct {
+	recursive, preserve bool
+	// links: hard links are made instead of copies of files.
+	links bool
+	// follow: what a symbolic link leads to is copied.
+	follow bool
+	// names of copies by the inode of what they are copies of, to keep hard links; nil = they become several files.
+	names map[uint64]string
+}
+
 func cp(c *invocation) int {
-	opts, names := c.getopt("rRafpTv", map[string]string{"no-target-directory": "T", "recursive": "r", "archive": "a", "force": "f", "preserve": "p"})
+	opts, names := c.getopt("rRafpTvldPLH", map[string]string{"no-target-directory": "T", "recursive": "r", "archive": "a", "force": "f", "preserve": "p", "link": "l", "no-dereference": "P", "dereference": "L"})
 	if opts == nil {
 		return 1
 	}
 	if len(names) < 2 {
 		return c.fail(1, "missing file operand")
 	}
-	recursive := false
-	for _, o := range []string{"r", "R", "a"} {
-		if _, ok := opts[o]; ok {
-			recursive = true
-		}
+	has := func(options ...string) bool {
+		return slices.ContainsFunc(options, func(o string) bool { _, ok := opts[o]; return ok })
 	}
-	_, preserve := opts["p"]
-	if _, all := opts["a"]; all {
-		preserve = true
+	how := copying{recursive: has("r", "R", "a"), preserve: has("p", "a"), links: has("l"), follow: has("L") || !has("r", "R", "a", "d", "P", "l")}
+	if has("a", "d") {
+		how.names = map[uint64]string{}
 	}
 	target := names[len(names)-1]
-	_, plain := opts["T"]
+	st, err := c.stat(target)
+	into := err == nil && st.IsDir() && !has("T")
+	if len(names) > 2 && !into {
+		return c.fail(1, "target '%s' is not a directory", target)
+	}
 	exit := 0
 	for _, from := range names[:len(names)-1] {
 		to := target
-		if st, err := c.stat(target); err == nil && st.IsDir() && !plain {
+		if into {
 			to = path.Join(target, path.Base(from))
 		}
-		if st, err := c.stat(from); err != nil {
-			exit = c.fail(1, "cannot stat '%s': %s", from, errorText(err))
-		} else if st.IsDir() && !recursive {
-			exit = c.fail(1, "-r not specified; omitting directory '%s'", from)
-		} else if err := c.copyAs(from, to, recursive, preserve); err != nil {
-			exit = c.fail(1, "cannot create regular file '%s': %s", to, errorText(err))
-		}
+		exit = max(exit, c.copyTold(from, to, how))
 	}
 	return exit
 }
 
-func (c *invocation) copy(from, to string, recursive bool) error {
-	return c.copyAs(from, to, recursive, false)
+// copyTold copies, and tells what could not be copied in cp's words; what can be is.
+func (c *invocation) copyTold(from, to string, how copying) int {
+	st, err := c.tree().stat(c.user(), c.dir, from, how.follow)
+	if err != nil {
+		return c.fail(1, "cannot stat '%s': %s", from, errorText(err))
+	}
+	if st.IsDir() && !how.recursive {
+		return c.fail(1, "-r not specified; omitting directory '%s'", from)
+	}
+	if target, err := c.tree().resolve(c.dir, to, true); st.IsDir() && err == nil && below(target, st.virt) {
+		return c.fail(1, "cannot copy a directory, '%s', into itself, '%s'", from, to)
+	}
+	return c.copyEntry(st, from, to, how)
 }
 
-// copyAs copies, and with preserve keeps mode, owner and time.
-func (c *invocation) copyAs(from, to string, recursive, preserve bool) error {
+func (c *invocation) copyEntry(st info, from, to string, how copying) int {
+	if c.p.ctx.Err() != nil {
+		return 1
+	}
+	t, user := c.tree(), c.user()
+	inode, links, _ := inodeOf(st.FileInfo, st.virt)
+	before := from
+	if first, copied := how.names[inode]; copied && links > 1 && !st.IsDir() && !how.links {
+		before = first
+	}
+	switch {
+	case st.IsDir():
+		old, missing := c.stat(to)
+		if missing == nil && !old.IsDir() {
+			return c.fail(1, "cannot overwrite non-directory '%s' with directory '%s'", to, from)
+		} else if missing != nil {
+			if err := t.mkdir(user, c.dir, to, st.Mode().Perm()|0o700); err != nil {
+				return c.fail(1, "cannot create directory '%s': %s", to, errorText(err))
+			}
+		}
+		entries, err := t.readdir(user, c.dir, from)
+		if err != nil {
+			return c.fail(1, "cannot access '%s': %s", from, errorText(err))
+		}
+		exit := 0
+		for _, e := range entries {
+			name := strings.TrimRight(from, "/") + "/" + e.name
+			if how.follow && e.Mode()&fs.ModeSymlink != 0 {
+				exit = max(exit, c.copyTold(name, path.Join(to, e.name), how))
+				continue
+			}
+			exit = max(exit, c.copyEntry(e, name, path.Join(to, e.name), how))
+		}
+		if err := c.preserve(st, to, how.preserve); err != nil {
+			return c.fail(1, "preserving permissions for '%s': %s", to, errorText(err))
+		}
+		if !how.preserve && missing != nil {
+			if err := t.chmod(user, c.dir, to, func(old fs.FileMode) fs.FileMode { return old&^fs.ModePerm | st.Mode().Perm()&^c.umask }); err != nil && !errors.Is(err, syscall.EPERM) {
+				return c.fail(1, "setting permissions for '%s': %s", to, errorText(err))
+			}
+		}
+		return exit
+	case how.links || before != from:
+		if old, err := c.lstat(to); err == nil {
+			if same, _, _ := inodeOf(old.FileInfo, old.virt); same == inode {
+				return 0
+			}
+			if !how.links {
+				t.unlink(user, c.dir, to)
+			}
+		}
+		if err := t.hardlink(user, c.dir, before, to); err != nil {
+			return c.fail(1, "cannot create hard link '%s' to '%s': %s", to, before, errorText(err))
+		}
+		return 0
+	case st.Mode()&fs.ModeSymlink != 0:
+		target, err := os.Readlink(t.host(st.virt))
+		if err == nil {
+			t.unlink(user, c.dir, to)
+			err = t.symlink(user, c.dir, target, to)
+		}
+		if err != nil {
+			return c.fail(1, "cannot create symbolic link '%s': %s", to, errorText(bare(err)))
+		}
+	default:
+		if exit := c.copyContent(st, from, to); exit != 0 {
+			return exit
+		}
+	}
+	if how.names != nil {
+		how.names[inode] = to
+	}
+	if err := c.preserve(st, to, how.preserve); err != nil {
+		return c.fail(1, "preserving permissions for '%s': %s", to, errorText(err))
+	}
+	return 0
+}
+
+func (c *invocation) copyContent(st info, from, to string) int {
+	in, err := c.open(from, os.O_RDONLY, 0)
+	if err != nil {
+		return c.fail(1, "cannot open '%s' for reading: %s", from, errorText(err))
+	}
+	defer in.release()
+	out, err := c.open(to, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, st.Mode().Perm())
+	if err != nil {
+		return c.fail(1, "cannot create regular file '%s': %s", to, errorText(err))
+	}
+	defer out.release()
+	if err := c.copyData(in, out); err != nil {
+		return c.fail(1, "error writing '%s': %s", to, errorText(err))
+	}
+	return 0
+}
+
+// hole is so many zero bytes.
+const hole = 1 << 20
+
+// copyData copies what a description reads. Where that is a file, a block of zero bytes becomes a hole that takes no space on this machine; on the node it does.
+func (c *invocation) copyData(in, out *description) error {
+	if in.file == nil || out.file == nil {
+		_, err := copyBlocks(fdWriter{c.p.ctx, out}, fdReader{c.p.ctx, in})
+		return err
+	}
+	const seekData, seekHole = 3, 4 // of Linux's lseek(2)
+	fi, err := in.file.Stat()
+	if err != nil {
+		return bare(err)
+	}
+	if _, _, blocks := inodeOf(fi, in.path); fi.Size() < hole || blocks*512 >= fi.Size() {
+		_, err := copyBlocks(fdWriter{c.p.ctx, out}, fdReader{c.p.ctx, in})
+		return err
+	}
+	for at := int64(0); at < fi.Size(); {
+		from, err := in.file.Seek(at, seekData)
+		if err != nil {
+			break // holes only
+		}
+		to, err := in.file.Seek(from, seekHole)
+		if err != nil {
+			return bare(err)
+		}
+		if c.tree().room(out.path, from-at) < from-at {
+			return syscall.ENOSPC
+		}
+		for _, f := range []*os.File{in.file, out.file} {
+			if _, err := f.Seek(from, io.SeekStart); err != nil {
+				return bare(err)
+			}
+		}
+		if err := out.file.Truncate(from); err != nil {
+			return bare(err)
+		}
+		if _, err := copyBlocks(fdWriter{c.p.ctx, out}, io.LimitReader(fdReader{c.p.ctx, in}, to-from)); err != nil {
+			return err
+		}
+		at = to
+	}
+	now, err := out.file.Stat()
+	if err != nil {
+		return bare(err)
+	}
+	if more := fi.Size() - now.Size(); c.tree().room(out.path, more) < more {
+		return syscall.ENOSPC
+	}
+	return bare(out.file.Truncate(fi.Size()))
+}
+
+// copy copies one file.
+func (c *invocation) copy(from, to string) error {
 	st, err := c.stat(from)
 	if err != nil {
 		return err
 	}
 	if st.IsDir() {
-		if !recursive {
-			return syscall.EISDIR
-		}
-		if err := c.tree().mkdir(c.user(), c.dir, to, st.Mode().Perm()); err != nil && !errors.Is(err, syscall.EEXIST) {
-			return err
-		}
-		entries, err := c.tree().readdir(c.user(), c.dir, from)
-		if err != nil {
-			return err
-		}
-		for _, e := range entries {
-			if err := c.copyAs(e.virt, path.Join(to, e.name), true, preserve); err != nil {
-				return err
-			}
-		}
-		return c.preserve(st, to, preserve)
+		return syscall.EISDIR
 	}
 	in, err := c.open(from, os.O_RDONLY, 0)
 	if err != nil {
@@ -618,10 +837,7 @@ func (c *invocation) copyAs(from, to string, recursive, preserve bool) error {
 		return err
 	}
 	defer out.release()
-	if _, err = io.Copy(fdWriter{c.p.ctx, out}, fdReader{c.p.ctx, in}); err != nil {
-		return err
-	}
-	return c.preserve(st, to, preserve)
+	return c.copyData(in, out)
 }
 
 // preserve gives a copy the mode, the owner and the time of what it was made of. Another owner is left out by a user who may not set it, as cp does.
@@ -629,10 +845,17 @@ func (c *invocation) preserve(st info, to string, on bool) error {
 	if !on {
 		return nil
 	}
-	if err := c.tree().chown(c.user(), c.dir, to, c.tree().ownerOf(st.virt)); err != nil && !errors.Is(err, syscall.EPERM) {
+	if err := c.tree().chown(c.user(), c.dir, to, c.tree().ownerOf(st.virt), c.tree().groupOf(st.virt), false); err != nil && !errors.Is(err, syscall.EPERM) {
 		return err
 	}
-	if err := c.tree().chmod(c.user(), c.dir, to, func(fs.FileMode) fs.FileMode { return st.Mode() & (fs.ModePerm | fs.ModeSticky) }); err != nil {
+	if st.Mode()&fs.ModeSymlink != 0 {
+		link, err := c.lstat(to)
+		if err != nil {
+			return err
+		}
+		return setLinkTime(c.tree().host(link.virt), st.FileInfo.ModTime())
+	}
+	if err := c.tree().chmod(c.user(), c.dir, to, func(fs.FileMode) fs.FileMode { return st.Mode() & permissionBits }); err != nil {
 		return err
 	}
 	copied, err := c.stat(to)
@@ -1082,7 +1305,11 @@ func statProgram(c *invocation) int {
 				total, free = c.tree().space(s)
 				total, free = total/4096, free/4096
 			}
-			c.printf("%s\n", strings.NewReplacer("%a", strconv.FormatInt(free, 10), "%f", strconv.FormatInt(free, 10), "%b", strconv.FormatInt(total, 10), "%S", "4096", "%s", "4096", "%T", "ext2/ext3").Replace(format))
+			kind := "tmpfs"
+			if s := c.tree().system(st.virt); s != nil {
+				kind = kindOf(s.kind)
+			}
+			c.printf("%s\n", strings.NewReplacer("%n", name, "%a", strconv.FormatInt(free, 10), "%f", strconv.FormatInt(free, 10), "%b", strconv.FormatInt(total, 10), "%S", "4096", "%s", "4096", "%T", kind).Replace(format))
 		}
 		return 0
 	}
@@ -1102,7 +1329,8 @@ func statProgram(c *invocation) int {
 			continue
 		}
 		inode, links, blocks := inodeOf(st.FileInfo, st.virt)
-		owner := c.tree().ownerOf(st.virt)
+		owner, group := c.tree().ownerOf(st.virt), c.tree().groupOf(st.virt)
+		device := c.tree().deviceOf(st.virt)
 		kind := "regular file"
 		switch {
 		case st.IsDir():
@@ -1112,11 +1340,7 @@ func statProgram(c *invocation) int {
 		case st.Size() == 0:
 			kind = "regular empty file"
 		}
-		perm := st.Mode().Perm()
-		octal := fmt.Sprintf("%o", perm)
-		if st.Mode()&fs.ModeSticky != 0 {
-			octal = "1" + fmt.Sprintf("%03o", perm)
-		}
+		octal := octalMode(st.Mode())
 		quoted := "'" + name + "'"
 		if st.Mode()&fs.ModeSymlink != 0 {
 			target, _ := os.Readlink(c.tree().host(st.virt))
@@ -1124,9 +1348,9 @@ func statProgram(c *invocation) int {
 		}
 		mtime := st.ModTime()
 		c.printf("%s\n", strings.NewReplacer("%%", "%", "%n", name, "%N", quoted, "%s", strconv.FormatInt(st.Size(), 10), "%i", strconv.FormatUint(inode, 10), "%h", strconv.FormatUint(links, 10),
-			"%b", strconv.FormatInt(blocks, 10), "%B", "512", "%U", owner, "%G", owner, "%u", strconv.Itoa(uidOf(owner)), "%g", strconv.Itoa(uidOf(owner)), "%a", octal, "%A", modeString(st.Mode()),
+			"%b", strconv.FormatInt(blocks, 10), "%B", "512", "%U", accountOf(owner), "%G", accountOf(group), "%u", strconv.Itoa(uidOf(owner)), "%g", strconv.Itoa(uidOf(group)), "%a", octal, "%A", modeString(st.Mode()),
 			"%Y", strconv.FormatInt(mtime.Unix(), 10), "%X", strconv.FormatInt(mtime.Unix(), 10), "%Z", strconv.FormatInt(mtime.Unix(), 10), "%y", mtime.UTC().Format("2006-01-02 15:04:05.000000000 +0000"),
-			"%F", kind, "%d", "2049", "%D", "801", "%m", c.tree().mountOf(st.virt)).Replace(format))
+			"%F", kind, "%d", strconv.FormatUint(device, 10), "%D", strconv.FormatUint(device, 16), "%m", c.tree().mountOf(st.virt)).Replace(format))
 	}
 	return exit
 }
@@ -1149,7 +1373,33 @@ func uidOf(user string) int {
 	if user == superuser {
 		return 0
 	}
+	if n, err := strconv.Atoi(user); err == nil {
+		return n
+	}
 	return 1000
+}
+
+// accountOf is the name of an owner, who need not have one.
+func accountOf(user string) string {
+	if _, err := strconv.Atoi(user); err == nil {
+		return "UNKNOWN"
+	}
+	return user
+}
+
+// kindOf is what stat -f calls a type of file system.
+func kindOf(kind string) string {
+	switch {
+	case isExt(kind):
+		return "ext2/ext3"
+	case strings.HasPrefix(kind, "nfs"):
+		return "nfs"
+	case kind == "fuseblk" || strings.HasPrefix(kind, "fuse."):
+		return "fuseblk"
+	case kind == "overlay":
+		return "overlayfs"
+	}
+	return kind
 }
 
 func id(c *invocation) int {
@@ -1208,10 +1458,10 @@ func touch(c *invocation) int {
 }
 
 // each applies f to the operands, and below them with -R.
-func (c *invocation) each(names []string, recursive bool, f func(name string, st info) error) int {
+func (c *invocation) each(names []string, recursive, follow bool, f func(name string, st info) error) int {
 	exit := 0
 	for _, name := range names {
-		st, err := c.stat(name)
+		st, err := c.tree().stat(c.user(), c.dir, name, follow)
 		if err != nil {
 			exit = c.fail(1, "cannot access '%s': %s", name, errorText(err))
 			continue
@@ -1223,10 +1473,13 @@ func (c *invocation) each(names []string, recursive bool, f func(name string, st
 			entries, _ := c.tree().readdir(c.user(), c.dir, name)
 			var below []string
 			for _, e := range entries {
+				if follow && e.Mode()&fs.ModeSymlink != 0 {
+					continue // chmod leaves links alone that it finds
+				}
 				below = append(below, e.virt)
 			}
 			if len(below) > 0 {
-				exit = max(exit, c.each(below, true, f))
+				exit = max(exit, c.each(below, true, follow, f))
 			}
 		}
 	}
@@ -1248,7 +1501,7 @@ func chmod(c *invocation) int {
 		if err != nil {
 			return c.fail(1, "failed to get attributes of '%s': %s", reference, errorText(err))
 		}
-		args = append([]string{fmt.Sprintf("%o", st.Mode().Perm())}, args...)
+		args = append([]string{octalMode(st.Mode())}, args...)
 	}
 	if len(args) < 2 {
 		return c.fail(1, "missing operand")
@@ -1257,7 +1510,7 @@ func chmod(c *invocation) int {
 	if _, ok := parseMode(mode, 0, false); !ok {
 		return c.fail(1, "invalid mode: '%s'", mode)
 	}
-	return c.each(args[1:], recursive, func(name string, st info) error {
+	return c.each(args[1:], recursive, true, func(name string, st info) error {
 		return c.tree().chmod(c.user(), c.dir, name, func(old fs.FileMode) fs.FileMode {
 			m, _ := parseMode(mode, old, st.IsDir())
 			return m
@@ -1275,26 +1528,53 @@ func chown(c *invocation) int {
 		if err != nil {
 			return c.fail(1, "failed to get attributes of '%s': %s", reference, errorText(err))
 		}
-		names = append([]string{c.tree().ownerOf(st.virt)}, names...)
+		names = append([]string{c.tree().ownerOf(st.virt) + ":" + c.tree().groupOf(st.virt)}, names...)
 	}
 	if len(names) < 2 {
 		return c.fail(1, "missing operand")
 	}
-	owner, _, _ := strings.Cut(names[0], ":")
-	if owner == "" {
-		return 0
+	text := names[0]
+	if c.name() == "chgrp" && opts["r"] == "" {
+		text = ":" + text
 	}
-	if owner == "0" {
-		owner = superuser
-	}
-	if owner != superuser && owner != c.node.loginUser() && owner != "1000" {
+	owner, group, known := c.ownersNamed(text)
+	if !known {
+		if strings.Contains(text, ":") && (c.name() == "chgrp" || owner != "" || strings.HasPrefix(text, ":")) {
+			return c.fail(1, "invalid group: '%s'", names[0])
+		}
 		return c.fail(1, "invalid user: '%s'", names[0])
 	}
-	if owner == "1000" {
-		owner = c.node.loginUser()
-	}
 	_, recursive := opts["R"]
-	return c.each(names[1:], recursive, func(name string, _ info) error { return c.tree().chown(c.user(), c.dir, name, owner) })
+	_, itself := opts["h"]
+	return c.each(names[1:], recursive, !itself && !recursive, func(name string, _ info) error {
+		return c.tree().chown(c.user(), c.dir, name, owner, group, !itself && !recursive)
+	})
+}
+
+// ownersNamed reads USER, USER:GROUP, :GROUP and USER: (with the user's own group); numbers need no account. A part that is not named is "", also in what is not known.
+func (c *invocation) ownersNamed(text string) (owner, group string, known bool) {
+	account := func(name string) (string, bool) {
+		n, err := strconv.ParseUint(strings.TrimPrefix(name, "+"), 10, 31)
+		switch {
+		case name == "" || name == superuser || name == c.node.loginUser():
+			return name, true
+		case err != nil:
+			return "", false
+		case n == 0:
+			return superuser, true
+		case n == 1000:
+			return c.node.loginUser(), true
+		}
+		return strconv.FormatUint(n, 10), true
+	}
+	user, of, both := strings.Cut(text, ":")
+	owner, known = account(user)
+	if both && known {
+		if group, known = account(of); of == "" {
+			group = owner
+		}
+	}
+	return owner, group, known
 }
 
 func wc(c *invocation) int {
@@ -1421,15 +1701,17 @@ func df(c *invocation) int {
 		return 1
 	}
 	type system struct {
-		device, mount string
-		total, free   int64
+		device, mount, kind string
+		total, free         int64
+		inodes, taken       int64
 	}
 	disk := func(s *fileSystem) system {
+		inodes, taken := c.tree().inodeCount(s)
 		if s == nil {
-			return system{"tmpfs", "/run", 204800, 204000}
+			return system{"tmpfs", "/run", "tmpfs", 204800, 204000, inodes, taken}
 		}
 		size, free := c.tree().space(s)
-		return system{s.device, s.mount, size / 1024, free / 1024}
+		return system{s.device, s.mount, s.kind, size / 1024, free / 1024, inodes, taken}
 	}
 	var list []system
 	if len(names) == 0 {
@@ -1483,16 +1765,16 @@ func df(c *invocation) int {
 		for _, s := range list {
 			row = nil
 			for _, f := range names {
-				row = append(row, map[string]string{"source": s.device, "size": blocks(s.total), "used": blocks(s.total - s.free), "avail": blocks(s.free), "pcent": percent(s), "target": s.mount, "fstype": "ext4", "iavail": "1000000"}[f])
+				row = append(row, map[string]string{"source": s.device, "size": blocks(s.total), "used": blocks(s.total - s.free), "avail": blocks(s.free), "pcent": percent(s), "target": s.mount, "fstype": s.kind, "iavail": strconv.FormatInt(s.inodes-s.taken, 10)}[f])
 			}
 			c.printf("%s\n", strings.Join(row, " "))
 		}
 		return 0
 	}
 	if inodes {
-		c.printf("Filesystem Inodes IUsed IFree IUse%% Mounted on\n")
+		c.printf("%-14s %7s %6s %7s IUse%% Mounted on\n", "Filesystem", "Inodes", "IUsed", "IFree")
 		for _, s := range list {
-			c.printf("%s 1280000 280000 1000000 22%% %s\n", s.device, s.mount)
+			c.printf("%-14s %7d %6d %7d %4d%% %s\n", s.device, s.inodes, s.taken, s.inodes-s.taken, (100*s.taken+s.inodes-1)/s.inodes, s.mount)
 		}
 		return 0
 	}
@@ -1600,10 +1882,14 @@ func install(c *invocation) int {
 		if err := c.tree().chmod(c.user(), c.dir, name, func(fs.FileMode) fs.FileMode { return mode }); err != nil {
 			return err
 		}
-		if o, ok := opts["o"]; ok {
-			return c.tree().chown(c.user(), c.dir, name, o)
+		owner, group, known := c.ownersNamed(opts["o"] + ":" + opts["g"])
+		if !known {
+			return fmt.Errorf("invalid user '%s' or group '%s'", opts["o"], opts["g"])
 		}
-		return nil
+		if owner == "" && group == "" {
+			return nil
+		}
+		return c.tree().chown(c.user(), c.dir, name, owner, group, true)
 	}
 	if _, ok := opts["d"]; ok {
 		exit := 0
@@ -1643,7 +1929,7 @@ func install(c *invocation) int {
 				d.release()
 			}
 		} else {
-			err = c.copy(from, to, false)
+			err = c.copy(from, to)
 		}
 		if err == nil {
 			err = finish(to)
@@ -1967,6 +2253,7 @@ func du(c *invocation) int {
 	}
 	exit := 0
 	show := func(n int64, name string) { c.printf("%d\t%s\n", (n+unit-1)/unit, name) }
+	seen := map[uint64]bool{} // what has several names is counted once, and a folder that was counted is not told again
 	var size func(name string, on *fileSystem) int64
 	size = func(name string, on *fileSystem) int64 {
 		st, err := c.lstat(name)
@@ -1974,9 +2261,15 @@ func du(c *invocation) int {
 			exit = c.fail(1, "cannot access '%s': %s", name, errorText(err))
 			return 0
 		}
+		inode, links, _ := inodeOf(st.FileInfo, st.virt)
 		if !st.IsDir() {
+			if links > 1 && seen[inode] {
+				return 0
+			}
+			seen[inode] = true
 			return st.Size()
 		}
+		seen[inode] = true
 		total := int64(4096)
 		entries, err := c.tree().readdir(c.user(), c.dir, name)
 		if err != nil {
@@ -2001,6 +2294,9 @@ func du(c *invocation) int {
 		st, err := c.lstat(name)
 		if err != nil {
 			exit = c.fail(1, "cannot access '%s': %s", name, errorText(err))
+			continue
+		}
+		if inode, _, _ := inodeOf(st.FileInfo, st.virt); seen[inode] {
 			continue
 		}
 		n := size(name, c.tree().system(st.virt))

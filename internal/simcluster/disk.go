@@ -92,6 +92,7 @@ func copyTree(from, to string) error {
 		info fs.FileInfo
 	}
 	var folders []stamped
+	names := map[uint64]string{} // of files with several, by inode
 	err := filepath.WalkDir(from, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			if os.IsNotExist(err) && path != from {
@@ -126,6 +127,12 @@ func copyTree(from, to string) error {
 			return os.Symlink(link, target)
 		case !info.Mode().IsRegular():
 			return nil
+		}
+		if inode, links, _ := inodeOf(info, path); links > 1 {
+			if first, ok := names[inode]; ok {
+				return os.Link(first, target)
+			}
+			names[inode] = target
 		}
 		content, err := os.ReadFile(path)
 		if os.IsNotExist(err) {

@@ -107,6 +107,7 @@ type Docker struct {
 	running    map[*dockerBuild]bool
 	builds     int
 	down       bool
+	stopped    bool // by systemctl, until the next start or boot
 	breaks     bool
 	published  []Package
 }
@@ -324,7 +325,10 @@ func (d *Docker) add(i *dockerImage) {
 }
 
 // noSpace says that nothing can be written to docker's folder.
-func (d *Docker) noSpace() bool { return d.node.tree.noSpace(dockerRoot) }
+func (d *Docker) noSpace() bool {
+	root, err := d.node.tree.resolve("/", dockerRoot, true) // it may have been relocated
+	return err == nil && d.node.tree.noSpace(root)
+}
 
 // offline says that the node reaches nothing outside of it.
 func (n *Node) offline() bool {
@@ -343,6 +347,9 @@ func (n *Node) makeDocker() error {
 	if n.docker.all.version.before(1, 10) {
 		mode = 0o700
 	}
+	if fi, err := os.Lstat(n.tree.host(dockerRoot)); err == nil && fi.Mode()&os.ModeSymlink != 0 {
+		return nil // relocated
+	}
 	for _, dir := range []string{dockerRoot, dockerRoot + "/aufs"} {
 		if err := os.MkdirAll(n.tree.host(dir), 0o755); err != nil {
 			return err
@@ -359,6 +366,62 @@ func (d *Docker) booted() {
 	d.all.mu.Lock()
 	defer d.all.mu.Unlock()
 	d.all.stale = true
+	d.stopped = false
+}
+
+// active says whether the daemon runs.
+func (d *Docker) active() bool {
+	if d == nil {
+		return false
+	}
+	d.all.mu.Lock()
+	defer d.all.mu.Unlock()
+	return !d.stopped
+}
+
+// dockerUnitVerb is what systemctl does with docker.service; ok is false for other units. A daemon that is stopped ends its containers; the apps' are made anew elsewhere, or here once it runs.
+func (c *invocation) dockerUnitVerb(verb string, units []string) (exit int, ok bool) {
+	if len(units) != 1 || strings.TrimSuffix(units[0], ".service") != "docker" {
+		return 0, false
+	}
+	d := c.node.docker
+	if d == nil {
+		switch verb {
+		case "status":
+			c.errorf("Unit docker.service could not be found.")
+			return 4, true
+		case "cat":
+			c.errorf("No files found for docker.service.")
+			return 1, true
+		}
+		c.errorf("Failed to %s docker.service: Unit docker.service not found.", verb)
+		return 5, true
+	}
+	if verb == "status" {
+		if d.active() {
+			c.printf("● docker.service - Docker Application Container Engine\n     Active: active (running)\n")
+			return 0, true
+		}
+		c.printf("○ docker.service - Docker Application Container Engine\n     Active: inactive (dead)\n")
+		return 3, true
+	}
+	if verb != "stop" && verb != "start" && verb != "restart" && verb != "kill" {
+		return 0, true
+	}
+	d.all.mu.Lock()
+	defer d.all.mu.Unlock()
+	if (verb == "stop" || verb == "restart" || verb == "kill") && !d.stopped {
+		for b := range d.running {
+			b.cancel()
+		}
+		d.endContainers()
+	}
+	d.stopped = verb == "stop" || verb == "kill"
+	d.all.stale = true
+	if d.all.revision != 0 {
+		d.all.settle()
+	}
+	return 0, true
 }
 
 // poweredOff ends the containers. The apps' are made anew at once on DEAs that are up, if anybody has looked at containers before.

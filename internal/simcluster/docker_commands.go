@@ -274,7 +274,7 @@ func (c *dockerCall) unreachable() string {
 		path = "containers/json"
 	}
 	c.all.mu.Lock()
-	down := c.d.down
+	down := c.d.down || c.d.stopped
 	c.all.mu.Unlock()
 	switch {
 	case c.user() != superuser && c.v.before(1, 5):

@@ -140,7 +140,7 @@ func (s *dockers) settle() {
 // usable are the DEAs that are up and not retired.
 func (s *dockers) usable() (out []*Docker) {
 	for _, d := range s.hosts {
-		if state, _ := s.cluster.kato.NodeState(d.node.address); d.node.Running() && !state.Retired {
+		if state, _ := s.cluster.kato.NodeState(d.node.address); d.node.Running() && !d.stopped && !state.Retired {
 			out = append(out, d)
 		}
 	}

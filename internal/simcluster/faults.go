@@ -327,7 +327,11 @@ func (n *Node) DataSize(size int64) error {
 	if err := n.ready(); err != nil {
 		return err
 	}
-	file := n.tree.host(servicesPath + "/bulk")
+	services, err := n.tree.resolve("/", servicesPath, true) // it may have been relocated
+	if err != nil {
+		return err
+	}
+	file := n.tree.host(services + "/bulk")
 	old := int64(0)
 	if fi, err := os.Stat(file); err == nil {
 		old = fi.Size()
@@ -340,7 +344,7 @@ func (n *Node) DataSize(size int64) error {
 	if err := f.Truncate(size); err != nil { // it takes no space on this machine
 		return bare(err)
 	}
-	n.tree.system(servicesPath).grow(size - old)
+	n.tree.system(services).grow(size - old)
 	return nil
 }
 
@@ -419,6 +423,17 @@ func (n *Node) PatchWith(p katodouble.PatchesPatch) error {
 func (n *Node) HealPatches() {
 	n.fault("patches healed")
 	_ = n.PatchWith(katodouble.PatchesPatch{Heal: true}) // a plain node has none
+}
+
+// RelocateWith changes what the node's `kato relocate` does; katodouble.RelocatePatch says what can be set. What it does not name stays.
+func (n *Node) RelocateWith(p katodouble.RelocatePatch) error {
+	n.fault("relocations with %+v", p)
+	return n.changeKato(katodouble.StatePatch{Relocate: &p})
+}
+
+// HealRelocate makes the node's relocations as they were at the start.
+func (n *Node) HealRelocate() error {
+	return n.RelocateWith(katodouble.RelocatePatch{Heal: true})
 }
 
 // Patches is what the node knows of kato's patches, with those that are installed.
@@ -543,6 +558,7 @@ func (n *Node) Heal() {
 	n.HealExports()
 	n.HealImports()
 	n.HealPatches()
+	_ = n.HealRelocate() // a plain node has none
 	if n.exists() {
 		for _, s := range n.tree.systems {
 			_ = n.FreeSpace(s.mount, -1)

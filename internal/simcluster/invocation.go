@@ -233,6 +233,9 @@ func (n *Node) programAt(p string) (program, bool) {
 	if path.Base(p) == "docker" && n.docker == nil {
 		return program{}, false
 	}
+	if strings.HasPrefix(path.Base(p), "quota") && n.noQuotaTools() {
+		return program{}, false
+	}
 	return prog, ok && prog.dir == path.Dir(p)
 }
 

@@ -72,6 +72,8 @@ type faults struct {
 	degraded          bool
 	sudoPassword      bool
 	noOutbound        bool
+	noQuotas          bool // of the kernel
+	noQuotaTools      bool
 	slowBoot          time.Duration
 	commands          []*commandFault
 	commandsHealed    chan struct{}
@@ -245,6 +247,7 @@ func (n *Node) up() error {
 	n.mu.Unlock()
 	n.packages.rebooted()
 	n.docker.booted()
+	init := n.mountAtBoot(b)
 	startTime := n.cluster.cfg.RoleStartTime
 	if first {
 		startTime = 0 // a cluster starts healthy
@@ -267,6 +270,11 @@ func (n *Node) up() error {
 		}()
 	}
 	n.cluster.event(n.name, "boot", "boot %s with kernel %s", b.id, kernel)
+	select { // like other units, sshd does not wait for a script that does not end
+	case <-init:
+	case <-time.After(initTime):
+	case <-b.ctx.Done():
+	}
 	answers := true
 	if n.exists() {
 		n.mu.Lock()

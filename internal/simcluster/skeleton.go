@@ -38,7 +38,7 @@ func (n *Node) make() error {
 		path string
 		mode fs.FileMode
 	}{
-		{"/", 0o755}, {"/boot/grub", 0o755}, {"/dev/shm", 0o777 | fs.ModeSticky}, {"/etc/apt/apt.conf.d", 0o755}, {"/etc/default", 0o755}, {"/etc/profile.d", 0o755}, {"/etc/ssh/sshd_config.d", 0o755}, {"/etc/ssl/certs", 0o755}, {"/etc/sudoers.d", 0o755},
+		{"/", 0o755}, {"/boot/grub", 0o755}, {"/dev/shm", 0o777 | fs.ModeSticky}, {"/etc/apt/apt.conf.d", 0o755}, {"/etc/default", 0o755}, {"/etc/init.d", 0o755}, {"/etc/profile.d", 0o755}, {"/etc/ssh/sshd_config.d", 0o755}, {"/etc/ssl/certs", 0o755}, {"/etc/sudoers.d", 0o755},
 		{"/home", 0o755}, {home, 0o755}, {home + "/bin", 0o755}, {home + "/.ssh", 0o700}, {"/opt", 0o755}, {"/proc/1", 0o755}, {"/proc/self", 0o755}, {"/proc/sys/kernel/random", 0o755},
 		{"/root", 0o700}, {"/run", 0o755}, {"/sys/class", 0o755}, {"/tmp", 0o777 | fs.ModeSticky}, {"/usr/bin", 0o755}, {"/usr/sbin", 0o755}, {"/usr/local/bin", 0o755}, {"/usr/local/sbin", 0o755}, {"/usr/share", 0o755},
 		{"/var/cache/apt/archives", 0o755}, {"/var/lib/apt/lists", 0o755}, {"/var/lib/apt/periodic", 0o755}, {"/var/lib/dpkg/info", 0o755}, {"/var/lib/dpkg/updates", 0o755},
@@ -75,7 +75,16 @@ func (n *Node) make() error {
 		if err := os.MkdirAll(t.host(m.Path), 0o755); err != nil {
 			return err
 		}
-		t.setOwner(m.Path, user)
+		if m.Type == "" {
+			t.setOwner(m.Path, user)
+			continue
+		}
+		t.setOwner(m.Path, superuser)
+		if m.Type == "ext4" {
+			if err := os.MkdirAll(t.host(m.Path+"/lost+found"), 0o700); err != nil {
+				return err
+			}
+		}
 	}
 	if existed {
 		return n.writeBootFiles()
@@ -88,7 +97,7 @@ func (n *Node) make() error {
 		"/etc/passwd":           "root:x:0:0:root:/root:/bin/bash\n" + user + ":x:1000:1000:,,,:" + home + ":/bin/bash\n",
 		"/etc/group":            "root:x:0:\nsudo:x:27:" + user + "\n" + user + ":x:1000:\n",
 		"/etc/profile":          "# made by login shells\n",
-		"/etc/fstab":            "/dev/vda1 / ext4 errors=remount-ro 0 1\n",
+		"/etc/fstab":            "/dev/vda1 / ext4 errors=remount-ro 0 1\n" + n.fstabLines(),
 		"/etc/default/grub":     "GRUB_DEFAULT=0\nGRUB_TIMEOUT=5\n",
 		"/etc/apt/sources.list": "deb http://deb.debian.org/debian bookworm main\ndeb http://security.debian.org/debian-security bookworm-security main\n",
 		"/etc/apt/apt.conf.d/50unattended-upgrades": "Unattended-Upgrade::Origins-Pattern {\n        \"origin=Debian,codename=${distro_codename}-security,label=Debian-Security\";\n};\nUnattended-Upgrade::AutoFixInterruptedDpkg \"false\";\n",
@@ -144,17 +153,53 @@ func (n *Node) makeData() error {
 			folders = append(folders, dataPath+"/droplets")
 		}
 	}
+	varied := map[bool]bool{}
 	for i, f := range folders {
 		if err := os.MkdirAll(n.tree.host(f), 0o755); err != nil {
 			return err
 		}
-		if i >= 2 {
-			if err := n.tree.put(f+"/data", strings.Repeat(n.name+"\n", 4096/(len(n.name)+1)), 0o644); err != nil {
+		if i < 2 {
+			continue
+		}
+		if err := n.tree.put(f+"/data", strings.Repeat(n.name+"\n", 4096/(len(n.name)+1)), 0o644); err != nil {
+			return err
+		}
+		if kind := below(f, servicesPath); !varied[kind] { // one of the services', and droplets
+			varied[kind] = true
+			if err := n.makeVaried(f, i); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// makeVaried puts into a data folder what a copy of it can lose: owners, modes, links, an empty folder.
+func (n *Node) makeVaried(folder string, i int) error {
+	t := n.tree
+	owners := fmt.Sprintf("%d:%d", 500+i, 540+i)
+	for _, f := range []struct {
+		name, content, owners string
+		mode                  fs.FileMode
+	}{{"table one", "rows\n", owners, 0o640}, {"table.idx", "index\n", owners, 0o600}, {"run.sh", "#!/bin/sh\nexit 0\n", superuser, 0o755}, {"shared.pid", "1\n", "570", 0o664}} {
+		if err := t.put(folder+"/"+f.name, f.content, f.mode); err != nil {
+			return err
+		}
+		t.setOwner(folder+"/"+f.name, f.owners)
+	}
+	if err := os.Link(t.host(folder+"/table.idx"), t.host(folder+"/table.idx.1")); err != nil {
+		return err
+	}
+	t.setOwner(folder+"/table.idx.1", owners)
+	if err := os.Symlink("table.idx", t.host(folder+"/current")); err != nil {
+		return err
+	}
+	t.setOwner(folder+"/current", owners)
+	if err := os.Mkdir(t.host(folder+"/spare"), 0o755); err != nil {
+		return err
+	}
+	t.setOwner(folder+"/spare", "580:581")
+	return os.Chmod(t.host(folder+"/spare"), 0o755|fs.ModeSticky)
 }
 
 // makeRun fills the folders that are new after every boot.
@@ -210,6 +255,20 @@ func (n *Node) writeBootFiles() error {
 
 const clockTicks = 100
 
+// filesystems are the types that the kernel knows, as /proc/filesystems has them.
+const filesystems = "nodev\tsysfs\nnodev\ttmpfs\nnodev\tbdev\nnodev\tproc\nnodev\tcgroup\nnodev\tcgroup2\nnodev\tdevtmpfs\nnodev\tsecurityfs\nnodev\tsockfs\nnodev\tpipefs\nnodev\tramfs\n" +
+	"nodev\thugetlbfs\nnodev\tdevpts\n\text3\n\text2\n\text4\n\txfs\nnodev\tautofs\n\tfuseblk\nnodev\tfuse\nnodev\tfusectl\nnodev\tnfs\nnodev\tnfs4\nnodev\toverlay\nnodev\tmqueue\n"
+
+// fstabLines are the lines of /etc/fstab of the node's mounts.
+func (n *Node) fstabLines() (out string) {
+	for i, m := range n.cfg.Mounts {
+		if !m.NotInFstab {
+			out += m.fstabLine(n.tree.systems[i])
+		}
+	}
+	return out
+}
+
 // makeVirtual sets the files whose content is made when they are read.
 func (n *Node) makeVirtual() {
 	current := func() *bootState {
@@ -253,8 +312,9 @@ func (n *Node) makeVirtual() {
 			}
 			return fmt.Appendf(nil, "1 (systemd) S 0 1 1 0 -1 4194560 20000 500000 80 900 100 150 1500 700 20 0 1 0 %d 170000000 3000 18446744073709551615 1 1 0 0 0 0 671173123 4096 1260 0 0 0 17 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n", ticks)
 		},
-		"/proc/1/comm":    func() []byte { return []byte("systemd\n") },
-		"/proc/1/cmdline": func() []byte { return []byte("/sbin/init\x00") },
+		"/proc/1/comm":      func() []byte { return []byte("systemd\n") },
+		"/proc/1/cmdline":   func() []byte { return []byte("/sbin/init\x00") },
+		"/proc/filesystems": func() []byte { return []byte(filesystems) },
 		"/proc/mounts": func() []byte {
 			return []byte(n.tree.mountLines() + "tmpfs /run tmpfs rw,nosuid,nodev,noexec,relatime,size=204800k,mode=755 0 0\ntmpfs /dev/shm tmpfs rw,nosuid,nodev 0 0\n")
 		},

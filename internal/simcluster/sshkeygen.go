@@ -368,7 +368,7 @@ func serviceProgram(c *invocation) int {
 	if verb == "force-reload" {
 		verb = "reload-or-restart"
 	}
-	if _, err := c.stat("/lib/systemd/system/" + c.argv[1] + ".service"); err != nil && !slices.Contains(services, c.argv[1]) {
+	if _, err := c.stat("/lib/systemd/system/" + c.argv[1] + ".service"); err != nil && !slices.Contains(services, c.argv[1]) && !(c.argv[1] == "docker" && c.node.docker != nil) {
 		c.errorf("%s: unrecognized service", c.argv[1])
 		return 1
 	}

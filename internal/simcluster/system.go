@@ -33,6 +33,7 @@ func commandTable() map[string]program {
 		"reboot": sbin(rebootProgram), "shutdown": sbin(rebootProgram), "poweroff": sbin(rebootProgram), "halt": sbin(rebootProgram), "ip": bin(func(*invocation) int { return 0 }),
 		"logname": bin(func(c *invocation) int { c.printf("%s\n", c.node.loginUser()); return 0 }), "lsb_release": bin(lsbRelease), "runlevel": sbin(func(c *invocation) int { c.printf("N 5\n"); return 0 }),
 		"kato": {"/home/stackato/bin", katoProgram}, "ssh": bin(sshProgram), "ssh-keygen": bin(sshKeygen), "sshd": sbin(sshdProgram), "service": sbin(serviceProgram), "getent": bin(getent), "curl": bin(curlProgram), "vmctl": bin(vmctl), "docker": bin(docker),
+		"mount": bin(mountProgram), "mountpoint": bin(mountpoint), "quotacheck": sbin(quotacheck), "quotaon": sbin(quotaon), "quotaoff": sbin(quotaon),
 	})
 	return t
 }
@@ -403,7 +404,7 @@ func systemctl(c *invocation) int {
 		for _, unit := range args[1:] {
 			state := "active"
 			name := strings.TrimSuffix(unit, ".service")
-			if !slices.Contains(services, name) {
+			if !slices.Contains(services, name) && !(name == "docker" && c.node.docker.active()) {
 				state, exit = "inactive", 3
 			}
 			if ssh.dead && (name == "ssh" || name == "sshd") {
@@ -440,6 +441,9 @@ func systemctl(c *invocation) int {
 		if exit, ok := c.sshUnitVerb(verb, args[1:]); ok {
 			return exit
 		}
+		if exit, ok := c.dockerUnitVerb(verb, args[1:]); ok {
+			return exit
+		}
 		if verb == "cat" {
 			c.errorf("No files found for %s.", strings.Join(args[1:], " "))
 			return 1
@@ -453,6 +457,9 @@ func systemctl(c *invocation) int {
 			return 1
 		}
 		if exit, ok := c.sshUnitVerb(verb, args[1:]); ok {
+			return exit
+		}
+		if exit, ok := c.dockerUnitVerb(verb, args[1:]); ok {
 			return exit
 		}
 		return 0
@@ -593,7 +600,7 @@ func katoProgram(c *invocation) int {
 	return c.node.cluster.kato.Run(c.p.ctx, katodouble.Invocation{
 		Args: c.argv[1:], Node: c.node.address, UID: uidOf(c.user()), Stdin: c.stdin(), Stdout: c,
 		Stderr: fdWriter{c.p.ctx, c.fds[2]}, Home: c.env["HOME"], Path: c.env["PATH"],
-		Dir: c.dir, Files: nodeFiles{c}, Reach: c.node.cluster.reach, Dial: c.node.cluster.dialFrom, SSH: c.ssh, Sudo: func(context.Context) error {
+		Dir: c.dir, Files: nodeFiles{c}, Folders: nodeFolders{c}, Reach: c.node.cluster.reach, Dial: c.node.cluster.dialFrom, SSH: c.ssh, Sudo: func(context.Context) error {
 			c.node.mu.Lock()
 			defer c.node.mu.Unlock()
 			if c.node.faults.sudoPassword {
@@ -658,6 +665,135 @@ func (f nodeFiles) Mkdir(name string) error {
 }
 
 func (f nodeFiles) RemoveAll(name string) error { return f.c.remove(name, true) }
+
+// nodeFolders are the node's folders with the rights of root.
+type nodeFolders struct{ c *invocation }
+
+func (f nodeFolders) Resolve(_ context.Context, name string) (string, error) {
+	st, err := f.c.tree().stat(superuser, "/", name, true)
+	if err == nil && !st.IsDir() {
+		err = syscall.ENOTDIR
+	}
+	return st.virt, err
+}
+
+func (f nodeFolders) Exists(_ context.Context, name string) (bool, error) {
+	_, err := f.c.tree().stat(superuser, "/", name, false)
+	if errors.Is(err, syscall.ENOENT) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func (f nodeFolders) IsLink(_ context.Context, name string) (bool, error) {
+	st, err := f.c.tree().stat(superuser, "/", name, false)
+	return err == nil && st.Mode()&os.ModeSymlink != 0, err
+}
+
+func (f nodeFolders) List(ctx context.Context, folder string) (out []katodouble.Relocated, err error) {
+	t := f.c.tree()
+	var walk func(virt, name string) error
+	walk = func(virt, name string) error {
+		st, err := t.stat(superuser, "/", virt, false)
+		if err != nil {
+			return err
+		}
+		inode, _, _ := inodeOf(st.FileInfo, st.virt)
+		if st.Mode()&os.ModeSocket == 0 {
+			out = append(out, katodouble.Relocated{Name: name, Folder: st.IsDir(), Regular: st.Mode().IsRegular(), File: strconv.FormatUint(inode, 10), Root: t.ownerOf(st.virt) == superuser})
+		}
+		if !st.IsDir() {
+			return ctx.Err()
+		}
+		entries, err := t.readdir(superuser, "/", virt)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if err := walk(e.virt, path.Join(name, e.name)); err != nil && !errors.Is(err, syscall.ENOENT) {
+				return err
+			}
+		}
+		return ctx.Err()
+	}
+	return out, walk(folder, ".")
+}
+
+// Copy copies as `cp -a`, and of folders only themselves.
+func (f nodeFolders) Copy(ctx context.Context, from, to string, entries []katodouble.Relocated) error {
+	as, said := f.asRoot()
+	names := map[uint64]string{}
+	for _, e := range entries {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		source, target := path.Join(from, e.Name), path.Join(to, e.Name)
+		st, err := as.tree().stat(superuser, "/", source, false)
+		if err != nil {
+			return err
+		}
+		if e.Folder {
+			if err := as.tree().mkdir(superuser, "/", target, st.Mode().Perm()); err != nil && !errors.Is(err, syscall.EEXIST) {
+				return err
+			}
+			if err := as.preserve(st, target, true); err != nil {
+				return err
+			}
+			continue
+		}
+		if as.copyEntry(st, source, target, copying{preserve: true, names: names}) != 0 {
+			if strings.Contains(said.String(), errorText(syscall.ENOSPC)) {
+				return syscall.ENOSPC
+			}
+			return errors.New(strings.TrimSpace(said.String()))
+		}
+	}
+	return nil
+}
+
+// asRoot is the invocation as a program that root runs. What it complains of is kept.
+func (f nodeFolders) asRoot() (*invocation, *strings.Builder) {
+	said := &strings.Builder{}
+	as := *f.c
+	root := &process{pid: f.c.p.pid, node: f.c.node, boot: f.c.p.boot, ctx: f.c.p.ctx, user: superuser, argv: []string{"cp"}}
+	as.p, as.argv, as.dir, as.umask = root, root.argv, "/", 0o022
+	as.fds[2] = bufferDescription(said)
+	return &as, said
+}
+
+func (f nodeFolders) GiveToRoot(_ context.Context, name string) error {
+	return f.c.tree().chown(superuser, "/", name, superuser, superuser, false)
+}
+
+func (f nodeFolders) Empty(_ context.Context, name string) error {
+	d, err := f.c.tree().open(superuser, "/", name, os.O_WRONLY|os.O_TRUNC, 0)
+	if errors.Is(err, syscall.ENOENT) {
+		return nil
+	}
+	if err == nil {
+		d.release()
+	}
+	return err
+}
+
+func (f nodeFolders) Switch(ctx context.Context, name, target, aside string) error {
+	t := f.c.tree()
+	link, err := f.IsLink(ctx, name)
+	switch {
+	case err != nil:
+	case link:
+		err = t.unlink(superuser, "/", name)
+	case aside != "":
+		err = t.rename(superuser, "/", name, aside)
+	default:
+		as, _ := f.asRoot()
+		err = as.removeOn(name, true, t.system(name))
+	}
+	if err != nil {
+		return err
+	}
+	return t.symlink(superuser, "/", target, name)
+}
 
 func newKato(c *Cluster) *katodouble.Cluster {
 	k := katodouble.New("3.4.2")

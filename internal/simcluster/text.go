@@ -3,6 +3,7 @@ package simcluster
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -936,7 +938,7 @@ func find(c *invocation) int {
 	action := false
 	exit := 0
 	var batch, batchCmd []string // -exec COMMAND {} +
-	negate := false
+	negate, oneSystem := false, false
 	add := func(t test) {
 		if negate {
 			inner := t
@@ -973,6 +975,8 @@ func find(c *invocation) int {
 		switch op {
 		case "!", "-not":
 			negate = true
+		case "-xdev", "-mount":
+			oneSystem = true
 		case "-maxdepth":
 			maxDepth, _ = strconv.Atoi(arg())
 		case "-mindepth":
@@ -981,16 +985,8 @@ func find(c *invocation) int {
 			pat := arg()
 			add(func(name string, _ info) bool { return matches(pat, path.Base(name)) })
 		case "-type":
-			kind := arg()
-			add(func(_ string, st info) bool {
-				switch kind {
-				case "d":
-					return st.IsDir()
-				case "l":
-					return st.Mode()&fs.ModeSymlink != 0
-				}
-				return st.Mode().IsRegular()
-			})
+			kinds := strings.Split(arg(), ",")
+			add(func(_ string, st info) bool { return slices.Contains(kinds, typeLetter(st.Mode())) })
 		case "-mtime":
 			add(age(24 * time.Hour))
 		case "-mmin":
@@ -1001,6 +997,22 @@ func find(c *invocation) int {
 		case "-print":
 			action = true
 			add(func(name string, _ info) bool { c.printf("%s\n", name); return true })
+		case "-print0":
+			action = true
+			add(func(name string, _ info) bool { c.printf("%s\x00", name); return true })
+		case "-printf":
+			action = true
+			format := arg()
+			add(func(name string, st info) bool {
+				root := ""
+				for _, r := range roots {
+					if (name == r || strings.HasPrefix(name, strings.TrimRight(r, "/")+"/")) && len(r) > len(root) {
+						root = r
+					}
+				}
+				io.WriteString(c, c.findFormat(format, root, name, st))
+				return true
+			})
 		case "-delete":
 			action = true
 			add(func(name string, _ info) bool {
@@ -1033,11 +1045,15 @@ func find(c *invocation) int {
 		}
 	}
 	var walk func(name string, depth int)
+	var on *fileSystem
 	walk = func(name string, depth int) {
 		st, err := c.lstat(name)
 		if err != nil {
 			exit = c.fail(1, "'%s': %s", name, errorText(err))
 			return
+		}
+		if depth == 0 {
+			on = c.tree().system(st.virt)
 		}
 		if depth >= minDepth {
 			ok := true
@@ -1050,8 +1066,11 @@ func find(c *invocation) int {
 				c.printf("%s\n", name)
 			}
 		}
-		if st.IsDir() && depth < maxDepth && c.p.ctx.Err() == nil {
-			entries, _ := c.tree().readdir(c.user(), c.dir, name)
+		if st.IsDir() && depth < maxDepth && c.p.ctx.Err() == nil && !(oneSystem && c.tree().system(st.virt) != on) {
+			entries, err := c.tree().readdir(c.user(), c.dir, name)
+			if err != nil && !errors.Is(err, syscall.ENOENT) {
+				exit = c.fail(1, "'%s': %s", name, errorText(err))
+			}
 			for _, e := range entries {
 				walk(strings.TrimRight(name, "/")+"/"+e.name, depth+1)
 			}
@@ -1068,6 +1087,108 @@ func find(c *invocation) int {
 		}
 	}
 	return exit
+}
+
+// typeLetter is the type of a file as find has it.
+func typeLetter(m fs.FileMode) string {
+	switch {
+	case m.IsDir():
+		return "d"
+	case m&fs.ModeSymlink != 0:
+		return "l"
+	case m&fs.ModeNamedPipe != 0:
+		return "p"
+	case m&fs.ModeSocket != 0:
+		return "s"
+	case m&fs.ModeCharDevice != 0:
+		return "c"
+	case m&fs.ModeDevice != 0:
+		return "b"
+	}
+	return "f"
+}
+
+// findFormat is what find -printf prints of a file that was found below root.
+func (c *invocation) findFormat(format, root, name string, st info) string {
+	var b strings.Builder
+	for i := 0; i < len(format); i++ {
+		if i+1 == len(format) || format[i] != '%' && format[i] != '\\' {
+			b.WriteByte(format[i])
+			continue
+		}
+		i++
+		if format[i-1] == '\\' {
+			switch format[i] {
+			case 'n':
+				b.WriteByte('\n')
+			case 't':
+				b.WriteByte('\t')
+			case '0':
+				b.WriteByte(0)
+			case '\\':
+				b.WriteByte('\\')
+			default:
+				b.WriteString(format[i-1 : i+1])
+			}
+			continue
+		}
+		t := c.tree()
+		owner, group := t.ownerOf(st.virt), t.groupOf(st.virt)
+		inode, links, blocks := inodeOf(st.FileInfo, st.virt)
+		switch format[i] {
+		case '%':
+			b.WriteByte('%')
+		case 'p':
+			b.WriteString(name)
+		case 'P':
+			b.WriteString(strings.TrimPrefix(strings.TrimPrefix(name, strings.TrimRight(root, "/")), "/"))
+		case 'f':
+			b.WriteString(path.Base(name))
+		case 'h':
+			b.WriteString(path.Dir(name))
+		case 'H':
+			b.WriteString(root)
+		case 'y':
+			b.WriteString(typeLetter(st.Mode()))
+		case 'm':
+			b.WriteString(octalMode(st.Mode()))
+		case 'M':
+			b.WriteString(modeString(st.Mode()))
+		case 'u':
+			b.WriteString(owner)
+		case 'g':
+			b.WriteString(group)
+		case 'U':
+			b.WriteString(strconv.Itoa(uidOf(owner)))
+		case 'G':
+			b.WriteString(strconv.Itoa(uidOf(group)))
+		case 's':
+			b.WriteString(strconv.FormatInt(st.Size(), 10))
+		case 'b':
+			b.WriteString(strconv.FormatInt(blocks, 10))
+		case 'k':
+			b.WriteString(strconv.FormatInt((blocks+1)/2, 10))
+		case 'i':
+			b.WriteString(strconv.FormatUint(inode, 10))
+		case 'n':
+			b.WriteString(strconv.FormatUint(links, 10))
+		case 'D':
+			b.WriteString(strconv.FormatUint(t.deviceOf(st.virt), 10))
+		case 'l':
+			if st.Mode()&fs.ModeSymlink != 0 {
+				target, _ := os.Readlink(t.host(st.virt)) // gone meanwhile
+				b.WriteString(target)
+			}
+		case 'T':
+			if i+1 < len(format) && format[i+1] == '@' {
+				i++
+				fmt.Fprintf(&b, "%d.%09d0", st.mtime.Unix(), st.mtime.Nanosecond())
+			}
+		default:
+			b.WriteString(format[i-1 : i+1])
+		}
+	}
+	return b.String()
 }
 
 // exprProgram evaluates left to right: A + B, comparisons, A : REGEXP.

@@ -27,7 +27,8 @@ type tree struct {
 
 	systems []*fileSystem // the root last
 
-	mu     sync.Mutex
+	mu sync.Mutex
+	// owners are users by path, "501", or users and groups, "501:502", where the group is not the user's own. What has none has that of its folder.
 	owners map[string]string
 
 	virtual map[string]func() []byte // files of /proc and the like, made when read
@@ -136,7 +137,23 @@ func procFile(dir, name string) (pid int, file string, ok bool) {
 	return pid, file, err == nil && pid > 1
 }
 
+// ownerOf is the user whose a path is.
 func (t *tree) ownerOf(virt string) string {
+	user, _, _ := strings.Cut(t.ownersOf(virt), ":")
+	return user
+}
+
+// groupOf is the group whose a path is.
+func (t *tree) groupOf(virt string) string {
+	user, group, has := strings.Cut(t.ownersOf(virt), ":")
+	if !has {
+		return user
+	}
+	return group
+}
+
+// ownersOf are user and group as owners has them.
+func (t *tree) ownersOf(virt string) string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for {
@@ -157,10 +174,27 @@ func (t *tree) setOwner(virt, user string) {
 }
 
 // own records the owner of something new when it differs from what its place implies.
-func (t *tree) own(virt, user string) {
-	if t.ownerOf(virt) != user {
-		t.setOwner(virt, user)
+func (t *tree) own(virt, owners string) {
+	if t.ownersOf(virt) != owners {
+		t.setOwner(virt, owners)
 	}
+}
+
+// ownNew records the owner of what a user has made. In a folder with the set-group-ID bit its group is the folder's.
+func (t *tree) ownNew(virt, user string) {
+	dir := path.Dir(virt)
+	if fi, err := os.Lstat(t.host(dir)); err == nil && fi.Mode()&fs.ModeSetgid != 0 {
+		user = joinOwners(user, t.groupOf(dir))
+	}
+	t.own(virt, user)
+}
+
+// joinOwners makes one word of user and group.
+func joinOwners(user, group string) string {
+	if user == group {
+		return user
+	}
+	return user + ":" + group
 }
 
 func (t *tree) disown(virt string) {
@@ -175,7 +209,7 @@ func (t *tree) disown(virt string) {
 }
 
 func (t *tree) moveOwners(from, to string) {
-	owner := t.ownerOf(from)
+	owner := t.ownersOf(from)
 	t.mu.Lock()
 	moved := map[string]string{}
 	for k, o := range t.owners {
@@ -213,6 +247,9 @@ const (
 
 // frozen says whether a path lies in the folder that is read-only.
 func (t *tree) frozen(virt string) bool {
+	if s := t.system(virt); s != nil && s.readOnly.Load() {
+		return true
+	}
 	dir := t.readOnly.Load()
 	return dir != nil && *dir != "" && (virt == *dir || strings.HasPrefix(virt, *dir+"/"))
 }
@@ -412,7 +449,7 @@ func (t *tree) open(user, dir, name string, flags int, perm fs.FileMode) (*descr
 	}
 	if fresh {
 		f.Chmod(perm)
-		t.own(virt, user)
+		t.ownNew(virt, user)
 	}
 	d := newDescription()
 	d.file, d.path = f, virt
@@ -468,8 +505,11 @@ func (t *tree) mkdir(user, dir, name string, perm fs.FileMode) error {
 	if err := os.Mkdir(t.host(virt), 0o700); err != nil {
 		return bare(err)
 	}
+	if fi, err := os.Lstat(t.host(virt)); err == nil {
+		perm |= fi.Mode() & fs.ModeSetgid // of the folder that it is in
+	}
 	t.chmodHost(virt, perm)
-	t.own(virt, user)
+	t.ownNew(virt, user)
 	return nil
 }
 
@@ -492,19 +532,74 @@ func (t *tree) chmod(user, dir, name string, change func(fs.FileMode) fs.FileMod
 	return bare(t.chmodHost(st.virt, change(st.Mode())))
 }
 
-func (t *tree) chown(user, dir, name, owner string) error {
-	st, err := t.stat(user, dir, name, true)
+// chown gives a file, or a link itself unless follow is set, to a user or a group; "" stays as it is.
+func (t *tree) chown(user, dir, name, owner, group string, follow bool) error {
+	st, err := t.stat(user, dir, name, follow)
 	if err != nil {
 		return err
 	}
-	if user != superuser && owner != t.ownerOf(st.virt) {
+	if owner == "" {
+		owner = t.ownerOf(st.virt)
+	}
+	if group == "" {
+		group = t.groupOf(st.virt)
+	}
+	if user != superuser && (owner != t.ownerOf(st.virt) || user != owner || group != t.groupOf(st.virt) && group != user) {
 		return syscall.EPERM
 	}
 	if t.frozen(st.virt) {
 		return syscall.EROFS
 	}
-	t.setOwner(st.virt, owner)
+	t.giveTo(st, joinOwners(owner, group))
 	return nil
+}
+
+// giveTo changes the owners of a file by all its names, and of a folder without what is in it.
+func (t *tree) giveTo(st info, owners string) {
+	names := []string{st.virt}
+	if inode, links, _ := inodeOf(st.FileInfo, st.virt); links > 1 && !st.IsDir() {
+		filepath.WalkDir(t.root, func(name string, e fs.DirEntry, err error) error {
+			if err != nil || e.IsDir() {
+				return nil // what cannot be read was removed meanwhile
+			}
+			if fi, err := e.Info(); err == nil {
+				virt := t.virt(name)
+				if other, _, _ := inodeOf(fi, virt); other == inode && virt != st.virt {
+					names = append(names, virt)
+				}
+			}
+			return nil
+		})
+	}
+	if st.IsDir() && owners != t.ownersOf(st.virt) {
+		entries, _ := os.ReadDir(t.host(st.virt))
+		for _, e := range entries {
+			below := path.Join(st.virt, e.Name())
+			t.setOwner(below, t.ownersOf(below))
+		}
+	}
+	for _, name := range names {
+		t.setOwner(name, owners)
+	}
+}
+
+// virt is the name in the tree of a file of the host.
+func (t *tree) virt(host string) string {
+	return path.Join("/", filepath.ToSlash(strings.TrimPrefix(host, t.root)))
+}
+
+// deviceOf is the number of the device that a path lies on.
+func (t *tree) deviceOf(virt string) uint64 {
+	if s := t.system(virt); s != nil {
+		return s.number
+	}
+	return 25 // a tmpfs
+}
+
+// mountPoint says whether another file system is mounted there.
+func (t *tree) mountPoint(virt string) bool {
+	s := t.system(virt)
+	return s != nil && s.mount == virt
 }
 
 func (t *tree) unlink(user, dir, name string) error {
@@ -538,6 +633,9 @@ func (t *tree) rmdir(user, dir, name string) error {
 }
 
 func (t *tree) removeEntry(user, virt string) error {
+	if t.mountPoint(virt) {
+		return syscall.EBUSY
+	}
 	if err := t.writableDir(user, virt); err != nil {
 		return err
 	}
@@ -569,8 +667,8 @@ func (t *tree) rename(user, dir, from, to string) error {
 	if strings.HasPrefix(dst, src+"/") {
 		return syscall.EINVAL
 	}
-	if t.frozen(src) && !t.frozen(path.Dir(src)) {
-		return syscall.EBUSY // a mount point
+	if t.mountPoint(src) || t.mountPoint(dst) || t.frozen(src) && !t.frozen(path.Dir(src)) {
+		return syscall.EBUSY
 	}
 	for _, v := range []string{src, dst} {
 		if err := t.writableDir(user, v); err != nil {
@@ -581,17 +679,17 @@ func (t *tree) rename(user, dir, from, to string) error {
 		}
 	}
 	if t.system(src) != t.system(dst) { // mv copies then, and needs the room
-		size := int64(0)
-		filepath.WalkDir(t.host(src), func(_ string, e fs.DirEntry, err error) error {
-			if err == nil && e.Type().IsRegular() {
-				if fi, err := e.Info(); err == nil {
-					size += fi.Size()
-				}
-			}
-			return nil
-		})
+		size := t.sizeOf(src)
 		if t.noSpace(dst) || t.room(dst, size) < size {
 			return syscall.ENOSPC
+		}
+	}
+	if old, err := os.Lstat(t.host(dst)); err == nil && old.IsDir() { // an empty folder can be replaced by a folder
+		if fi, err := os.Lstat(t.host(src)); err == nil && !fi.IsDir() {
+			return syscall.EISDIR
+		}
+		if err := os.Remove(t.host(dst)); err != nil {
+			return bare(err)
 		}
 	}
 	if err := os.Rename(t.host(src), t.host(dst)); err != nil {
@@ -612,7 +710,7 @@ func (t *tree) symlink(user, dir, target, name string) error {
 	if err := os.Symlink(target, t.host(virt)); err != nil {
 		return bare(err)
 	}
-	t.own(virt, user)
+	t.ownNew(virt, user)
 	return nil
 }
 
@@ -628,10 +726,16 @@ func (t *tree) hardlink(user, dir, from, name string) error {
 	if err := t.writableDir(user, dst); err != nil {
 		return err
 	}
+	if t.system(src) != t.system(dst) {
+		return syscall.EXDEV
+	}
+	if fi, err := os.Lstat(t.host(src)); err == nil && fi.IsDir() {
+		return syscall.EPERM
+	}
 	if err := os.Link(t.host(src), t.host(dst)); err != nil {
 		return bare(err)
 	}
-	t.own(dst, t.ownerOf(src))
+	t.own(dst, t.ownersOf(src))
 	return nil
 }
 

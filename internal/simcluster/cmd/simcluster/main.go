@@ -121,6 +121,10 @@ func readNodes(file string) ([]simcluster.NodeConfig, error) {
 		Mounts    []struct {
 			Path string `yaml:"path"`
 			Size int64  `yaml:"size"`
+			// Type and Options as /proc/mounts tells them.
+			Type       string `yaml:"type"`
+			Options    string `yaml:"options"`
+			NotInFstab bool   `yaml:"not_in_fstab"`
 		} `yaml:"mounts"`
 	}
 	if err := yaml.UnmarshalWithOptions(b, &list, yaml.DisallowUnknownField()); err != nil {
@@ -130,7 +134,7 @@ func readNodes(file string) ([]simcluster.NodeConfig, error) {
 	for _, n := range list {
 		node := simcluster.NodeConfig{Name: n.Name, Roles: n.Roles, Kernel: n.Kernel, Container: n.Container, Apps: n.Apps}
 		for _, m := range n.Mounts {
-			node.Mounts = append(node.Mounts, simcluster.Mount{Path: m.Path, Size: m.Size})
+			node.Mounts = append(node.Mounts, simcluster.Mount{Path: m.Path, Size: m.Size, Type: m.Type, Options: m.Options, NotInFstab: m.NotInFstab})
 		}
 		nodes = append(nodes, node)
 	}
