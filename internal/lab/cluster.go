@@ -56,10 +56,6 @@ type NodeConfig struct {
 	Pending []string
 	// Disks are file systems of its own beside / and /srv.
 	Disks []Disk
-	// NoQuotaTools leaves out quotacheck, quotaon and quotaoff.
-	NoQuotaTools bool
-	// SetupScript is the name of an init script of ALS that the host has and runs at its boots, one of SetupScripts; "" = none.
-	SetupScript string
 }
 
 // BusyboxShell is busybox under the name sh.

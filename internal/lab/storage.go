@@ -48,12 +48,7 @@ var (
 	recordScript string
 	//go:embed files/quota.sh
 	quotaScript string
-	//go:embed files/setup_lxc.sh
-	lxcScript string
 )
-
-// SetupScripts are the names of the init scripts in /etc/init.d that ALS runs at a boot, of Helion and of Stackato (kato.md §3.7).
-func SetupScripts() []string { return []string{"setup_helion_lxc", "setup_stackato_lxc"} }
 
 // The quota programs, and those whose changes are recorded on hosts with disks, by their paths.
 var (
@@ -82,9 +77,6 @@ func (n NodeConfig) checkDisks() error {
 		if !path.IsAbs(d.Path) || path.Clean(d.Path) != d.Path || d.Path == "/" || d.Size < 0 || strings.ContainsAny(d.Options, " \t\n") {
 			return fmt.Errorf("%s: disk %q of %d bytes with options %q: the path is absolute, the size not negative, the options one word", n.Name, d.Path, d.Size, d.Options)
 		}
-	}
-	if n.SetupScript != "" && !slices.Contains(SetupScripts(), n.SetupScript) {
-		return fmt.Errorf("%s: %q is no init script that ALS runs at a boot: choose from %v", n.Name, n.SetupScript, SetupScripts())
 	}
 	return nil
 }
@@ -153,24 +145,12 @@ func escapeMount(name string) string {
 
 // furnishStorage writes what makes the host mount its disks, record what is changed of them, and run ALS's init scripts.
 func (h *Host) furnishStorage(ctx context.Context) error {
-	if h.cfg.NoQuotaTools {
-		for _, p := range quotaPrograms {
-			if err := os.Remove(h.path(p)); err != nil {
-				return err
-			}
-		}
-	}
 	if h.c.cfg.Platform == "als" {
 		if err := errors.Join(h.install(labPrograms+"setup", setupScript, 0o755), h.enable("katoflow-lab-setup.service", "multi-user.target",
 			bootUnit("Init scripts of ALS", "setup", "After=network.target local-fs.target\nBefore=kato-agent.service\n"))); err != nil {
 			return err
 		}
 		if err := h.furnishData(); err != nil {
-			return err
-		}
-	}
-	if h.cfg.SetupScript != "" {
-		if err := h.install("etc/init.d/"+h.cfg.SetupScript, lxcScript, 0o755); err != nil {
 			return err
 		}
 	}
@@ -227,9 +207,6 @@ func (h *Host) replaceStoragePrograms() error {
 	for _, place := range storagePrograms {
 		name := path.Base(place)
 		info, err := os.Stat(h.path(place))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // NoQuotaTools
-		}
 		if err != nil {
 			return err
 		}
@@ -249,10 +226,7 @@ func (h *Host) replaceStoragePrograms() error {
 		}
 	}
 	for _, place := range storagePrograms { // quotaoff is a link to quotaon at first
-		if os.Remove(h.path(place)) != nil {
-			continue
-		}
-		if err := h.install(place, recordScript, 0o755); err != nil {
+		if err := errors.Join(os.Remove(h.path(place)), h.install(place, recordScript, 0o755)); err != nil {
 			return err
 		}
 	}
@@ -359,10 +333,10 @@ func (h *Host) writeData(folder string, entries []dataEntry) error {
 }
 
 // QuotaSupport lets the host's quotaon, quotaoff and quotacheck answer as on a kernel that has Linux quotas, from now on or no more; at first they are the real ones, and what this machine's kernel
-// says is true. Remounts and the files of quotas are real in both cases. What is on stays so until it is switched off or the host boots. It needs a host with disks and quota tools.
+// says is true. Remounts and the files of quotas are real in both cases. What is on stays so until it is switched off or the host boots. It needs a host with disks.
 func (h *Host) QuotaSupport(on bool) error {
 	if _, err := os.Stat(h.path(labPrograms + "quota/quotaon")); err != nil {
-		return fmt.Errorf("%s has no disks, or no quota tools", h.Name())
+		return fmt.Errorf("%s has no disks", h.Name())
 	}
 	if on {
 		return h.install(quotaSwitch, "", 0o644)
@@ -373,8 +347,46 @@ func (h *Host) QuotaSupport(on bool) error {
 	return nil
 }
 
-// MountOptions are the options of the file system mounted at a path of the running host, as its /proc/mounts has them; the last one where there are several.
+// QuotaTools lets the host have quotacheck, quotaon and quotaoff, as it does at the start, or not.
+func (h *Host) QuotaTools(on bool) error {
+	away := h.path(labPrograms + "away")
+	if err := os.MkdirAll(away, 0o700); err != nil {
+		return err
+	}
+	for _, p := range quotaPrograms {
+		from, to := h.path(p), filepath.Join(away, path.Base(p))
+		if on {
+			from, to = to, from
+		}
+		if err := os.Rename(from, to); err != nil && !errors.Is(err, fs.ErrNotExist) { // as it is to be
+			return err
+		}
+	}
+	return nil
+}
+
+// MakeInitScript puts an ordinary init script, one of katodouble.InitScripts, into /etc/init.d, which a host of ALS runs at each boot.
+func (h *Host) MakeInitScript(name string) error {
+	if !slices.Contains(katodouble.InitScripts(), name) {
+		return fmt.Errorf("%q is no init script that a boot runs: choose from %v", name, katodouble.InitScripts())
+	}
+	return h.install("etc/init.d/"+name, katodouble.InitScript(name), 0o755)
+}
+
+// mountPoint is that of the file system that a path of the running host lies on.
+func (h *Host) mountPoint(path string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), execWithin)
+	defer cancel()
+	out, err := h.Exec(ctx, `exec stat -L -c %m -- "$1"`, path)
+	return strings.TrimSuffix(out, "\n"), err
+}
+
+// MountOptions are the options of the mount that a path of the running host lies on, as /proc/mounts has them now.
 func (h *Host) MountOptions(path string) (string, error) {
+	path, err := h.mountPoint(path)
+	if err != nil {
+		return "", err
+	}
 	leader, err := h.leader()
 	if err != nil {
 		return "", err
@@ -386,17 +398,17 @@ func (h *Host) MountOptions(path string) (string, error) {
 	options := ""
 	for line := range strings.Lines(string(b)) {
 		if f := strings.Fields(line); len(f) > 3 && f[1] == escapeMount(path) {
-			options = f[3]
+			options = f[3] // the last one is on top
 		}
-	}
-	if options == "" {
-		return "", fmt.Errorf("%s: nothing is mounted at %s", h.Name(), path)
 	}
 	return options, nil
 }
 
-// QuotaOn says whether quotas of users and of groups are on at a mount point, as the host's quotaon -p tells. They are off where it is not mounted with quotas.
+// QuotaOn says whether quotas of users and of groups are on, on the mount that a path lies on, as the host's quotaon -p tells. They are off where it is not mounted with quotas.
 func (h *Host) QuotaOn(path string) (user, group bool, err error) {
+	if path, err = h.mountPoint(path); err != nil {
+		return false, false, err
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), execWithin)
 	defer cancel()
 	out, err := h.Exec(ctx, `quotaon -p "$1" 2>&1 || true`, path) // its exit code counts what is on
@@ -429,7 +441,7 @@ func (h *Host) recordedStorage(program string) bool {
 	return len(h.cfg.Disks) > 0 && slices.ContainsFunc(storagePrograms, func(p string) bool { return path.Base(p) == program })
 }
 
-// storageCommands are the runs of programs that change file systems, in a job or by sudo. A line begins or ends one; an argument with a tab or a newline in it is not told as it was.
+// storageCommands are the runs of programs that change file systems in a job; a boot runs them as well. A line begins or ends one; an argument with a tab or a newline in it is not told as it was.
 func (h *Host) storageCommands() ([]Execution, error) {
 	b, err := os.ReadFile(h.path(storageLog))
 	if errors.Is(err, fs.ErrNotExist) {

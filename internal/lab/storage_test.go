@@ -27,7 +27,7 @@ func storageHosts(t *testing.T, name string, more ...NodeConfig) *Cluster {
 	l.cfg.Kato = filepath.Join("..", "..", "bin", "kato")
 	l.cfg.Sudoers = []byte(LoginUser + " ALL=(root) NOPASSWD: /usr/sbin/quotaon, /usr/sbin/quotaoff, /usr/sbin/quotacheck, /usr/bin/mount\n")
 	c, err := l.Start(t.Context(), ClusterConfig{Docker: len(more) > 0, Nodes: append([]NodeConfig{{Name: "core", Roles: []string{"base", "primary", "controller", "mysql", "filesystem"},
-		SetupScript: "setup_helion_lxc", Disks: []Disk{{Path: ebs, Options: "noatime"}, {Path: "/mnt/small disk", Size: 16 << 20, Options: "nosuid,noatime", NotInFstab: true}}}}, more...)})
+		Disks: []Disk{{Path: ebs, Options: "noatime"}, {Path: "/mnt/small disk", Size: 16 << 20, Options: "nosuid,noatime", NotInFstab: true}}}}, more...)})
 	require.NoError(t, err)
 	return c
 }
@@ -66,8 +66,11 @@ func TestStorage_DisksOfAHost_OutliveItsReboots(t *testing.T) {
 	options, err = h.MountOptions("/mnt/small disk")
 	require.NoError(t, err)
 	require.Equal(t, "rw,nosuid,noatime", options)
-	_, err = h.MountOptions("/mnt")
-	require.ErrorContains(t, err, "nothing is mounted at /mnt")
+	_, err = h.MountOptions("/mnt/none")
+	require.ErrorContains(t, err, "No such file or directory")
+	options, err = h.MountOptions(ebs + "/lost+found")
+	require.NoError(t, err)
+	require.Equal(t, "rw,noatime", options)
 	require.Equal(t, "running\n", root(t, h, "systemctl is-system-running"))
 	require.Equal(t, "ext2/ext3\n/dev/vdb1\nlost+found\n", root(t, h, "stat -f -c %T "+ebs+"; df -P -k "+ebs+" | tail -n 1 | cut -d ' ' -f 1; ls "+ebs))
 	require.Equal(t, "# <device> <mount point> <type> <options> <dump> <pass>\n/dev/vdb1 /mnt/ebs ext4 noatime 0 2\n", root(t, h, "cat /etc/fstab"))
@@ -77,8 +80,9 @@ func TestStorage_DisksOfAHost_OutliveItsReboots(t *testing.T) {
 	b, err := h.ReadFile("/root/link")
 	require.NoError(t, err)
 	require.Equal(t, "kept\n", string(b))
-	require.NotEmpty(t, root(t, h, "cat /run/setup_lxc/started"))
+	require.NoError(t, h.MakeInitScript("setup_stackato_lxc"))
 	reboot(t, h)
+	root(t, h, "[ -d /run/lxc ]")
 	options, err = h.MountOptions(ebs)
 	require.NoError(t, err)
 	require.Equal(t, "rw,noatime", options)
@@ -108,7 +112,7 @@ func TestStorage_DisksOfAHost_OutliveItsReboots(t *testing.T) {
 }
 
 func TestStorage_Quotas_FailAsTheKernelSaysOrAreStoodInFor(t *testing.T) {
-	c := storageHosts(t, "sb", NodeConfig{Name: "bare", Roles: []string{"base", "dea"}, NoQuotaTools: true, Disks: []Disk{{Path: ebs}}})
+	c := storageHosts(t, "sb", NodeConfig{Name: "bare", Roles: []string{"base", "dea"}})
 	h, bare := c.Host("core"), c.Host("bare")
 	// both runs a command of root's and tells its exit code with what it prints.
 	both := func(command string) string {
@@ -119,8 +123,16 @@ func TestStorage_Quotas_FailAsTheKernelSaysOrAreStoodInFor(t *testing.T) {
 		require.NoError(t, err)
 		return [2]bool{user, group}
 	}
-	require.Equal(t, "none\n", root(t, bare, "command -v quotaon quotaoff quotacheck || echo none"))
-	require.ErrorContains(t, bare.QuotaSupport(true), "no quota tools")
+	require.ErrorContains(t, bare.QuotaSupport(true), "has no disks")
+	for _, host := range []*Host{bare, h} {
+		require.NoError(t, host.Inject("quota-tools", "off"))
+		require.Equal(t, "none\n", root(t, host, "command -v quotaon || command -v quotaoff || command -v quotacheck || echo none"))
+		require.NoError(t, host.Inject("quota-tools", "on"))
+		require.Equal(t, "/usr/sbin/quotaoff\n", root(t, host, "command -v quotaoff"))
+	}
+	require.Contains(t, root(t, bare, "quotaoff -p / 2>&1"), "quotaoff: Mountpoint (or device) / not found")
+	require.ErrorContains(t, h.MakeInitScript("rc.local"), "no init script")
+	require.NoError(t, h.Inject("make-init-script", "setup_helion_lxc"))
 
 	for _, supported := range []bool{false, true} {
 		require.NoError(t, h.QuotaSupport(supported))
@@ -164,14 +176,14 @@ quotaon: using /mnt/ebs/aquota.user on /dev/vdb1 [/mnt/ebs]: Device or resource 
 	// A reboot forgets what is on, unless the node's init script switches it on.
 	reboot(t, h)
 	require.Equal(t, [2]bool{}, on())
-	root(t, h, `sed -i '/^do_start() {/a [[ ! -f `+ebs+`/aquota.user ]] || { `+remount+` && quotaon -v `+ebs+`; }' /etc/init.d/setup_helion_lxc`)
+	root(t, h, `sed -i '/start|restart/a [[ ! -f `+ebs+`/aquota.user ]] || { `+remount+` && quotaon -v `+ebs+`; }' /etc/init.d/setup_helion_lxc`)
 	reboot(t, h)
 	require.Equal(t, [2]bool{true, true}, on())
 	ran, err := h.Commands()
 	require.NoError(t, err)
 	require.Empty(t, ran, "none of it was a job's")
 
-	// By sudo and in a job's script it is told, once.
+	// In a job it is told once, by sudo itself and in a script of sudo's.
 	job := "/home/stackato/.local/state/katoflow/jobs/relocate-1"
 	root(t, h, `mkdir -p `+job+`
 printf '%s\n' 'exec sudo -n sh -c "true; quotaoff -v `+ebs+`; mount -o remount,usrjquota=,grpjquota= `+ebs+`; quotaon -p `+ebs+`"' >`+job+`/script
@@ -179,9 +191,10 @@ echo 'stackato ALL=(root) NOPASSWD: /usr/bin/sh' >/etc/sudoers.d/shell`)
 	_, err = asUser(t, h, "sh "+job+"/script")
 	require.NoError(t, err)
 	_, err = asUser(t, h, "sudo -n quotaon -p "+ebs+"; sudo -n quotacheck -vgumb "+ebs)
-	require.Error(t, err)
+	require.Error(t, err, "it is no job's")
+	root(t, h, "echo 'exec sudo -n quotaon -v "+ebs+"' >"+job+"/script")
 	require.NoError(t, h.FailCommand("quotaon", 1, 7, "quotaon: on fire"))
-	_, err = asUser(t, h, "sudo -n quotaon -v "+ebs)
+	_, err = asUser(t, h, "sh "+job+"/script")
 	require.ErrorContains(t, err, "exit status 7: quotaon: on fire")
 	require.NoError(t, h.HealCommands())
 	ran, err = h.Commands()
@@ -198,7 +211,7 @@ echo 'stackato ALL=(root) NOPASSWD: /usr/bin/sh' >/etc/sudoers.d/shell`)
 		require.False(t, e.End.Before(e.Start), e.Command())
 		got = append(got, told{e.Command(), e.Job, e.ExitCode})
 	}
-	require.Equal(t, []told{{"quotaoff -v /mnt/ebs", "relocate-1", 0}, {"mount -o remount,usrjquota=,grpjquota= /mnt/ebs", "relocate-1", 0}, {"quotacheck -vgumb /mnt/ebs", "", 1}, {"quotaon -v /mnt/ebs", "", 7}}, got)
+	require.Equal(t, []told{{"quotaoff -v /mnt/ebs", "relocate-1", 0}, {"mount -o remount,usrjquota=,grpjquota= /mnt/ebs", "relocate-1", 0}, {"quotaon -v /mnt/ebs", "relocate-1", 7}}, got)
 }
 
 func TestStorage_KatoRelocate_MovesTheFilesOfOthers(t *testing.T) {
@@ -301,7 +314,7 @@ service docker stop; service docker status >/dev/null; echo $?`))
 
 func TestStorage_WrongDisks_AreRefused(t *testing.T) {
 	for _, n := range []NodeConfig{{Disks: []Disk{{Path: "mnt"}}}, {Disks: []Disk{{Path: "/"}}}, {Disks: []Disk{{Path: "/mnt/"}}}, {Disks: []Disk{{Path: "/mnt", Size: -1}}}, {Disks: []Disk{{Path: "/mnt", Options: "ro, x"}}},
-		{Disks: make([]Disk, 25)}, {SetupScript: "rc.local"}} {
+		{Disks: make([]Disk, 25)}} {
 		require.Error(t, n.checkDisks())
 	}
 }

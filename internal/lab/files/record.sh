@@ -1,6 +1,6 @@
 #!/bin/sh
-# Stands in the place of a program that changes a file system, and writes into a file what it was asked to change in a job of katoflow or by sudo, when, and what came of it: a job may run it in
-# a script, of which sudo's log has the shell alone.
+# Stands in the place of a program that changes a file system, and writes into a file what it was asked to change in a job of katoflow, when, and what came of it: a job may run it in a
+# script, of which sudo's log has the shell alone.
 name=${0##*/}
 real=/usr/local/lib/katoflow-lab/storage/$name
 file=/var/log/katoflow-lab-storage
@@ -40,7 +40,7 @@ job() {
 }
 
 job=$(job)
-[ -n "$job$SUDO_UID" ] || exec "$real" "$@"
+[ -n "$job" ] || exec "$real" "$@"
 now=$(date +%s.%N)
 id=$$.$now
 { printf '%s\t' begin "$id" "$now" "$job" "$name" "$@" && echo; } 2>/dev/null >>"$file"
