@@ -242,12 +242,12 @@ type dataEntry struct {
 	size         int
 }
 
-// The data of a node: few and small, of several users of whom the node knows none, with all that a copy can lose.
+// The data of a node: few and small, of several users of whom the node knows none, with all that a copy can lose. Everybody may look into the folders, which exports measure as the login user.
 var (
 	servicesData = []dataEntry{
-		{name: "mysql", mode: fs.ModeDir | 0o700, user: 500, group: 500},
+		{name: "mysql", mode: fs.ModeDir | 0o755, user: 500, group: 500},
 		{name: "mysql/ibdata1", mode: 0o660, user: 500, group: 500, size: 48 << 10},
-		{name: "mysql/backup", mode: fs.ModeDir | fs.ModeSetgid | 0o770, user: 500, group: 501},
+		{name: "mysql/backup", mode: fs.ModeDir | fs.ModeSetgid | 0o775, user: 500, group: 501},
 		{name: "mysql/backup/ibdata1", same: "mysql/ibdata1"},
 		{name: "mysql/slow queries.log", mode: 0o640, user: 500, group: 501, size: 700},
 		{name: "mysql/current", user: 500, group: 500, target: "ibdata1"},
@@ -261,7 +261,7 @@ var (
 		{name: "droplets/4c/7e", mode: 0o644, user: loginID, group: loginID, size: 20 << 10},
 		{name: "droplets/4c/staged by hand", mode: 0o600, user: 520, group: 520, size: 900},
 		{name: "droplets/latest", user: loginID, group: loginID, target: "4c/7e"},
-		{name: "resources", mode: fs.ModeDir | 0o750, user: 520, group: 521},
+		{name: "resources", mode: fs.ModeDir | 0o755, user: 520, group: 521},
 		{name: "resources/4c7e", same: "droplets/4c/7e"},
 		{name: "packages", mode: fs.ModeDir | 0o755, user: loginID, group: loginID},
 	}

@@ -225,7 +225,7 @@ func TestStorage_KatoRelocate_MovesTheFilesOfOthers(t *testing.T) {
 	const services, droplets = "/var/stackato/services", "/home/stackato/stackato/data"
 	root(t, h, "mkdir "+ebs+"/services "+ebs+"/droplets; chown 1000:1000 "+ebs+"/services "+ebs+"/droplets")
 	before := manifest(t, h, services)
-	for _, line := range []string{"d 2770 500 501 2  mysql/backup\n", "d 1777 500 500 2  mysql/tmp\n", "f 640 500 501 1  mysql/slow queries.log\n", "f 660 500 500 2  mysql/backup/ibdata1\n", "l 777 500 500 1 ibdata1 mysql/current\n"} {
+	for _, line := range []string{"d 2775 500 501 2  mysql/backup\n", "d 1777 500 500 2  mysql/tmp\n", "f 640 500 501 1  mysql/slow queries.log\n", "f 660 500 500 2  mysql/backup/ibdata1\n", "l 777 500 500 1 ibdata1 mysql/current\n"} {
 		require.Contains(t, before, line)
 	}
 	_, err := kato(h, "relocate services "+ebs+"/services")
