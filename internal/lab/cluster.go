@@ -54,6 +54,8 @@ type NodeConfig struct {
 	Apps int
 	// Pending are the packages to be upgraded, of the lab's; nil = all but PackageBroken.
 	Pending []string
+	// Disks are file systems of its own beside / and /srv.
+	Disks []Disk
 }
 
 // BusyboxShell is busybox under the name sh.
@@ -125,6 +127,9 @@ func (c *Cluster) start(ctx context.Context) error {
 		return err
 	}
 	for _, n := range c.cfg.Nodes {
+		if err := n.checkDisks(); err != nil {
+			return err
+		}
 		number, err := c.lab.claim()
 		if err != nil {
 			return err

@@ -181,6 +181,22 @@ func Faults() []Fault {
 			return h.PatchWith(p)
 		}},
 		{"heal-patches", "", "end the fault and the seconds of patch-with", plain((*Host).HealPatches)},
+		{"relocate-with", "JSON", `let kato relocate go so, as {"fault":"loses-file","times":1} or {"seconds":5,"remove_original":true}`, func(h *Host, args []string) error {
+			p, err := katodouble.ParseRelocatePatch(strings.Join(args, " "))
+			if err != nil {
+				return err
+			}
+			return h.RelocateWith(p)
+		}},
+		{"heal-relocate", "", "end relocate-with", plain((*Host).HealRelocate)},
+		{"quota-support", "[on|off]", "let quotaon and quotaoff answer as on a kernel that has Linux quotas", toggle((*Host).QuotaSupport)},
+		{"quota-tools", "[on|off]", "let quotacheck, quotaon and quotaoff be there, or not", toggle((*Host).QuotaTools)},
+		{"make-init-script", "NAME", "put setup_helion_lxc or setup_stackato_lxc into /etc/init.d, which boots run", func(h *Host, args []string) error {
+			if len(args) != 1 {
+				return errors.New("takes setup_helion_lxc or setup_stackato_lxc")
+			}
+			return h.MakeInitScript(args[0])
+		}},
 		{"external-database", "mysql|postgresql [HOST]", "let kato's configuration name an external database (no HOST ends it)", func(h *Host, args []string) error {
 			if len(args) < 1 || len(args) > 2 {
 				return errors.New("takes mysql or postgresql, and a host")

@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/katoflow/katoflow/internal/simcluster/katodouble"
 )
 
 // What a host has done is read from the host itself: sudo's own log, dpkg's status, the jobs' files, kato's log. All of it can also be read while the host is off.
@@ -260,7 +262,8 @@ func parseSudoLog(b []byte) (accepted []sudoEvent, exits map[string]sudoEvent, e
 // dockerReads are docker's commands that change nothing; what runs in a container stays there.
 var dockerReads = []string{"exec", "history", "images", "info", "inspect", "ps", "version"}
 
-// Commands returns the runs of commands that change the host, in order of their start: what sudo has run as root, and kato's.
+// Commands returns the runs of commands that change the host, in order of their start: what sudo has run as root, kato's, and on hosts with disks the
+// programs that change file systems, also in scripts.
 func (h *Host) Commands() ([]Execution, error) {
 	jobs, err := h.jobs()
 	if err != nil {
@@ -284,6 +287,9 @@ func (h *Host) Commands() ([]Execution, error) {
 		if slices.Equal(e.Argv, []string{"sh", "-c", "true"}) || len(e.Argv) == 5 && e.Argv[2] == `touch "$1"` && strings.HasPrefix(e.Argv[4], "/run/katoflow-") { // asked whether it may, and a word to a job
 			continue
 		}
+		if h.recordedStorage(e.Argv[0]) || e.Argv[0] == "quotaon" && slices.Contains(e.Argv, "-p") || len(e.Argv) > 3 && e.Argv[0] == "sh" && e.Argv[3] == katodouble.RelocateName { // told elsewhere, asked, or of kato itself
+			continue
+		}
 		for _, j := range jobs { // the last one that was started before and has the command
 			if !j.started.After(e.Start) && strings.Contains(j.script, e.Argv[0]) {
 				e.Job = j.name
@@ -304,7 +310,11 @@ func (h *Host) Commands() ([]Execution, error) {
 	if err != nil {
 		return nil, err
 	}
-	out = append(out, kato...)
+	storage, err := h.storageCommands()
+	if err != nil {
+		return nil, err
+	}
+	out = append(append(out, kato...), storage...)
 	slices.SortStableFunc(out, func(a, b Execution) int { return a.Start.Compare(b.Start) })
 	return out, nil
 }
@@ -357,7 +367,7 @@ func changes(args []string) bool {
 		return slices.Contains([]string{"install", "revert", "reinstall", "mark", "reset"}, second)
 	case "data", "op":
 		return true
-	case "start", "stop", "restart":
+	case "start", "stop", "restart", "relocate":
 		return true
 	}
 	return false
@@ -376,12 +386,59 @@ func (c *Cluster) Commands() ([]Execution, error) {
 	return out, nil
 }
 
-// ReadFile reads a file of the host's disk, whether the host runs or not. Links are followed inside the host.
+// ReadFile reads a file of the host, of its root disk whether the host runs or not, of one of its Disks while it runs. Links are followed inside the host.
 func (h *Host) ReadFile(name string) ([]byte, error) {
-	root, err := os.OpenRoot(h.path(""))
+	place, err := h.resolve(name)
 	if err != nil {
 		return nil, err
 	}
-	defer root.Close()
-	return root.ReadFile(strings.TrimPrefix(name, "/"))
+	return os.ReadFile(place)
+}
+
+// resolve is where this machine has a file of the host, which may be named by links.
+func (h *Host) resolve(name string) (string, error) {
+	at := "/"
+	words := strings.Split(name, "/")
+	for links := 0; len(words) > 0; {
+		next := path.Join(at, words[0])
+		words = words[1:]
+		place, err := h.onDisk(next)
+		if err != nil {
+			return "", err
+		}
+		st, err := os.Lstat(place)
+		if err != nil {
+			return "", err
+		}
+		if st.Mode()&os.ModeSymlink == 0 {
+			at = next
+			continue
+		}
+		if links++; links > 40 {
+			return "", fmt.Errorf("%s: %s: too many links", h.Name(), name)
+		}
+		target, err := os.Readlink(place)
+		if err != nil {
+			return "", err
+		}
+		if path.IsAbs(target) {
+			at = "/"
+		}
+		words = append(strings.Split(target, "/"), words...)
+	}
+	return h.onDisk(at)
+}
+
+// onDisk is where this machine has a path of the host without links in it: what lies on a disk that the host has mounted is only seen with its eyes.
+func (h *Host) onDisk(name string) (string, error) {
+	for _, d := range h.cfg.Disks {
+		if name == d.Path || strings.HasPrefix(name, d.Path+"/") {
+			leader, err := h.leader()
+			if err != nil {
+				return "", err
+			}
+			return fmt.Sprintf("/proc/%d/root%s", leader, name), nil
+		}
+	}
+	return h.path(name), nil
 }

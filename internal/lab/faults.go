@@ -316,9 +316,10 @@ func (h *Host) HealCommands() error {
 	return os.RemoveAll(h.path("etc/katoflow-lab/faults"))
 }
 
-// programs that can be made to fail, by their path on the host.
+// programs that can be made to fail, by their path on the host; of mount and the quota tools, behind what records their calls on hosts with disks.
 var programs = map[string]string{"apt-get": "usr/bin/apt-get", "unattended-upgrades": "usr/bin/unattended-upgrades", "dpkg": "usr/bin/dpkg", "reboot": "usr/sbin/reboot",
-	"kato": "home/stackato/bin/kato", "curl": "usr/bin/curl", "tar": "usr/bin/tar", "docker": "usr/bin/docker"}
+	"kato": "home/stackato/bin/kato", "curl": "usr/bin/curl", "tar": "usr/bin/tar", "docker": "usr/bin/docker",
+	"mount": labPrograms + "storage/mount", "quotacheck": labPrograms + "storage/quotacheck", "quotaon": labPrograms + "storage/quotaon", "quotaoff": labPrograms + "storage/quotaoff"}
 
 // fault puts a script before the program, and the program where the script finds it.
 func (h *Host) fault(command, mode string, times int, value, text string) error {
@@ -326,6 +327,9 @@ func (h *Host) fault(command, mode string, times int, value, text string) error 
 	place, known := programs[name]
 	if !known {
 		return fmt.Errorf("%s: %s is no program that can be made to fail", h.Name(), name)
+	}
+	if _, err := os.Lstat(h.path(place)); err != nil {
+		return fmt.Errorf("%s: %s cannot be made to fail there: %w", h.Name(), name, err)
 	}
 	real := h.path("usr/local/lib/katoflow-lab/real/" + name)
 	if _, err := os.Lstat(real); err != nil {

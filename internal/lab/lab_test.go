@@ -43,6 +43,7 @@ func gone(t *testing.T, name string) {
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	require.NoError(t, err)
 	require.NotContains(t, string(mounts), defaultDir(name)+"/")
+	require.Empty(t, loops(defaultDir(name)))
 }
 
 func eventually(t *testing.T, what string, condition func() bool) {
@@ -191,7 +192,7 @@ func TestMain(m *testing.M) {
 	if name := os.Getenv("KATOFLOW_LAB_HELD"); name != "" {
 		l, err := Open(context.Background(), Config{Name: name})
 		if err == nil {
-			_, err = l.Start(context.Background(), ClusterConfig{Platform: "plain", Nodes: []NodeConfig{{Name: "a"}}})
+			_, err = l.Start(context.Background(), ClusterConfig{Platform: "plain", Nodes: []NodeConfig{{Name: "a", Disks: []Disk{{Path: "/mnt/ebs"}}}}})
 		}
 		os.Stdout.WriteString(fmt.Sprintln("made:", err))
 		select {}

@@ -44,6 +44,23 @@ done
 if [ -n "$mounts" ]; then
 	printf '%s\n' "$mounts" | while read -r m; do umount -l "$m" 2>/dev/null; done
 fi
+# The loop devices of disks, which hosts had mounted; one that is still in use goes with its last user.
+n=0
+while [ "$n" -lt 40 ]; do
+	loops=$(for f in /sys/block/loop*/loop/backing_file; do
+		read -r file 2>/dev/null <"$f" || continue
+		case $file in
+		"$dir"/*)
+			loop=${f#/sys/block/}
+			printf '/dev/%s\n' "${loop%%/*}"
+			;;
+		esac
+	done)
+	[ -n "$loops" ] || break
+	printf '%s\n' "$loops" | while read -r l; do losetup -d "$l" 2>/dev/null; done
+	n=$((n + 1))
+	[ "$n" -lt 3 ] || sleep 0.1
+done
 for place in /run/netns/katoflow-"$name"-*; do
 	[ -e "$place" ] || continue
 	ip netns del "${place##*/}" 2>/dev/null

@@ -7,7 +7,7 @@ set -e
 tree=$1 debs=$2 old=$3
 mkdir -p "$debs"
 debootstrap --variant=minbase --cache-dir="$debs" \
-	--include=openssh-server,unattended-upgrades,sudo,ca-certificates,iproute2,curl,systemd-sysv,dbus,libpam-systemd,python3-gi,busybox-static,libfaketime,procps \
+	--include=openssh-server,unattended-upgrades,sudo,ca-certificates,iproute2,curl,systemd-sysv,dbus,libpam-systemd,python3-gi,busybox-static,libfaketime,procps,quota \
 	bookworm "$tree" >"$tree.log" 2>&1 || {
 	tail -n 5 "$tree.log" >&2
 	exit 1
@@ -28,13 +28,13 @@ printf 'UseDNS no\nPermitRootLogin no\nPasswordAuthentication no\n' >"$tree/etc/
 mkdir -p "$tree/var/log/journal" "$tree/srv"
 
 # What has no sense in a container, the timers that would start apt by themselves, and a manager of its own for whoever logs in: all that costs a login there is
-# the processor time that the other hosts are waiting for.
+# the processor time that the other hosts are waiting for. Quotas are off after a boot until something of ALS switches them on.
 for unit in apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer fstrim.timer console-getty.service getty.target \
 	systemd-networkd.service systemd-resolved.service systemd-firstboot.service systemd-update-utmp.service systemd-update-utmp-runlevel.service \
 	e2scrub_reap.service systemd-modules-load.service systemd-journal-catalog-update.service systemd-pstore.service systemd-sysctl.service systemd-udev-trigger.service \
 	modprobe@configfs.service modprobe@dm_mod.service modprobe@drm.service modprobe@efi_pstore.service modprobe@fuse.service modprobe@loop.service \
 	sys-kernel-debug.mount sys-kernel-tracing.mount sys-kernel-config.mount sys-fs-fuse-connections.mount dev-hugepages.mount dev-mqueue.mount \
-	dpkg-db-backup.timer user@.service; do
+	dpkg-db-backup.timer user@.service quota.service quotarpc.service; do
 	ln -sf /dev/null "$tree/etc/systemd/system/$unit"
 done
 printf '[Manager]\nDefaultTimeoutStopSec=20s\n' >"$tree/etc/systemd/system.conf.d-lab"

@@ -10,12 +10,15 @@ import (
 	"syscall"
 )
 
+// RelocateName is the name that the scripts of a relocation have, by which a rule of sudo, and what reads its log, tell them from others.
+const RelocateName = "kato-relocate"
+
 // OSFolders are those of the machine the process runs on. What needs root is done with sudo, unless the process is root's.
 type OSFolders struct{}
 
 // root runs a shell script as root. Its arguments are $1 and so on.
 func (OSFolders) root(ctx context.Context, stdin, script string, args ...string) (out string, err error) {
-	argv := append([]string{"sh", "-c", script, "kato"}, args...)
+	argv := append([]string{"sh", "-c", script, RelocateName}, args...)
 	if os.Geteuid() != 0 {
 		argv = append([]string{"sudo", "-n"}, argv...)
 	}
