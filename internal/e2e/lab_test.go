@@ -99,6 +99,9 @@ func startHosts(t *testing.T, cfg config) cluster {
 	}
 	for _, n := range cfg.nodes {
 		node := lab.NodeConfig{Name: n.name, Roles: n.roles, Shell: n.shell}
+		for _, d := range n.disks {
+			node.Disks = append(node.Disks, lab.Disk{Path: d.path, Size: d.size, Options: d.options, NotInFstab: d.notInFstab})
+		}
 		if n.calm {
 			node.Pending = []string{lab.PackageQuick, lab.PackageSlow, lab.PackageSSH}
 		}
