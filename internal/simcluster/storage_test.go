@@ -282,7 +282,7 @@ func TestStorage_Rollback_BringsBackHardLinksAndFstab(t *testing.T) {
 	s := dial(t, n)
 	require.Zero(t, run(t, h, "vmctl take vm-core one").exit)
 	require.Zero(t, rootRuns(t, s, "sed -i 's|/mnt/ebs ext4 defaults|/mnt/ebs ext4 defaults,usrquota|' /etc/fstab; rm /var/stackato/services/mysql/table.idx.1; chown 1:1 /var/stackato/services/mysql/table.idx; mount -o remount,usrquota /mnt/ebs").exit)
-	s = rebooted(t, n)
+	rebooted(t, n)
 	options, _ := n.MountOptions(ebs)
 	require.Equal(t, "rw,relatime,quota,usrquota", options)
 	n.PowerOff()
