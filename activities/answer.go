@@ -121,12 +121,15 @@ func askWith(ctx context.Context, limit time.Duration, c Connections, h remote.H
 	return answerOf(ctx, limit, c, h, remote.Command{Script: text, Args: args, Stdin: stdin})
 }
 
+// lookName is $0 of a script that root runs and that changes nothing, for those who read sudo's log.
+const lookName = "katoflow-look"
+
 // askRoot is askFor by root: with sudo, unless the login user is root. sudo has to let it run a shell.
 func askRoot(ctx context.Context, limit time.Duration, c Connections, h remote.Host, text string, args ...string) (answer, error) {
 	if h.User == "root" {
 		return askFor(ctx, limit, c, h, text, args...)
 	}
-	return answerOf(ctx, limit, c, h, remote.Command{Argv: append([]string{"sudo", "-n", "sh", "-c", text, "sh"}, args...)})
+	return answerOf(ctx, limit, c, h, remote.Command{Argv: append([]string{"sudo", "-n", "sh", "-c", text, lookName}, args...)})
 }
 
 // answerOf runs a command that tells what scripts of this package tell.

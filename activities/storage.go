@@ -41,6 +41,7 @@ var (
 	compareScript      = script("storage", "relocate", "relocate_compare")
 	switchBackScript   = script("storage", "relocate", "relocate_back")
 	tidySourceScript   = script("storage", "relocate", "relocate_tidy")
+	runRelocateScript  = plainScript("relocate_run")
 )
 
 // noRootShell says that sudo does not let katoflow do what the storage commands do.
@@ -79,10 +80,12 @@ type StorageReadyResult struct {
 type quotaState struct {
 	mount, kind   string
 	options       bool
-	on            int // of users' and groups' quotas
+	plain         bool // mounted with usrquota or grpquota, which katoflow does not do
+	on            int  // of users' and groups' quotas
 	kept          string
 	lacks         []string
 	script, fstab string
+	lines         int // of /etc/fstab for it
 }
 
 func (x *Storage) quotaState(ctx context.Context, t target, path string) (quotaState, error) {
@@ -91,7 +94,8 @@ func (x *Storage) quotaState(ctx context.Context, t target, path string) (quotaS
 		return quotaState{}, err
 	}
 	on, _ := strconv.Atoi(said.value("on"))
-	return quotaState{mount: said.value("mount"), kind: said.value("type"), options: said.value("options") != "", on: on, kept: said.value("kept"), lacks: said.values["lacks"],
+	lines, _ := strconv.Atoi(said.value("lines"))
+	return quotaState{lines: lines, plain: said.value("plain") != "", mount: said.value("mount"), kind: said.value("type"), options: said.value("options") != "", on: on, kept: said.value("kept"), lacks: said.values["lacks"],
 		script: said.value("script"), fstab: said.value("fstab")}, nil
 }
 
@@ -114,6 +118,10 @@ func (q quotaState) problem(action operation.QuotaAction, path string) string {
 		return fmt.Sprintf("%s is a file system of type %s: the quotas of the procedure are for ext2, ext3 and ext4", path, remote.Escape(q.kind))
 	case len(q.lacks) > 0 && (action == operation.QuotaEnable || q.on > 0):
 		return fmt.Sprintf("%s is missing there: apt-get install quota", strings.Join(q.lacks, ", "))
+	case action == operation.QuotaDisable && q.plain:
+		return fmt.Sprintf("%s is mounted with usrquota or grpquota, which katoflow does not do: whoever has done it is to take it back", path)
+	case q.lines > 1:
+		return fmt.Sprintf("%s stands %d times in /etc/fstab: leave one of them", path, q.lines)
 	case action == operation.QuotaEnable && q.script == "" && q.fstab == "":
 		return fmt.Sprintf("%s is not in /etc/fstab, and there is no setup_helion_lxc or setup_stackato_lxc: quotas could not be kept over a reboot", path)
 	}
@@ -300,10 +308,11 @@ func dataPath(c *inventory.Cluster, kind operation.StorageKind) string {
 	return c.Kato.Containers
 }
 
+// keptMark is in the name of what an operation keeps, before its id.
+const keptMark = ".katoflow-"
+
 // keptAt is where the source of an operation is kept: beside itself, so that it needs no space.
-func keptAt(op Operation, real string) string {
-	return real + ".katoflow-" + remote.EncodeID(op.ID)
-}
+func keptAt(op Operation, real string) string { return real + keptMark + remote.EncodeID(op.ID) }
 
 // RelocateReady looks at the data and at the folders that they are to go to. It changes nothing. That a node does not answer is told by the preflight.
 func (x *Storage) RelocateReady(ctx context.Context, in RelocateReadyInput) (RelocateReadyResult, error) {
@@ -345,7 +354,12 @@ func (x *Storage) RelocateReady(ctx context.Context, in RelocateReadyInput) (Rel
 		facts := map[string]string{}
 		for line := range strings.Lines(said.sections[string(m.Kind)]) {
 			key, value, _ := strings.Cut(strings.TrimSpace(line), " ")
-			facts[key] = strings.TrimSpace(value)
+			value = strings.TrimSpace(value)
+			if real, _, own := strings.Cut(value, keptAt(in.Operation, "")); own && key == "kept" { // by this operation itself, before a Reset
+				facts["own"] = real
+				continue
+			}
+			facts[key] = value
 		}
 		j.judge(m, facts)
 		m.Kept = keptAt(in.Operation, m.Real)
@@ -388,11 +402,23 @@ var networkTypes = []string{"nfs", "nfs4", "cifs", "smb3", "smbfs", "glusterfs",
 func (j *relocateJudge) judge(m *operation.StorageMove, is map[string]string) {
 	kind, from := m.Kind, remote.Escape(m.From)
 	m.Real = is["real"]
+	if own := is["own"]; own != "" {
+		m.Real, m.Mount, m.Device = own, is["mount"], is["device"]
+		return
+	}
 	used, _ := strconv.ParseInt(is["used"], 10, 64)
 	m.Bytes = used << 10
 	switch real := remote.Escape(m.Real); {
 	case is["folder"] == "":
 		j.problem("%s: there is no folder %s, which kato moves", kind, from)
+		return
+	case is["kept"] != "":
+		kept := is["kept"]
+		id, _, _ := strings.Cut(kept[strings.LastIndex(kept, keptMark)+len(keptMark):], ".")
+		if decoded, err := remote.DecodeID(id); err == nil {
+			id = decoded
+		}
+		j.problem("%s: what operation %s has kept is still there: see what became of it (katoflow op show %s), then remove %s", kind, remote.Escape(id), remote.Escape(id), remote.Escape(kept))
 		return
 	case is["target"] != "" && is["target"] == m.Real:
 		m.Outcome = operation.WasThere
@@ -408,9 +434,6 @@ func (j *relocateJudge) judge(m *operation.StorageMove, is map[string]string) {
 		j.problem("%s: %s and %s lie in one another", kind, real, m.To)
 		return
 	}
-	if kept := is["kept"]; kept != "" {
-		j.problem("%s: what an operation before has kept is still there: see to %s (and to operation %s), and remove it", kind, remote.Escape(kept), remote.Escape(kept[strings.LastIndex(kept, ".katoflow-")+len(".katoflow-"):]))
-	}
 	if is["target"] != "" {
 		switch {
 		case is["target-folder"] == "":
@@ -421,9 +444,16 @@ func (j *relocateJudge) judge(m *operation.StorageMove, is map[string]string) {
 			j.problem("%s: %s is not empty: there is %s", kind, m.To, remote.Escape(is["target-entry"]))
 		}
 	}
+	if below := is["below"]; below != "" && kind != operation.Containers { // docker's own are gone when it is stopped
+		j.problem("%s: %s is mounted within %s: unmount it", kind, remote.Escape(below), remote.Escape(m.Real))
+	}
 	mount, device := is["mount"], is["device"]
+	m.Mount, m.Device = mount, device
+	j.source(m, is)
 	place := parseSpace(is["space"])
 	switch {
+	case mount != "" && mount == is["source-mount"]:
+		j.problem("%s: %s lies on the file system where they are, that of %s: mount the volume there", kind, m.To, remote.Escape(mount))
 	case mount == "/" || mount == "":
 		j.unless("%s: nothing is mounted above %s, so that they would stay on the root file system: mount the volume there", kind, m.To)
 	case is["fstab"] == "":
@@ -463,6 +493,17 @@ func (j *relocateJudge) judge(m *operation.StorageMove, is map[string]string) {
 	}
 }
 
+// source holds what keeping the source needs, which are folders, against what is free where it lies.
+func (j *relocateJudge) source(m *operation.StorageMove, is map[string]string) {
+	folders, _ := strconv.ParseInt(is["folders"], 10, 64)
+	if space := parseSpace(is["source-space"]); len(space) > 0 && space[0].free < folders*4+fullBelow {
+		j.problem("%s: %s has %s free, and keeping the source there by hard links needs %s for its %d folders", m.Kind, remote.Escape(space[0].mount), operation.Size(space[0].free<<10), operation.Size((folders*4+fullBelow)<<10), folders)
+	}
+	if inodes := parseSpace(is["source-inodes"]); len(inodes) > 0 && inodes[0].size > 0 && inodes[0].free < folders+inodesToSpare {
+		j.problem("%s: %s has %d inodes free, and keeping the source there by hard links needs %d", m.Kind, remote.Escape(inodes[0].mount), inodes[0].free, folders+inodesToSpare)
+	}
+}
+
 // space holds what is needed against what is free.
 func (j *relocateJudge) space() {
 	for i, p := range j.places {
@@ -480,6 +521,10 @@ func (j *relocateJudge) space() {
 type MoveInput struct {
 	NodeInput
 	Move operation.StorageMove `json:"move"`
+	// Force: files that are open to write are no hindrance.
+	Force bool `json:"force,omitempty"`
+	// Boot of the node in which the source was kept, as KeepSource has told it.
+	Boot string `json:"boot,omitempty"`
 	// Discard, when going back: what is at the new place is thrown away. Nothing was written there by anybody but kato relocate.
 	Discard bool `json:"discard,omitempty"`
 	// Stays, when tidying: the source that was kept stays.
@@ -503,6 +548,8 @@ func (x *Storage) moveStepOf(a *attempt, in MoveInput, step, text string, more .
 	spec := moveJob(in, t, step, text, more...)
 	said, out, err := x.Nodes.told(a, t, in.NodeInput, x.Nodes.job(in.NodeInput, t, spec, relocateCeiling))
 	switch {
+	case said.value("rebooted") != "":
+		return said, out, failJob(operation.ErrInterrupted, t.host.Name, spec.ID.Dir(), "", "the node has rebooted since the source of %s was kept", in.Move.Kind)
 	case err != nil || !out.Started || in.Settle:
 		return said, out, err
 	case out.Interrupted:
@@ -513,14 +560,22 @@ func (x *Storage) moveStepOf(a *attempt, in MoveInput, step, text string, more .
 	return said, out, nil
 }
 
+// KeepResult is how the source was kept.
+type KeepResult struct {
+	JobResult
+	// Boot of the node in which it was: what is done next is done in the same one, or not at all.
+	Boot string `json:"boot,omitempty"`
+}
+
 // KeepSource makes the folder that the data go to, with owner and mode of the source, and keeps the source beside itself by hard links (job `keep-KIND`, as root), so that nothing that kato does to it loses it. Docker is stopped for
 // its own data.
 //
 // Errors: RemoteExit with what is in the way; Interrupted after a reboot in the middle; Unreachable, Lost, and what package remote tells of a node. What it has begun is taken back by SwitchBack.
-func (x *Storage) KeepSource(ctx context.Context, in MoveInput) (JobResult, error) {
+func (x *Storage) KeepSource(ctx context.Context, in MoveInput) (KeepResult, error) {
 	a := begin(ctx, "keep "+string(in.Move.Kind))
 	defer a.finish()
-	said, out, err := x.moveStepOf(a, in, operation.StepKeep, keepScript)
+	said, job, err := x.moveStepOf(a, in, operation.StepKeep, keepScript, in.Move.Mount, in.Move.Device, flag(in.Force))
+	out := KeepResult{JobResult: job, Boot: said.value("boot")}
 	for _, busy := range said.values["busy"] {
 		out.Notes = append(out.Notes, remote.Escape(busy)+" had files of "+string(in.Move.Kind)+" open although the roles are stopped")
 	}
@@ -544,6 +599,13 @@ func (x *Storage) RelocateData(ctx context.Context, in MoveInput) (JobResult, er
 	if err != nil {
 		return JobResult{}, err
 	}
+	if end.State == remote.JobExited && end.ExitCode != 0 && !end.NeverStarted && !in.Settle {
+		if parseAnswer(end.tail).value("rebooted") != "" {
+			return JobResult{Started: true}, failJob(operation.ErrInterrupted, t.host.Name, job.spec.ID.Dir(), "", "the node has rebooted since the source of %s was kept", in.Move.Kind)
+		}
+		return JobResult{Started: true}, failJob(operation.ErrRemoteExit, t.host.Name, job.spec.ID.Dir(), remote.Tail(end.tail, maxTail), "kato relocate %s ended with exit code %d: %s%s", in.Move.Kind, end.ExitCode,
+			orNothing(tellingLine(string(end.tail))), strings.TrimSuffix("; "+strings.Join(end.full, ", "), "; "))
+	}
 	out, err := job.result(end)
 	switch {
 	case err != nil || !out.Started || in.Settle:
@@ -559,7 +621,7 @@ func (x *Storage) RelocateData(ctx context.Context, in MoveInput) (JobResult, er
 
 func (s site) relocateJob(in MoveInput) remote.JobSpec {
 	return remote.JobSpec{ID: jobID(in.Operation, in.Node.Name, moveStep(operation.StepRelocate, in.Move.Kind), in.JobTry), Lease: lease(in.Operation), Login: true,
-		Argv: s.kato().Relocate(string(in.Move.Kind), in.Move.To)}
+		Argv: append([]string{"sh", "-c", runRelocateScript, "sh", in.Boot, in.Move.Mount, in.Move.To}, s.kato().Relocate(string(in.Move.Kind), in.Move.To)...)}
 }
 
 // CompareResult is what was compared.
@@ -618,11 +680,16 @@ func (x *Storage) SwitchBack(ctx context.Context, in MoveInput) (JobResult, erro
 
 // TidySource removes the source that was kept (job `tidy-KIND`, as root), or leaves it, when the data are at their new place.
 //
-// Errors: RemoteExit with what is in the way; Interrupted, Unreachable, Lost, and what package remote tells of a node.
+// Errors: Verify when they are not at their new place; RemoteExit with what is in the way; Interrupted, Unreachable, Lost, and what package remote tells of a node.
 func (x *Storage) TidySource(ctx context.Context, in MoveInput) (JobResult, error) {
 	a := begin(ctx, "tidy "+string(in.Move.Kind))
 	defer a.finish()
 	said, out, err := x.moveStepOf(a, in, operation.StepTidy, tidySourceScript, flag(in.Stays))
+	if err != nil && said.value("elsewhere") != "" {
+		f := failureOf(err)
+		f.Type = operation.ErrVerify
+		err = operation.NewError(f)
+	}
 	out.Notes = append(out.Notes, leftBehind(said)...)
 	if in.Stays && err == nil {
 		out.Notes = append(out.Notes, fmt.Sprintf("the source of %s stays in %s", in.Move.Kind, remote.Escape(in.Move.Kept)))

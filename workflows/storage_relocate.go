@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"go.temporal.io/sdk/workflow"
 
@@ -36,6 +37,9 @@ type relocate struct {
 	out *operation.StorageReport
 	// tries are how often each job was run, by its step; asked how often each step was asked about.
 	tries, asked map[string]int
+	// boots are those in which the sources were kept, by kind; retired that a retire was begun, and no kato start has followed it.
+	boots   map[operation.StorageKind]string
+	retired bool
 	// stuck: it was left so that it is not known what runs on the node, or where its data are. Nothing is started there any more.
 	stuck bool
 	// left are gates that did not hold, and were left so.
@@ -44,7 +48,7 @@ type relocate struct {
 
 func (p *relocate) attach(r *run) {
 	p.run = r
-	p.tries, p.asked = map[string]int{}, map[string]int{}
+	p.tries, p.asked, p.boots = map[string]int{}, map[string]int{}, map[operation.StorageKind]string{}
 	p.out = &operation.StorageReport{Moves: p.in.Moves()}
 	p.report.Storage = p.out
 }
@@ -72,7 +76,7 @@ func (p *relocate) ready(ctx workflow.Context) (problems, warnings []string, err
 	}
 	var storage *activities.Storage
 	var found activities.RelocateReadyResult
-	err = workflow.ExecuteActivity(following(ctx, "data and where they go", nodesWithin), storage.RelocateReady,
+	err = workflow.ExecuteActivity(following(ctx, "data and where they go", measureWithin), storage.RelocateReady,
 		activities.RelocateReadyInput{Operation: p.op, Node: p.plan.Nodes[0], Moves: p.in.Moves(), Force: p.in.Force}).Get(ctx, &found)
 	if err != nil {
 		return nil, nil, err
@@ -80,6 +84,9 @@ func (p *relocate) ready(ctx workflow.Context) (problems, warnings []string, err
 	p.out.Moves = found.Moves
 	return found.Problems, found.Warnings, nil
 }
+
+// measureWithin bounds a look at data, which are counted.
+const measureWithin = 3 * time.Hour
 
 // found is what the starter says when the preflight has passed.
 func (p *relocate) found() string {
@@ -128,6 +135,11 @@ func (p *relocate) steps(ctx workflow.Context) {
 	if len(p.todo()) > 0 && p.retire(ctx) {
 		p.rounds(ctx)
 	}
+	if p.retired && !p.stuck { // a DEA that was retired takes no instances until it is started
+		disconnected, _ := workflow.NewDisconnectedContext(ctx)
+		p.startRoles(disconnected)
+		p.settleDown(disconnected, nil)
+	}
 	for _, i := range p.todo() {
 		if m := &p.out.Moves[i]; m.Outcome == "" {
 			m.Outcome = operation.NotMoved
@@ -147,6 +159,7 @@ func (p *relocate) retire(ctx workflow.Context) bool {
 			return false
 		}
 		p.at(ctx, operation.StepRetire, try)
+		p.retired = true
 		in := p.nodeInput(job)
 		err := workflow.ExecuteActivity(following(ctx, p.summary("retire: move app instances to other DEAs"), retireCeiling), kato.Retire, in).Get(ctx, nil)
 		if err == nil {
@@ -198,13 +211,13 @@ func (p *relocate) rounds(ctx workflow.Context) {
 }
 
 // round stops the roles, moves what is to be moved, and starts them again. It returns the step that failed, after which all is as it was but for what was moved before it.
-func (p *relocate) round(given workflow.Context) (step string, failure *operation.Failure) {
+func (p *relocate) round(given workflow.Context) (at string, failure *operation.Failure) {
 	ctx, _ := workflow.NewDisconnectedContext(given) // a node is not left with its roles stopped
 	began := workflow.Now(ctx)
 	if failure = p.stopRoles(ctx); p.stuck {
 		return p.node.Step, failure
 	}
-	step = p.node.Step
+	at = p.node.Step
 	var moved []int
 	for _, i := range p.todo() {
 		if failure != nil || given.Err() != nil || p.aborting {
@@ -213,21 +226,24 @@ func (p *relocate) round(given workflow.Context) (step string, failure *operatio
 		if failure = p.move(ctx, i); p.stuck {
 			return p.node.Step, failure
 		}
-		step = p.node.Step
+		at = p.node.Step
 		if failure == nil {
 			moved = append(moved, i)
 			continue
 		}
 		p.node.Failure = failure
+		if (failure.Type == operation.ErrInterrupted || failure.Type == operation.ErrLost) && !p.stopAgain(ctx, i) {
+			return at, failure
+		}
 		if !p.back(ctx, i, true) {
-			return step, failure
+			return at, failure
 		}
 		p.out.Moves[i].Outcome = operation.NotMoved
 	}
 	p.startRoles(ctx)
 	p.out.Down += operation.Duration(workflow.Now(ctx).Sub(began))
 	p.settleDown(ctx, moved)
-	return step, failure
+	return at, failure
 }
 
 // settleDown waits until the cluster is as well as it was, and removes the sources then. Where it is not, the data can go back.
@@ -268,14 +284,7 @@ func (p *relocate) settleDown(ctx workflow.Context, moved []int) {
 // goBack puts data back that the node has begun to use at their new place: somebody wants that.
 func (p *relocate) goBack(ctx workflow.Context, moved []int) {
 	began := workflow.Now(ctx)
-	var snapshots *activities.Snapshots
-	left := p.untilDoneOrLeft(ctx, operation.StepStopRoles, func(int) error {
-		return p.job(ctx, operation.StepStopRoles, func(job int) error { return p.roles(ctx, "kato stop", snapshots.StopRoles, job) })
-	})
-	if left != nil {
-		p.stuck = true
-		p.remark("its roles were not stopped, so that its data stay where they are, and their sources are kept: " + left.Message)
-		p.open(moved)
+	if !p.stopAgain(ctx, moved...) {
 		return
 	}
 	for _, i := range slices.Backward(moved) {
@@ -307,63 +316,101 @@ func (p *relocate) open(moves []int) {
 	p.out.SourceKept = true
 }
 
+// stopAgain stops the roles before data go back: after a reboot they run. False: that was left, and so the data.
+func (p *relocate) stopAgain(ctx workflow.Context, moves ...int) bool {
+	left := p.untilDoneOrLeft(ctx, operation.StepStopRoles, func(int) error {
+		_, err := p.job(ctx, operation.StepStopRoles, p.stop(ctx))
+		return err
+	})
+	if left == nil {
+		return true
+	}
+	p.stuck = true
+	p.remark("its roles were not stopped, so that its data stay where they are, and their sources are kept: " + left.Message)
+	p.open(moves)
+	return false
+}
+
 // stopRoles is kato stop. p.stuck: it is not known whether it still runs, and that was left so.
 func (p *relocate) stopRoles(ctx workflow.Context) *operation.Failure {
+	return p.known(ctx, operation.StepStopRoles, p.stop(ctx))
+}
+
+// stop is one kato stop.
+func (p *relocate) stop(ctx workflow.Context) step {
 	var snapshots *activities.Snapshots
-	return p.known(ctx, operation.StepStopRoles, func(job int) error {
-		return p.roles(ctx, "kato stop", snapshots.StopRoles, job)
-	})
+	return func(job int, settle bool) (bool, error) {
+		return p.roles(ctx, "kato stop", snapshots.StopRoles, job, settle)
+	}
 }
 
 // startRoles is kato start; the gates say whether it did.
 func (p *relocate) startRoles(ctx workflow.Context) {
 	var snapshots *activities.Snapshots
 	left := p.untilDoneOrLeft(ctx, operation.StepStartRoles, func(int) error {
-		return p.job(ctx, operation.StepStartRoles, func(job int) error { return p.roles(ctx, "kato start", snapshots.StartRoles, job) })
+		_, err := p.job(ctx, operation.StepStartRoles, func(job int, settle bool) (bool, error) {
+			return p.roles(ctx, "kato start", snapshots.StartRoles, job, settle)
+		})
+		return err
 	})
+	p.retired = false
 	if left != nil {
 		p.remark("its roles were not started: " + left.Message)
 	}
 }
 
-func (p *relocate) roles(ctx workflow.Context, what string, activity any, job int) error {
+func (p *relocate) roles(ctx workflow.Context, what string, activity any, job int, settle bool) (started bool, err error) {
 	var out activities.NodesResult
-	in := activities.NodesInput{Operation: p.op, Nodes: []string{p.node.Name}, Tries: map[string]int{p.node.Name: job}, UnreachableAfter: p.plan.UnreachableAfter}
+	in := activities.NodesInput{Operation: p.op, Nodes: []string{p.node.Name}, Tries: map[string]int{p.node.Name: job}, Settle: settle, UnreachableAfter: p.plan.UnreachableAfter}
 	if err := workflow.ExecuteActivity(following(ctx, p.summary(what), nodesCeiling+p.plan.UnreachableAfter.D()), activity, in).Get(ctx, &out); err != nil {
-		return err
+		return true, err
 	}
 	if len(out.Nodes) != 1 || out.Nodes[0].Failure == nil {
-		return nil
+		return len(out.Nodes) != 1 || out.Nodes[0].Started, nil
 	}
-	return operation.NewError(*out.Nodes[0].Failure)
+	return true, operation.NewError(*out.Nodes[0].Failure)
 }
 
+// step is one thing done on the node, as a job of that try; with settle it starts nothing, sees to it that nothing does, and says whether it was ever started.
+type step func(job int, settle bool) (started bool, err error)
+
 // job does a step with the next try of its job, which is the same one again as long as the outcome is not known.
-func (p *relocate) job(ctx workflow.Context, step string, do func(job int) error) error {
-	p.at(ctx, step, p.tries[step]+1)
-	err := do(p.tries[step] + 1)
-	if err == nil || !operation.OutcomeUnknown(operation.FailureOf(err).Type) {
-		p.tries[step]++
+func (p *relocate) job(ctx workflow.Context, name string, do step) (never bool, err error) {
+	p.at(ctx, name, p.tries[name]+1)
+	if _, err = do(p.tries[name]+1, false); err == nil {
+		p.tries[name]++
+		return false, nil
 	}
-	return err
+	switch f := operation.FailureOf(err); f.Type {
+	case operation.ErrDiskFull, operation.ErrMissingTool, operation.ErrRemoteBusy: // most likely it could not be started
+		started, settleErr := do(p.tries[name]+1, true)
+		if never = settleErr == nil && !started; never {
+			p.tries[name]++
+		}
+	default:
+		if !operation.OutcomeUnknown(f.Type) {
+			p.tries[name]++
+		}
+	}
+	return never, err
 }
 
 // known does a step until it is known how it ended: nothing else may be done while it may still run. p.stuck: that was left so.
-func (p *relocate) known(ctx workflow.Context, step string, do func(job int) error) *operation.Failure {
+func (p *relocate) known(ctx workflow.Context, name string, do step) *operation.Failure {
 	for {
-		err := p.job(ctx, step, do)
+		never, err := p.job(ctx, name, do)
 		if err == nil {
 			return nil
 		}
 		f := operation.FailureOf(err)
-		if !operation.OutcomeUnknown(f.Type) && f.Type != operation.ErrLost {
+		if never || !operation.OutcomeUnknown(f.Type) && f.Type != operation.ErrLost {
 			return f
 		}
-		p.asked[step]++
-		switch decision := p.failed(ctx, p.asked[step], *f, operation.Retry, operation.Leave); {
+		p.asked[name]++
+		switch decision := p.failed(ctx, p.asked[name], *f, operation.Retry, operation.Leave); {
 		case decision != operation.Retry:
 			p.stuck = true
-			p.remark("step "+step+" may still run there, so that nothing else was done: its roles may be stopped, and what was kept of its data is beside them", f.Message)
+			p.remark("step "+name+" may still run there, so that nothing else was done: its roles may be stopped, and what was kept of its data is beside them", f.Message)
 			return f
 		case f.Type == operation.ErrLost: // somebody has looked
 			return f
@@ -372,87 +419,89 @@ func (p *relocate) known(ctx workflow.Context, step string, do func(job int) err
 }
 
 // moveInput is that of a step of a move.
-func (p *relocate) moveInput(i, job int) activities.MoveInput {
-	return activities.MoveInput{NodeInput: p.nodeInput(job), Move: p.out.Moves[i]}
+func (p *relocate) moveInput(i, job int, settle bool) activities.MoveInput {
+	in := activities.MoveInput{NodeInput: p.nodeInput(job), Move: p.out.Moves[i], Force: p.in.Force, Boot: p.boots[p.out.Moves[i].Kind]}
+	in.Settle = settle
+	return in
 }
 
 // relocationCeiling bounds one step that reads or writes all data of a kind.
 const relocationCeiling = transferCeiling
 
 // move moves one kind of data, and sees that they have come whole. p.stuck: it is not known what runs there.
-func (p *relocate) move(ctx workflow.Context, i int) *operation.Failure {
+func (p *relocate) move(ctx workflow.Context, i int) (f *operation.Failure) {
 	var storage *activities.Storage
 	m := &p.out.Moves[i]
 	m.Outcome = operation.MoveOpen
+	var kept activities.KeepResult
+	var ran activities.JobResult
 	var compared activities.CompareResult
-	for _, s := range []struct {
-		step, what string
-		activity   any
-	}{
-		{operation.StepKeep, "keep the source of " + string(m.Kind), storage.KeepSource},
-		{operation.StepRelocate, "kato relocate " + string(m.Kind) + " " + m.To, storage.RelocateData},
-		{operation.StepCompare, "compare " + string(m.Kind), storage.CompareCopy},
-	} {
-		f := p.known(ctx, s.step+"-"+string(m.Kind), func(job int) error {
-			compared = activities.CompareResult{}
-			err := workflow.ExecuteActivity(following(ctx, p.summary(s.what), relocationCeiling), s.activity, p.moveInput(i, job)).Get(ctx, &compared)
-			if err == nil {
-				p.remark(compared.Notes...)
-			}
-			return err
-		})
-		if p.stuck {
-			p.open([]int{i})
-		}
-		if f != nil {
-			return f
-		}
+	if f = p.moveStep(ctx, i, operation.StepKeep, "keep the source of "+string(m.Kind), storage.KeepSource, &kept, &kept.JobResult); f == nil {
+		p.boots[m.Kind] = kept.Boot
+		f = p.moveStep(ctx, i, operation.StepRelocate, "kato relocate "+string(m.Kind)+" "+m.To, storage.RelocateData, &ran, &ran)
 	}
-	m.Files, m.Bytes = compared.Files, compared.Bytes
-	return nil
+	if f == nil {
+		f = p.moveStep(ctx, i, operation.StepCompare, "compare "+string(m.Kind), storage.CompareCopy, &compared, &compared.JobResult)
+	}
+	if p.stuck {
+		p.open([]int{i})
+	}
+	if f == nil {
+		m.Files, m.Bytes = compared.Files, compared.Bytes
+	}
+	return f
+}
+
+// moveStep is one step of a move; out is what it tells, in which job is.
+func (p *relocate) moveStep(ctx workflow.Context, i int, name, what string, activity, out any, job *activities.JobResult) *operation.Failure {
+	return p.known(ctx, name+"-"+string(p.out.Moves[i].Kind), func(try int, settle bool) (bool, error) {
+		*job = activities.JobResult{}
+		err := workflow.ExecuteActivity(following(ctx, p.summary(what), relocationCeiling), activity, p.moveInput(i, try, settle)).Get(ctx, out)
+		p.remark(job.Notes...)
+		return job.Started, err
+	})
+}
+
+// putRight does a step that sets data right until it is done, or left.
+func (p *relocate) putRight(ctx workflow.Context, i int, name, what string, activity any, change func(*activities.MoveInput)) *operation.Failure {
+	name += "-" + string(p.out.Moves[i].Kind)
+	return p.untilDoneOrLeft(ctx, name, func(int) error {
+		_, err := p.job(ctx, name, func(try int, settle bool) (bool, error) {
+			in := p.moveInput(i, try, settle)
+			change(&in)
+			var out activities.JobResult
+			err := workflow.ExecuteActivity(following(ctx, p.summary(what), relocationCeiling), activity, in).Get(ctx, &out)
+			p.remark(out.Notes...)
+			return out.Started, err
+		})
+		return err
+	})
 }
 
 // back puts data back to where they were; discard when nobody has written to their new place. False: that was left, and it is not known where they are.
 func (p *relocate) back(ctx workflow.Context, i int, discard bool) bool {
 	var storage *activities.Storage
-	kind := string(p.out.Moves[i].Kind)
-	step := operation.StepSwitchBack + "-" + kind
-	left := p.untilDoneOrLeft(ctx, step, func(int) error {
-		return p.job(ctx, step, func(job int) error {
-			in := p.moveInput(i, job)
-			in.Discard = discard
-			var out activities.JobResult
-			err := workflow.ExecuteActivity(following(ctx, p.summary("put "+kind+" back"), relocationCeiling), storage.SwitchBack, in).Get(ctx, &out)
-			p.remark(out.Notes...)
-			return err
-		})
-	})
+	m := p.out.Moves[i]
+	left := p.putRight(ctx, i, operation.StepSwitchBack, "put "+string(m.Kind)+" back", storage.SwitchBack, func(in *activities.MoveInput) { in.Discard = discard })
 	if left == nil {
 		return true
 	}
 	p.stuck = true
 	p.open([]int{i})
-	p.remark(fmt.Sprintf("%s were not put back, so that the roles were not started: %s; what was kept is in %s", kind, left.Message, p.out.Moves[i].Kept))
+	p.remark(fmt.Sprintf("%s were not put back, so that the roles were not started: %s; what was kept is in %s", m.Kind, left.Message, m.Kept))
 	return false
 }
 
 // tidy removes the source that was kept, or says where it is.
 func (p *relocate) tidy(ctx workflow.Context, i int, stays bool) {
 	var storage *activities.Storage
-	kind := string(p.out.Moves[i].Kind)
-	step := operation.StepTidy + "-" + kind
-	left := p.untilDoneOrLeft(ctx, step, func(int) error {
-		return p.job(ctx, step, func(job int) error {
-			in := p.moveInput(i, job)
-			in.Stays = stays
-			var out activities.JobResult
-			err := workflow.ExecuteActivity(following(ctx, p.summary("remove the source of "+kind), relocationCeiling), storage.TidySource, in).Get(ctx, &out)
-			p.remark(out.Notes...)
-			return err
-		})
-	})
+	m := &p.out.Moves[i]
+	left := p.putRight(ctx, i, operation.StepTidy, "remove the source of "+string(m.Kind), storage.TidySource, func(in *activities.MoveInput) { in.Stays = stays })
 	if left != nil {
-		p.remark("the source of " + kind + " was not removed: " + left.Message)
+		p.remark("the source of " + string(m.Kind) + " was not removed: " + left.Message)
+		if left.Type == operation.ErrVerify { // they are not where they were moved to
+			m.Outcome = operation.MoveOpen
+		}
 	}
 	p.out.SourceKept = p.out.SourceKept || stays || left != nil
 }

@@ -10,73 +10,107 @@ how_many() {
 	LC_ALL=C quotaon -p "$path" 2>/dev/null | grep -c -E '^(user|group) quota on .* is on'
 }
 
-# boot_script: the one in which the platform keeps them (source page), empty for none.
+# boot_script: the one in which the platform keeps them (source page), empty for none. One that is a link to elsewhere, as upstart's are, is everybody's.
 boot_script() {
 	for file in /etc/init.d/setup_helion_lxc /etc/init.d/setup_stackato_lxc; do
 		if [ -f "$file" ]; then
-			readlink -f "$file"
-			return
+			file=$(readlink -f "$file")
+			case $file in
+			/etc/init.d/*)
+				printf '%s\n' "$file"
+				return
+				;;
+			esac
 		fi
 	done
 }
 
-# block_in FILE: katoflow's own lines are there, whole.
-block_in() {
-	LC_ALL=C grep -F -x -q "$first" "$1" 2>/dev/null
-}
-
-# by_hand FILE: somebody else's lines there do it.
-by_hand() {
-	without_block "$1" | LC_ALL=C grep -v '^[[:space:]]*#' | grep -F 'usrjquota=' | grep -q -E "[[:space:]]$path/?[[:space:]]*\$"
-}
-
-# without_block FILE: its text without katoflow's own lines for this path.
-without_block() {
+# lines_of FILE in|out: katoflow's own lines for this path, or all others. It fails where the last of them is missing.
+lines_of() {
 	inside=0
 	while IFS= read -r line || [ -n "$line" ]; do
-		case $inside/$line in
-		"0/$first") inside=1 ;;
-		"1/$last") inside=0 ;;
-		0/*) printf '%s\n' "$line" || return 1 ;;
+		if [ "$inside" = 0 ] && [ "$line" = "$first" ]; then
+			inside=1
+		fi
+		case $inside/$2 in
+		1/in | 0/out) printf '%s\n' "$line" || return 1 ;;
 		esac
+		if [ "$inside" = 1 ] && [ "$line" = "$last" ]; then
+			inside=0
+		fi
 	done <"$1"
 	[ "$inside" = 0 ]
 }
 
-# with_block FILE: its text with them, after the comments that it begins with.
-with_block() {
-	placed=0
-	while IFS= read -r line || [ -n "$line" ]; do
-		case $placed/$line in
-		0/ | '0/#'*) ;;
-		0/*)
-			block
-			placed=1
-			;;
+# block_in FILE: katoflow's own lines are there, whole. any_block FILE: some are.
+block_in() {
+	[ "$(lines_of "$1" in)" = "$(block)" ]
+}
+
+any_block() {
+	LC_ALL=C grep -F -x -q -e "$first" "$1"
+}
+
+# by_hand FILE: somebody else's lines there mount it with quotas, and switch them on.
+by_hand() {
+	hand=''
+	lines_of "$1" out | {
+		while read -r line; do
+			case ${line%/} in
+			'#'*) ;;
+			*usrjquota=*[[:space:]]"$path") hand=1$hand ;;
+			quotaon*[[:space:]]"$path") hand=${hand}2 ;;
+			esac
+		done
+		case $hand in
+		*1*2*) true ;;
+		*) false ;;
 		esac
-		printf '%s\n' "$line" || return 1
-	done <"$1"
-	if [ "$placed" = 0 ]; then
-		block
-	fi
+	}
 }
 
+# renewed FILE: its text with katoflow's own lines, once, after the comments that it begins with.
+renewed() {
+	lines_of "$1" out | {
+		placed=0
+		while IFS= read -r line; do
+			case $placed/$line in
+			0/ | '0/#'*) ;;
+			0/*)
+				block
+				placed=1
+				;;
+			esac
+			printf '%s\n' "$line" || {
+				placed=cut
+				break
+			}
+		done
+		case $placed in
+		0) block ;;
+		1) true ;;
+		*) false ;;
+		esac
+	}
+}
+
+# block: a script that ends at the first error goes on, whatever becomes of it.
 block() {
-	printf '%s\n' "$first" "if [ -f $path/aquota.user ]; then" "	mount -o remount,$wanted $path" "	quotaon $path" "fi" "$last"
+	printf '%s\n' "$first" "if [ -f $path/aquota.user ]; then" "	mount -o remount,$wanted $path && quotaon $path || true" "fi" "$last"
 }
 
-# fstab: the options of the path's line in /etc/fstab; it fails where there is none.
+# fstab: the options of the path's line in /etc/fstab. It fails where there is none, or more than one.
 fstab() {
-	found=''
+	found='' times=0
 	while read -r one two three four rest; do
 		case $one in
 		'' | '#'*) continue ;;
 		esac
-		if [ "$two" = "$path" ]; then
-			found=${four:-defaults}
+		if [ "${two%/}" = "$path" ]; then
+			found=${four:-defaults} times=$((times + 1))
 		fi
 	done </etc/fstab
-	[ -n "$found" ] && printf '%s\n' "$found"
+	[ "$times" = 1 ] && printf '%s\n' "$found"
 }
 
 # fstab_with OPTIONS: the text of /etc/fstab with these in the path's line.
@@ -87,7 +121,7 @@ fstab_with() {
 			case $one in
 			'' | '#'*) two='' ;;
 			esac
-			if [ "$two" = "$path" ]; then
+			if [ "${two%/}" = "$path" ]; then
 				printf '%s\t%s\t%s\t%s\t%s\n' "$one" "$two" "$three" "$1" "$rest"
 			else
 				printf '%s\n' "$line"

@@ -2,7 +2,7 @@
 # off, the path.
 
 action=$1 path=$2
-# What this operation has switched is remembered for as long as it holds, so that another try takes the same back.
+# What this operation has switched is remembered for as long as it holds, so that another try takes the same back: whether the options are new, and the files.
 begun=/run/katoflow-quota$(printf '%s' "$path" | tr '/' '-')
 
 mounted "$path" || failed "nothing is mounted at $path"
@@ -12,19 +12,27 @@ ext2 | ext3 | ext4) ;;
 esac
 script=$(boot_script)
 
-# back: as it was before this operation.
+# back: as it was before this operation. Files that were there before, which quotacheck has written anew, are those that it has kept of them.
 back() {
 	quotaoff "$path" >/dev/null 2>&1
 	if [ -f "$begun" ]; then
 		mount -o remount,usrjquota=,grpjquota= "$path"
-		rm -f "$path/aquota.user" "$path/aquota.group" "$path/aquota.user~" "$path/aquota.group~" "$begun"
 	fi
+	for kind in user group; do
+		if [ -f "$begun.$kind" ]; then
+			rm -f "$path/aquota.$kind" "$path/aquota.$kind~"
+		elif [ -f "$path/aquota.$kind~" ]; then
+			mv -f "$path/aquota.$kind~" "$path/aquota.$kind"
+		fi
+	done
+	rm -f "$begun" "$begun.user" "$begun.group"
 }
 
 # forget: nothing keeps them over a reboot any more.
 forget() {
-	if [ -n "$script" ] && block_in "$script"; then
-		rewrite "$script" without_block "$script" || failed "$script cannot be written"
+	if [ -n "$script" ] && any_block "$script"; then
+		lines_of "$script" out >/dev/null || failed "$script has katoflow's first line and not its last one: mend it"
+		rewrite "$script" lines_of "$script" out || failed "$script cannot be written"
 		say forgotten "$script"
 	fi
 	options=$(fstab)
@@ -34,6 +42,9 @@ forget() {
 	fi
 }
 
+if has usrquota || has grpquota; then
+	[ "$action" = on ] || failed "$path is mounted with usrquota or grpquota, which katoflow does not do: whoever has done it is to take it back"
+fi
 if [ "$action" = off ]; then
 	forget
 	if [ "$(how_many)" != 0 ]; then
@@ -45,7 +56,7 @@ if [ "$action" = off ]; then
 		mount -o remount,usrjquota=,grpjquota= "$path" || failed "$path cannot be mounted again without quotas"
 		say changed options
 	fi
-	rm -f "$path/aquota.user" "$path/aquota.group" "$path/aquota.user~" "$path/aquota.group~" "$begun"
+	rm -f "$path/aquota.user" "$path/aquota.group" "$path/aquota.user~" "$path/aquota.group~" "$begun" "$begun.user" "$begun.group"
 	say done 1
 	exit 0
 fi
@@ -62,6 +73,11 @@ if ! quotas; then
 fi
 if [ "$(how_many)" != 2 ]; then
 	quotaoff "$path" >/dev/null 2>&1
+	for kind in user group; do
+		if [ ! -f "$path/aquota.$kind" ]; then
+			touch "$begun.$kind"
+		fi
+	done
 	if ! quotacheck -vgumb "$path" 2>&1; then
 		back
 		failed "quotacheck $path failed, see its output"
@@ -84,15 +100,15 @@ fi
 where=$(kept)
 if [ -z "$where" ]; then
 	if [ -n "$script" ]; then
-		without_block "$script" >/dev/null || failed "$script has katoflow's first line and not its last one: mend it"
-		rewrite "$script" with_block "$script" || failed "quotas are on, and are not kept over a reboot: $script cannot be written"
+		lines_of "$script" out >/dev/null || failed "$script has katoflow's first line and not its last one: mend it"
+		rewrite "$script" renewed "$script" || failed "quotas are on, and are not kept over a reboot: $script cannot be written"
 	else
-		now=$(fstab) || failed "quotas are on, and are not kept over a reboot: $path is not in /etc/fstab"
+		now=$(fstab) || failed "quotas are on, and are not kept over a reboot: $path does not stand in /etc/fstab, or more than once"
 		rewrite /etc/fstab fstab_with "$(plain_options "$now"),$wanted" || failed "quotas are on, and are not kept over a reboot: /etc/fstab cannot be written"
 	fi
 	say changed kept
 	where=$(kept)
 fi
 say kept "$where"
-rm -f "$begun"
+rm -f "$begun" "$begun.user" "$begun.group"
 say done 1

@@ -28,13 +28,43 @@ new_beside() {
 	done
 }
 
+# docker_runs: by systemd's word where there is one; a script of sysvinit may say "is not running" and exit with 0.
 docker_runs() {
-	systemctl is-active docker >/dev/null 2>&1 || service docker status 2>/dev/null | grep -q 'running'
+	if command -v systemctl >/dev/null 2>&1; then
+		systemctl is-active docker >/dev/null 2>&1
+	else
+		service docker status 2>/dev/null | grep -v 'not running' | grep -q -E 'start/running|is running'
+	fi
 }
 
-# docker ACTION: its service is stopped or started.
+# docker_service ACTION: it is stopped or started. A socket would start it again.
 docker_service() {
-	systemctl "$1" docker 2>&1 || service docker "$1" 2>&1
+	if command -v systemctl >/dev/null 2>&1; then
+		[ "$1" = start ] || systemctl stop docker.socket >/dev/null 2>&1
+		systemctl "$1" docker 2>&1
+	else
+		service docker "$1" 2>&1
+	fi
+}
+
+# docker_away: docker does not run while its own data are looked at; it is remembered that it did.
+docker_away() {
+	if [ "$kind" = containers ] && docker_runs; then
+		touch "$kept.docker"
+		docker_service stop || failed "docker cannot be stopped"
+	fi
+}
+
+# boot: which boot of the node this is.
+boot() {
+	cat /proc/sys/kernel/random/boot_id
+}
+
+# gone: the source that was kept is removed. It has another name before, so that what is left of it when that is cut off is nobody's source.
+gone() {
+	rm -rf --one-file-system "$kept.gone" && if [ -d "$kept" ]; then
+		mv -T "$kept" "$kept.gone" && rm -rf --one-file-system "$kept.gone"
+	fi
 }
 
 # docker_again: docker runs again, where this operation has stopped it.
@@ -46,7 +76,5 @@ docker_again() {
 
 # emptied: nothing of a copy is left in $target.
 emptied() {
-	entries "$target" | while IFS= read -r entry; do
-		rm -rf --one-file-system "$target/$entry" || exit 1
-	done
+	find "$target" -mindepth 1 -maxdepth 1 ! -name lost+found ! -name 'aquota.*' -exec rm -rf --one-file-system {} + && [ -z "$(entries "$target" | head -n 1)" ]
 }

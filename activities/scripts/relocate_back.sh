@@ -3,10 +3,27 @@
 
 kind=$1 source=$2 real=$3 target=$4 kept=$5 discard=$6
 
+# aside FOLDER: it gets a name that nothing has, and is told: somebody may want to look at it.
+aside() {
+	name=$kept.found number=1
+	while [ -e "$name" ]; do
+		number=$((number + 1))
+		name=$kept.found.$number
+	done
+	mv -T "$1" "$name" || failed "$1 cannot be moved aside"
+	say found "$name"
+}
+
+rm -rf --one-file-system "$kept.gone" "$kept.new"
+same_boot=''
+if [ "$(boot)" = "$(cat "$kept.boot" 2>/dev/null)" ]; then
+	same_boot=1
+fi
 if [ -d "$kept" ]; then
-	if [ "$kind" = containers ] && docker_runs; then
-		touch "$kept.docker"
-		docker_service stop || failed "docker cannot be stopped"
+	docker_away
+	switched=''
+	if [ "$(readlink -f "$source")" != "$real" ] || [ -L "$real" ]; then
+		switched=1
 	fi
 	if [ -f "$kept.link" ]; then
 		if [ "$(readlink "$source")" != "$(cat "$kept.link")" ]; then
@@ -15,23 +32,28 @@ if [ -d "$kept" ]; then
 	elif [ -L "$real" ]; then
 		rm -f "$real" || failed "$real cannot be taken away"
 	fi
-	if [ -d "$real" ] && [ "$(list "$real" | sha256sum)" = "$(list "$kept" | sha256sum)" ]; then
-		rm -rf --one-file-system "$kept" || failed "$kept cannot be removed"
-	else
-		if [ -e "$real" ]; then # changed, or cut off: somebody may want to look at it
-			mv -T "$real" "$kept.found" || failed "$real cannot be moved aside"
-			say found "$kept.found"
-		fi
+	if [ ! -e "$real" ]; then
 		mv -T "$kept" "$real" || failed "$kept cannot become $real again"
+	elif [ "$(list "$real" | sha256sum)" = "$(list "$kept" | sha256sum)" ]; then
+		gone || failed "$kept cannot be removed"
+	elif [ -n "$same_boot" ]; then # cut off, or changed by kato: nobody else has written there
+		aside "$real"
+		mv -T "$kept" "$real" || failed "$kept cannot become $real again"
+	else # the roles have run there since
+		aside "$kept"
+	fi
+	if [ -n "$switched" ] && [ -z "$same_boot" ]; then
+		discard=0 # and at the new place
 	fi
 	say back 1
 fi
-if [ ! -d "$real" ]; then
-	failed "$real is not there, and neither is what was kept of it ($kept)"
+if [ ! -d "$real" ] || [ -L "$real" ] || [ "$(readlink -f "$source")" != "$real" ]; then
+	failed "$kind are not in $real, and nothing is kept that could be put back there ($kept)"
 fi
 # What kato has moved aside would be in the way of its next try. It is removed where it is the source once more, of whose files it has the second names.
 new_beside | while IFS= read -r beside; do
-	if [ -d "$beside" ] && [ "$(list "$beside" | sha256sum)" = "$(list "$real" | sha256sum)" ]; then
+	file=$(find "$beside" -xdev -type f -printf '%P\n' 2>/dev/null | head -n 1)
+	if [ -d "$beside" ] && [ "$(list "$beside" | sha256sum)" = "$(list "$real" | sha256sum)" ] && [ "$(stat -c '%d %i' "$beside/$file")" = "$(stat -c '%d %i' "$real/$file")" ]; then
 		rm -rf --one-file-system "$beside"
 	else
 		say left "$beside"
@@ -45,6 +67,5 @@ if [ -f "$kept.options" ] && [ "$(cat "$kept.options")" != "$(cat /etc/default/d
 	say options 1
 fi
 docker_again
-rm -rf --one-file-system "$kept.new"
-rm -f "$kept.target" "$kept.link" "$kept.options" "$kept.docker" "$kept.beside" "$kept.old" "$kept.now"
+rm -f "$kept.target" "$kept.link" "$kept.options" "$kept.docker" "$kept.beside" "$kept.boot" "$kept.old" "$kept.now"
 say done 1

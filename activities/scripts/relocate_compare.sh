@@ -3,6 +3,10 @@
 
 kind=$1 source=$2 real=$3 target=$4 kept=$5
 
+if [ "$(boot)" != "$(cat "$kept.boot" 2>/dev/null)" ]; then
+	say rebooted 1
+	failed "the node has rebooted since the source was kept"
+fi
 now=$(readlink -f "$source")
 there=$(readlink -f "$target")
 case $now in
@@ -12,8 +16,9 @@ case $now in
 esac
 [ -d "$now" ] || failed "kato says that it is done, and $now is not there"
 [ -d "$kept" ] || failed "$kept is gone, so that nothing can be compared"
-list "$kept" >"$kept.old" && list "$now" >"$kept.now" || failed "the two cannot be compared: nothing can be written beside $real"
-if [ "$(sha256sum <"$kept.old")" != "$(sha256sum <"$kept.now")" ]; then
+docker_away
+if [ "$(list "$kept" | sha256sum)" != "$(list "$now" | sha256sum)" ]; then
+	list "$kept" >"$kept.old" && list "$now" >"$kept.now" || failed "not all of $kind is in $now as it was"
 	missing=$(LC_ALL=C sort "$kept.old" "$kept.now" | uniq -u | cut -f 1 | uniq | wc -l | tr -d ' ')
 	first=$(LC_ALL=C sort "$kept.old" "$kept.now" | uniq -u | head -n 1)
 	printf 'before:\n'
@@ -26,8 +31,7 @@ if [ -f "$kept.options" ] && [ "$(cat "$kept.options")" != "$(cat /etc/default/d
 	say options 1
 fi
 docker_again
-say files "$(LC_ALL=C grep -c '	f ' "$kept.old")"
-say all "$(wc -l <"$kept.old" | tr -d ' ')"
+say files "$(find "$kept" -xdev -type f 2>/dev/null | wc -l | tr -d ' ')"
 say size "$(du -skx "$now" 2>/dev/null | cut -f 1)"
 say now "$now"
 say done 1

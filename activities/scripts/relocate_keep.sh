@@ -1,23 +1,35 @@
 # Before kato moves data: the folder that they go to is there, as empty and as guarded as it has to be, and the source is kept beside itself by hard links, so that nothing that kato does to it loses it. Docker
-# is stopped for its own data. Arguments: kind, path as kato knows it, folder that it leads to, where they go, where the source is kept.
+# is stopped for its own data. Arguments: kind, path as kato knows it, folder that it leads to, where they go, where the source is kept, where
+# the file system of the new place is mounted, its device, and 1 when files that are open to write are no hindrance.
 
-kind=$1 source=$2 real=$3 target=$4 kept=$5
+kind=$1 source=$2 real=$3 target=$4 kept=$5 place=$6 on=$7 force=$8
 
-if [ ! -d "$real" ] || [ -L "$real" ]; then
+if [ ! -d "$real" ] || [ -L "$real" ] || [ "$(readlink -f "$source")" != "$real" ]; then
 	failed "$real is not the folder of $kind any more"
 fi
-if [ "$kind" = containers ] && docker_runs; then
-	touch "$kept.docker"
-	docker_service stop || failed "docker cannot be stopped"
+if [ "$(mount_of "$target")" != "$place" ] || ! mounted "$place" || [ "$device" != "$on" ]; then
+	failed "$on is not mounted at $place any more, above $target"
 fi
-while read -r device place rest; do
-	case $place in
-	"$real" | "$real"/*) failed "$device is still mounted on $place" ;;
+rm -rf --one-file-system "$kept.gone" "$kept.new"
+docker_away
+while read -r one two rest; do
+	case $two in
+	"$real" | "$real"/*) failed "$one is still mounted on $two" ;;
 	esac
 done </proc/mounts
 for process in /proc/[0-9]*; do
 	if ls -l "$process/fd" "$process/cwd" 2>/dev/null | grep -q -F -e " -> $real/"; then
-		say busy "$(cat "$process/comm" 2>/dev/null) (process ${process#/proc/})"
+		name="$(cat "$process/comm" 2>/dev/null) (process ${process#/proc/})"
+		say busy "$name"
+		for fd in "$process"/fd/*; do
+			case $(readlink "$fd" 2>/dev/null) in
+			"$real"/*)
+				case $(sed -n 's/^flags:[[:space:]]*//p' "$process/fdinfo/${fd##*/}" 2>/dev/null) in
+				*[1256]) [ "$force" = 1 ] || failed "$name has files of $kind open to write, although the roles are stopped: end it, or start this with --force" ;;
+				esac
+				;;
+			esac
+		done
 	fi
 done
 
@@ -46,8 +58,9 @@ for beside in "$real"?*; do
 	*) printf '%s\n' "$beside" ;;
 	esac
 done >"$kept.beside"
-rm -rf --one-file-system "$kept" "$kept.new"
+gone || failed "$kept cannot be removed"
 cp -al "$real" "$kept.new" || failed "$real cannot be kept beside itself by hard links"
 mv -T "$kept.new" "$kept" || failed "$kept cannot be made"
-say kept "$kept"
+boot >"$kept.boot"
+say boot "$(boot)"
 say done 1

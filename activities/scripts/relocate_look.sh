@@ -37,9 +37,18 @@ while [ $# -ge 3 ]; do
 		fi
 		printf 'used %s\n' "$(du -skx "$real" 2>/dev/null | cut -f 1)"
 		printf 'entries %s\n' "$(find "$real" -xdev 2>/dev/null | wc -l | tr -d ' ')"
+		printf 'folders %s\n' "$(find "$real" -xdev -type d 2>/dev/null | wc -l | tr -d ' ')"
+		printf 'source-mount %s\n' "$(mount_of "$real")"
+		printf 'source-space %s\n' "$(space "$real")"
+		printf 'source-inodes %s\n' "$(LC_ALL=C df -P -i "$real" 2>/dev/null | tail -n 1)"
+		while read -r one two rest; do
+			case $two in
+			"$real"/*) printf 'below %s\n' "$two" ;;
+			esac
+		done </proc/mounts
 	fi
-	for old in "$real".katoflow-*; do
-		if [ -d "$old" ]; then
+	for old in "$real".katoflow-* "$source".katoflow-*; do
+		if [ -d "$old" ] || [ -f "$old" ]; then
 			printf 'kept %s\n' "$old"
 		fi
 	done
@@ -60,9 +69,16 @@ while [ $# -ge 3 ]; do
 			printf 'read-only 1\n'
 		fi
 	fi
-	if LC_ALL=C grep -v '^[[:space:]]*#' /etc/fstab 2>/dev/null | grep -q -E "^[^[:space:]]+[[:space:]]+$place/?[[:space:]]"; then
-		printf 'fstab 1\n'
-	fi
+	while read -r one two rest; do
+		case $one in
+		'#'*) ;;
+		*)
+			if [ "${two%/}" = "$place" ]; then
+				printf 'fstab 1\n'
+			fi
+			;;
+		esac
+	done </etc/fstab
 	if [ -e "$target" ] || [ -L "$target" ]; then
 		printf 'target %s\n' "$(readlink -f "$target")"
 		if [ -d "$target" ]; then

@@ -6,14 +6,21 @@ now=$(readlink -f "$source")
 there=$(readlink -f "$target")
 case $now in
 "$there" | "$there"/*) ;;
-*) failed "$source leads to $now, not to $target: the source that was kept stays ($kept)" ;;
+*)
+	say elsewhere 1
+	failed "$source leads to $now, not to $target: the source that was kept stays ($kept)"
+	;;
 esac
 new_beside | while IFS= read -r beside; do
 	say left "$beside"
 done
+if [ -d "$real" ] && [ "$real" != "$there" ] && [ ! -L "$real" ]; then # the source was a link, which kato has only changed
+	say left "$real"
+fi
 if [ "$stays" != 1 ]; then
-	rm -rf --one-file-system "$kept" || failed "$kept cannot be removed"
+	rm -f "$kept.target" "$kept.link"
+	gone || failed "$kept cannot be removed"
 fi
 rm -rf --one-file-system "$kept.new"
-rm -f "$kept.target" "$kept.link" "$kept.options" "$kept.docker" "$kept.old" "$kept.now" "$kept.beside"
+rm -f "$kept.target" "$kept.options" "$kept.docker" "$kept.boot" "$kept.old" "$kept.now" "$kept.beside"
 say done 1

@@ -55,11 +55,20 @@ func (s *site) relocateWith(node string, p katodouble.RelocatePatch) {
 // content of a folder on a node: everything in it, with owners, modes, sizes and the sums of the files.
 func (s *site) content(node, folder string) string {
 	s.t.Helper()
-	out := s.shell(node, `cd "$(readlink -f "$1")" && sudo -n sh -c '
-find . -xdev ! -type s -printf "%P|%y %m %U %G %l\n" | grep -v -E "^(lost.found|aquota)" | LC_ALL=C sort
-find . -xdev -type f ! -name "aquota.*" -exec sha256sum {} \; | LC_ALL=C sort'`, folder)
+	out := s.asRoot(node, `cd "$(readlink -f "$1")" || exit 1
+find . -xdev ! -type s -printf '%P|%y %m %U %G %l\n' | grep -v -E '^(lost.found|aquota)' | LC_ALL=C sort
+find . -xdev -type f ! -name 'aquota.*' -exec sha256sum {} \; | LC_ALL=C sort`, folder)
 	require.NotEmpty(s.t, out)
 	return out
+}
+
+// asRoot runs a script on a node as its administrator would: it is none of katoflow's commands.
+func (s *site) asRoot(node, script string, args ...string) string {
+	s.t.Helper()
+	if onHosts() {
+		return s.onHost(node, script, args...)
+	}
+	return s.shell(node, `script=$1 && shift && exec sudo -n sh -c "$script" sh "$@"`, append([]string{script}, args...)...)
 }
 
 // leadsTo is where a path of a node leads to.
@@ -150,10 +159,10 @@ func TestStorage_Relocate_WhatSpeaksAgainstIt_IsNamedBeforeAnythingIsDone(t *tes
 	}, "data"))
 	s.worker("")
 	f := s.fault("data are to go where they must not")
-	s.shell("data", "sudo -n sh -c 'mkdir /mnt/ebs/full && touch /mnt/ebs/full/x /mnt/ebs/file && ln -s /mnt/ebs/full /mnt/ebs/link'")
+	s.asRoot("data", "mkdir /mnt/ebs/full && touch /mnt/ebs/full/x /mnt/ebs/file && ln -s /mnt/ebs/full /mnt/ebs/link")
 	before := s.content("data", servicesFrom)
 	for to, why := range map[string]string{
-		"/opt/services":          `nothing is mounted above /opt/services`,
+		"/opt/services":          `/opt/services lies on the file system where they are, that of /`,
 		"/mnt/plain/services":    `/mnt/plain is not mounted with quotas.*katoflow storage quota enable`,
 		"/mnt/small/services":    `/mnt/small has .* free, and .* are needed`,
 		"/mnt/nfs/services":      `/mnt/nfs is NFS, to which the filesystem service must not go: use block storage or SSHFS`,
@@ -168,6 +177,8 @@ func TestStorage_Relocate_WhatSpeaksAgainstIt_IsNamedBeforeAnythingIsDone(t *tes
 	}
 	// What can be overruled is said so, and is told then.
 	out := s.cli(7, "storage", "relocate", s.cluster.Name(), "--node", "dea-1", "--containers", "/opt/containers", "--confirm", s.cluster.Name())
+	require.Contains(t, out.Stderr, "lies on the file system where they are")
+	out = s.cli(7, "storage", "relocate", s.cluster.Name(), "--node", "data", "--services", "/mnt/plain/services", "--confirm", s.cluster.Name())
 	require.Contains(t, out.Stderr, "--force overrules this")
 	require.Empty(t, s.cluster.Commands())
 	require.Equal(t, before, s.content("data", servicesFrom))
@@ -260,7 +271,7 @@ func TestStorage_Relocate_GatesDoNotHoldAtTheNewPlace_BackOrLeft(t *testing.T) {
 			q := o.question(90 * time.Second)
 			require.Equal(t, operation.StepGates, q.Step)
 			require.Equal(t, []operation.Decision{operation.Retry, operation.Leave, operation.Back}, q.Choices)
-			s.shell("data", "sudo -n sh -c 'echo written since >/mnt/ebs/services/later'")
+			s.asRoot("data", "echo written since >/mnt/ebs/services/later")
 			s.shell("data", "rm /tmp/ill")
 			o.decide(q, decision)
 			if decision == operation.Retry {
@@ -340,7 +351,7 @@ func TestStorage_Relocate_OfADEA_InstancesLeaveBeforeAndDockerRunsAfterwards(t *
 	t.Parallel()
 	s := newSite(t, nil, nil, withVolumes, alike(func(n *nodeConfig) { n.disks = []disk{{path: ebs, options: "rw," + quotaOptions}} }, "dea-1"))
 	s.worker("")
-	s.shell("dea-1", "sudo -n sh -c 'mkdir -p /var/lib/docker/overlay2/x && echo layer >/var/lib/docker/overlay2/x/file && chmod 711 /var/lib/docker'")
+	s.asRoot("dea-1", "mkdir -p /var/lib/docker/overlay2/x && echo layer >/var/lib/docker/overlay2/x/file && chmod 711 /var/lib/docker")
 	before := s.content("dea-1", "/var/lib/docker")
 	r := s.relocate("dea-1", "--containers", ebs+"/containers", "--maintenance").done(90 * time.Second)
 	require.Equal(t, before, s.content("dea-1", "/var/lib/docker"))
@@ -375,7 +386,7 @@ func TestStorage_Quota_EnabledKeptOverAReboot_AndDisabled(t *testing.T) {
 			d := s.disks("a")
 			require.NoError(t, d.QuotaSupport(true))
 			if by != "/etc/fstab" {
-				s.shell("a", `printf '%s\n' '#!/bin/sh' '### BEGIN INIT INFO' '# Provides: setup_helion_lxc' '### END INIT INFO' '' 'case "$1" in' 'start) exit 0 ;;' 'esac' 'exit 0' | sudo -n sh -c 'cat >/etc/init.d/setup_helion_lxc && chmod 755 /etc/init.d/setup_helion_lxc'`)
+				s.asRoot("a", `printf '%s\n' '#!/bin/sh -e' '### BEGIN INIT INFO' '# Provides: setup_helion_lxc' '### END INIT INFO' '' 'case "$1" in' 'start) exit 0 ;;' 'esac' 'exit 0' >/etc/init.d/setup_helion_lxc && chmod 755 /etc/init.d/setup_helion_lxc`)
 			}
 			script, fstab := s.shell("a", "cat /etc/init.d/setup_helion_lxc 2>/dev/null || true"), s.shell("a", "cat /etc/fstab")
 			s.worker("")

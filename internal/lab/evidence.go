@@ -259,6 +259,9 @@ func parseSudoLog(b []byte) (accepted []sudoEvent, exits map[string]sudoEvent, e
 	}
 }
 
+// lookName is $0 of katoflow's scripts that root runs and that change nothing.
+const lookName = "katoflow-look"
+
 // dockerReads are docker's commands that change nothing; what runs in a container stays there.
 var dockerReads = []string{"exec", "history", "images", "info", "inspect", "ps", "version"}
 
@@ -287,7 +290,7 @@ func (h *Host) Commands() ([]Execution, error) {
 		if slices.Equal(e.Argv, []string{"sh", "-c", "true"}) || len(e.Argv) == 5 && e.Argv[2] == `touch "$1"` && strings.HasPrefix(e.Argv[4], "/run/katoflow-") { // asked whether it may, and a word to a job
 			continue
 		}
-		if h.recordedStorage(e.Argv[0]) || e.Argv[0] == "quotaon" && slices.Contains(e.Argv, "-p") || len(e.Argv) > 3 && e.Argv[0] == "sh" && e.Argv[3] == katodouble.RelocateName { // told elsewhere, asked, or of kato itself
+		if h.recordedStorage(e.Argv[0]) || e.Argv[0] == "quotaon" && slices.Contains(e.Argv, "-p") || len(e.Argv) > 3 && e.Argv[0] == "sh" && (e.Argv[3] == katodouble.RelocateName || e.Argv[3] == lookName) { // told elsewhere, asked, or of kato itself
 			continue
 		}
 		for _, j := range jobs { // the last one that was started before and has the command

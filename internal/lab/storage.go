@@ -108,13 +108,22 @@ func (h *Host) makeDisks(ctx context.Context) (lines string, err error) {
 	return lines, nil
 }
 
-// loops are the loop devices whose files lie in a folder.
+// loops are the loop devices of a file, or of the files in a folder.
 func loops(dir string) (out []string) {
 	files, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	for _, f := range files {
-		if b, err := os.ReadFile(f); err == nil && strings.HasPrefix(string(b), dir+"/") { // it may have gone meanwhile
+		if b, err := os.ReadFile(f); err == nil && (strings.TrimSpace(string(b)) == dir || strings.HasPrefix(string(b), dir+"/")) { // it may have gone meanwhile
 			out = append(out, "/dev/"+path.Base(filepath.Dir(filepath.Dir(f))))
 		}
+	}
+	return out
+}
+
+// disksInUse are the loop devices of the host's disks. Those of its root and its /srv are mounted in this machine, go with their last mount, and may be held for a while by another host that was started meanwhile.
+func (h *Host) disksInUse() []string {
+	var out []string
+	for i := range h.cfg.Disks {
+		out = append(out, loops(h.diskImage(i))...)
 	}
 	return out
 }
@@ -122,7 +131,7 @@ func loops(dir string) (out []string) {
 // freeDisks takes the loop devices of the host's disks away. A device that is still mounted, in a host that is just ending, goes with its mount.
 func (h *Host) freeDisks(ctx context.Context) error {
 	for range 100 {
-		left := loops(h.dir)
+		left := h.disksInUse()
 		if len(left) == 0 {
 			return nil
 		}
@@ -135,7 +144,7 @@ func (h *Host) freeDisks(ctx context.Context) error {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
-	return fmt.Errorf("loop devices of %s are still in use: %v", h.dir, loops(h.dir))
+	return fmt.Errorf("loop devices of %s are still in use: %v", h.dir, h.disksInUse())
 }
 
 // escapeMount is a path as a line of /etc/fstab and /proc/mounts has it.

@@ -181,6 +181,9 @@ type StorageMove struct {
 	To   string `json:"to"`
 	// Kept is where the source is kept meanwhile.
 	Kept string `json:"kept,omitempty"`
+	// Mount is where the file system of the new place is mounted, Device its device.
+	Mount  string `json:"mount,omitempty"`
+	Device string `json:"device,omitempty"`
 	// Bytes that the data take, and Files, those that were compared.
 	Bytes int64 `json:"bytes,omitempty"`
 	Files int   `json:"files,omitempty"`
