@@ -666,13 +666,16 @@ func (x *Storage) CompareCopy(ctx context.Context, in MoveInput) (CompareResult,
 func (x *Storage) SwitchBack(ctx context.Context, in MoveInput) (JobResult, error) {
 	a := begin(ctx, "switch "+string(in.Move.Kind)+" back")
 	defer a.finish()
-	said, out, err := x.moveStepOf(a, in, operation.StepSwitchBack, switchBackScript, flag(in.Discard))
+	said, out, err := x.moveStepOf(a, in, operation.StepSwitchBack, switchBackScript, flag(in.Discard), in.Move.Mount)
 	if found := said.value("found"); found != "" {
 		out.Notes = append(out.Notes, fmt.Sprintf("what was left of the source is in %s", remote.Escape(found)))
 	}
 	out.Notes = append(out.Notes, leftBehind(said)...)
-	if err == nil && said.value("back") != "" && !in.Discard {
-		out.Notes = append(out.Notes, fmt.Sprintf("what was written to %s since is still in %s", in.Move.Kind, in.Move.To))
+	if said.value("stays") != "" {
+		out.Notes = append(out.Notes, fmt.Sprintf("what was written to %s since is still in %s: remove it before you move them there again", in.Move.Kind, in.Move.To))
+	}
+	if said.value("unmounted") != "" {
+		out.Notes = append(out.Notes, fmt.Sprintf("nothing is mounted at %s any more: what was copied to %s may still be there when it is", remote.Escape(in.Move.Mount), in.Move.To))
 	}
 	out.Notes = notes(out.Notes...)
 	return out, err

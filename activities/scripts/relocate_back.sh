@@ -1,7 +1,7 @@
 # Puts the data of one kind back to where they were, from what was kept, whatever has become of the source. Arguments: kind, path as kato knows it, folder that it led to, where they went, where the source is
-# kept, and 1 when what is at the new place is thrown away.
+# kept, 1 when what is at the new place is thrown away, and where its file system is mounted.
 
-kind=$1 source=$2 real=$3 target=$4 kept=$5 discard=$6
+kind=$1 source=$2 real=$3 target=$4 kept=$5 discard=$6 place=$7
 
 # aside FOLDER: it gets a name that nothing has, and is told: somebody may want to look at it.
 aside() {
@@ -42,8 +42,9 @@ if [ -d "$kept" ]; then
 	else # the roles have run there since
 		aside "$kept"
 	fi
-	if [ -n "$switched" ] && [ -z "$same_boot" ]; then
-		discard=0 # and at the new place
+	if [ -n "$switched" ] && [ "$discard$same_boot" != 11 ]; then # and at the new place
+		discard=0
+		say stays 1
 	fi
 	say back 1
 fi
@@ -60,7 +61,11 @@ new_beside | while IFS= read -r beside; do
 	fi
 done
 if [ "$discard" = 1 ] && [ -f "$kept.target" ] && [ -d "$target" ]; then
-	emptied || failed "$target cannot be emptied"
+	if [ "$(mount_of "$target")" = "$place" ]; then
+		emptied || failed "$target cannot be emptied"
+	else
+		say unmounted 1
+	fi
 fi
 if [ -f "$kept.options" ] && [ "$(cat "$kept.options")" != "$(cat /etc/default/docker 2>/dev/null)" ]; then
 	cp -p "$kept.options" /etc/default/docker || failed "/etc/default/docker cannot be put back"

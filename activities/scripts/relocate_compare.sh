@@ -31,7 +31,7 @@ if [ -f "$kept.options" ] && [ "$(cat "$kept.options")" != "$(cat /etc/default/d
 	say options 1
 fi
 docker_again
-say files "$(find "$kept" -xdev -type f 2>/dev/null | wc -l | tr -d ' ')"
+say files "$(find "$kept" -xdev -type f -printf x 2>/dev/null | wc -c | tr -d ' ')"
 say size "$(du -skx "$now" 2>/dev/null | cut -f 1)"
 say now "$now"
 say done 1

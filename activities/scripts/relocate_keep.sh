@@ -17,21 +17,23 @@ while read -r one two rest; do
 	"$real" | "$real"/*) failed "$one is still mounted on $two" ;;
 	esac
 done </proc/mounts
-for process in /proc/[0-9]*; do
-	if ls -l "$process/fd" "$process/cwd" 2>/dev/null | grep -q -F -e " -> $real/"; then
-		name="$(cat "$process/comm" 2>/dev/null) (process ${process#/proc/})"
-		say busy "$name"
-		for fd in "$process"/fd/*; do
-			case $(readlink "$fd" 2>/dev/null) in
-			"$real"/*)
-				case $(sed -n 's/^flags:[[:space:]]*//p' "$process/fdinfo/${fd##*/}" 2>/dev/null) in
-				*[1256]) [ "$force" = 1 ] || failed "$name has files of $kind open to write, although the roles are stopped: end it, or start this with --force" ;;
+if ls -l /proc/[0-9]*/fd /proc/[0-9]*/cwd 2>/dev/null | grep -q -F -e " -> $real/"; then
+	for process in /proc/[0-9]*; do
+		if ls -l "$process/fd" "$process/cwd" 2>/dev/null | grep -q -F -e " -> $real/"; then
+			name="$(cat "$process/comm" 2>/dev/null) (process ${process#/proc/})"
+			say busy "$name"
+			for fd in "$process"/fd/*; do
+				case $(readlink "$fd" 2>/dev/null) in
+				"$real"/*)
+					case $(sed -n 's/^flags:[[:space:]]*//p' "$process/fdinfo/${fd##*/}" 2>/dev/null) in
+					*[1256]) [ "$force" = 1 ] || failed "$name has files of $kind open to write, although the roles are stopped: end it, or start this with --force" ;;
+					esac
+					;;
 				esac
-				;;
-			esac
-		done
-	fi
-done
+			done
+		fi
+	done
+fi
 
 if [ ! -d "$target" ]; then
 	mkdir -p "$target" || failed "$target cannot be made"

@@ -36,8 +36,8 @@ while [ $# -ge 3 ]; do
 			printf 'mount-itself 1\n'
 		fi
 		printf 'used %s\n' "$(du -skx "$real" 2>/dev/null | cut -f 1)"
-		printf 'entries %s\n' "$(find "$real" -xdev 2>/dev/null | wc -l | tr -d ' ')"
-		printf 'folders %s\n' "$(find "$real" -xdev -type d 2>/dev/null | wc -l | tr -d ' ')"
+		printf 'entries %s\n' "$(find "$real" -xdev -printf x 2>/dev/null | wc -c | tr -d ' ')"
+		printf 'folders %s\n' "$(find "$real" -xdev -type d -printf x 2>/dev/null | wc -c | tr -d ' ')"
 		printf 'source-mount %s\n' "$(mount_of "$real")"
 		printf 'source-space %s\n' "$(space "$real")"
 		printf 'source-inodes %s\n' "$(LC_ALL=C df -P -i "$real" 2>/dev/null | tail -n 1)"

@@ -1,8 +1,11 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -23,6 +26,8 @@ type disks interface {
 	MountOptions(path string) (string, error)
 	QuotaOn(path string) (user, group bool, err error)
 	FreeSpace(path string, free int64) error
+	// MakeInitScript puts an init script of ALS there, which boots run.
+	MakeInitScript(name string) error
 }
 
 const (
@@ -137,7 +142,7 @@ func TestStorage_Relocate_DataAreMovedComparedAndTheSourceIsRemoved(t *testing.T
 			require.Len(t, r.Storage.Moves, 2)
 			for _, m := range r.Storage.Moves {
 				require.Equal(t, operation.Moved, m.Outcome)
-				require.Equal(t, m.Kind == operation.Services, m.Files > 0, "the node has no droplets")
+				require.True(t, m.Files > 0 || m.Kind == operation.Droplets, "%+v", m)
 			}
 			require.Regexp(t, `^services \(.*\) moved to /mnt/ebs/services, droplets .* moved to /mnt/ebs/droplets$`, r.Message)
 			require.Empty(t, s.repeated())
@@ -238,7 +243,7 @@ func TestStorage_Relocate_TheDiskFillsUp_AllGoesBackAndItCanBeLeftSo(t *testing.
 	f := s.fault("the volume fills up while data are copied to it")
 	o := s.relocate("data", "--services", ebs+"/services", "--droplets", ebs+"/droplets")
 	s.eventually(60*time.Second, "kato relocate", func() bool { return len(s.relocations("data")) > 0 })
-	require.NoError(t, s.disks("data").FreeSpace(ebs, 0))
+	s.eventually(20*time.Second, "a full disk", func() bool { return s.disks("data").FreeSpace(ebs, 0) == nil }) // it fails where it is being filled just then
 	q := o.question(90 * time.Second)
 	require.Regexp(t, `No space left|/mnt/ebs is full`, q.Cause.Message)
 	require.Equal(t, before, s.content("data", servicesFrom))
@@ -326,7 +331,7 @@ func TestStorage_Relocate_CancelledOrRebootedInTheMiddle_NothingIsHalfDone(t *te
 	t.Run("rebooted", func(t *testing.T) {
 		t.Parallel()
 		s := newSite(t, nil, nil, withVolumes)
-		s.relocateWith("data", katodouble.RelocatePatch{Seconds: new(3.0)})
+		s.relocateWith("data", katodouble.RelocatePatch{Seconds: new(in(4.0, 60.0))})
 		s.worker("")
 		before := s.content("data", servicesFrom)
 		f := s.fault("the node reboots while kato relocate runs")
@@ -386,7 +391,7 @@ func TestStorage_Quota_EnabledKeptOverAReboot_AndDisabled(t *testing.T) {
 			d := s.disks("a")
 			require.NoError(t, d.QuotaSupport(true))
 			if by != "/etc/fstab" {
-				s.asRoot("a", `printf '%s\n' '#!/bin/sh -e' '### BEGIN INIT INFO' '# Provides: setup_helion_lxc' '### END INIT INFO' '' 'case "$1" in' 'start) exit 0 ;;' 'esac' 'exit 0' >/etc/init.d/setup_helion_lxc && chmod 755 /etc/init.d/setup_helion_lxc`)
+				require.NoError(t, d.MakeInitScript("setup_helion_lxc"))
 			}
 			script, fstab := s.shell("a", "cat /etc/init.d/setup_helion_lxc 2>/dev/null || true"), s.shell("a", "cat /etc/fstab")
 			s.worker("")
@@ -466,4 +471,135 @@ func TestStorage_Quota_WhereTheyCannotBe_IsNamedBeforeAnythingIsDone(t *testing.
 	require.Contains(t, s.cli(7, "storage", "quota", "enable", s.cluster.Name(), "--path", ebs).Stderr, "install deploy/sudoers/katoflow-shell")
 	require.Empty(t, s.cluster.Commands())
 	f.end(refused)
+}
+
+// relocates waits for kato relocate on a node.
+func (s *site) relocates(ctx context.Context, node string) error {
+	for ctx.Err() == nil {
+		if len(s.relocations(node)) > 0 {
+			return nil
+		}
+		time.Sleep(in(2*time.Millisecond, 20*time.Millisecond))
+	}
+	return fmt.Errorf("kato relocate did not run on %s: %w", node, ctx.Err())
+}
+
+// relocateDirectly begins a relocation of services through the client and does not wait for anything.
+func (s *site) relocateDirectly(in operation.RelocateInput) *op {
+	s.t.Helper()
+	in.OperationID, in.Cluster, in.Confirm, in.Node, in.Services = fmt.Sprintf("op-%d", shared.number.Add(1)), s.cluster.Name(), s.cluster.Name(), "data", ebs+"/services"
+	return s.execute(operation.KindRelocate, operation.WorkflowRelocate, in.OperationID, in)
+}
+
+func TestStorage_Reset_RepeatsNoCommandAndLosesNothing(t *testing.T) {
+	t.Parallel()
+	onlySimulated(t, "the nodes see the same of every reset")
+	for name, to := range map[string]resetPoint{"to the beginning": toTheBeginning, "to the last task": toTheLastTask} {
+		t.Run("while kato relocate runs "+name, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, nil, nil, withVolumes)
+			s.relocateWith("data", katodouble.RelocatePatch{Seconds: new(2.0)})
+			s.worker("")
+			before := s.content("data", servicesFrom)
+			o := s.relocate("data", "--services", ebs+"/services")
+			s.eventually(60*time.Second, "kato relocate", func() bool { return len(s.relocations("data")) > 0 })
+			o.reset(to)
+			r := o.done(2 * time.Minute)
+			require.Equal(t, operation.Moved, r.Storage.Moves[0].Outcome)
+			require.Equal(t, before, s.content("data", servicesFrom))
+			require.Equal(t, []string{"services " + ebs + "/services"}, s.relocations("data"))
+			require.Empty(t, s.litter("data"))
+			require.Empty(t, s.repeated())
+		})
+		if name == "to the beginning" {
+			continue // its stop of the roles is done already, and the roles run again: that is asked about
+		}
+		t.Run("when it was put back "+name, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, nil, nil, withVolumes)
+			s.relocateWith("data", katodouble.RelocatePatch{Fault: new(katodouble.RelocateHalf), Times: new(1)})
+			s.worker("")
+			before := s.content("data", servicesFrom)
+			o := s.relocate("data", "--services", ebs+"/services")
+			q := o.question(60 * time.Second)
+			o.reset(to)
+			again := o.question(60 * time.Second)
+			require.Equal(t, q.Key(), again.Key(), "the same question again")
+			require.Equal(t, before, s.content("data", servicesFrom))
+			require.Len(t, s.relocations("data"), 1)
+			o.decide(again, operation.Retry)
+			o.done(90 * time.Second)
+			require.Equal(t, before, s.content("data", servicesFrom))
+			require.Empty(t, s.litter("data"))
+		})
+	}
+}
+
+// TestKillMatrix_OfStorage kills the worker at every boundary of every step of a relocation that goes well, of one that goes back, and of quotas, and in the middle of kato relocate.
+func TestKillMatrix_OfStorage(t *testing.T) {
+	t.Parallel()
+	onlyData := func(c *config) { c.nodes = c.nodes[:2] }
+	inKato := killPoint{name: "in kato relocate", moment: func(ctx context.Context, o *op) (func(), error) { return nil, o.relocates(ctx, "data") }}
+	intact := func(o *op, before string, runs int) {
+		require.Equal(o.t, before, o.content("data", servicesFrom))
+		require.Equal(o.t, ebs+"/services", o.leadsTo("data", servicesFrom))
+		require.Len(o.t, o.relocations("data"), runs)
+		require.Empty(o.t, o.litter("data"))
+		again := o.repeated()
+		repeatedInAll.Add(int64(len(again)))
+		require.Empty(o.t, again)
+	}
+	t.Run("points", func(t *testing.T) {
+		var before sync.Map // by site: the lanes run side by side
+		made := func(p katodouble.RelocatePatch) func(t *testing.T) *site {
+			return func(t *testing.T) *site {
+				s := newSite(t, nil, nil, withVolumes, onlyData)
+				s.relocateWith("data", p)
+				before.Store(s, s.content("data", servicesFrom))
+				return s
+			}
+		}
+		was := func(o *op) string {
+			text, _ := before.Load(o.site)
+			return text.(string)
+		}
+		well := matrix{site: made(katodouble.RelocatePatch{Seconds: new(0.4)}), start: func(s *site) *op { return s.relocateDirectly(operation.RelocateInput{}) },
+			intact: func(o *op, _ int) {
+				o.done(3 * time.Minute)
+				intact(o, was(o), 1)
+			}}
+		well.lanes(t, "relocation", 2, slices.Concat(boundaries("RelocateReady", "StopRoles", "KeepSource"), within("RelocateData", inKato), boundaries("CompareCopy", "StartRoles", "ClusterGates", "TidySource")))
+		back := matrix{site: made(katodouble.RelocatePatch{Fault: new(katodouble.RelocateHalf), Times: new(1)}), start: func(s *site) *op { return s.relocateDirectly(operation.RelocateInput{}) },
+			intact: func(o *op, _ int) {
+				q := o.question(2 * time.Minute)
+				require.Equal(o.t, was(o), o.content("data", servicesFrom))
+				o.decide(q, operation.Retry)
+				o.done(2 * time.Minute)
+				intact(o, was(o), 2)
+			}}
+		back.lanes(t, "going back", 1, boundaries("SwitchBack", "StartRoles"))
+		quota := matrix{
+			site: func(t *testing.T) *site {
+				s := newSite(t, nil, nil, plain("a"), func(c *config) { c.rootShell = true }, alike(func(n *nodeConfig) { n.disks = []disk{{path: ebs}} }, "a"))
+				require.NoError(t, s.disks("a").QuotaSupport(true))
+				return s
+			},
+			start: func(s *site) *op {
+				in := operation.QuotaInput{Action: operation.QuotaEnable, Path: ebs}
+				in.OperationID, in.Cluster = fmt.Sprintf("op-%d", shared.number.Add(1)), s.cluster.Name()
+				return s.execute(operation.KindQuotaEnable, operation.WorkflowQuota, in.OperationID, in)
+			},
+			intact: func(o *op, _ int) {
+				o.done(2 * time.Minute)
+				user, group, err := o.disks("a").QuotaOn(ebs)
+				require.NoError(o.t, err)
+				require.True(o.t, user && group)
+				again := o.repeated()
+				repeatedInAll.Add(int64(len(again)))
+				require.Empty(o.t, again)
+			},
+		}
+		quota.lanes(t, "quotas", 1, slices.Concat(boundaries("QuotaReady"), inChild("a", boundaries("Probe", "SwitchQuotas", "Gates"))))
+	})
+	tellKills(t, "storage")
 }

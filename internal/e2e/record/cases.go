@@ -47,6 +47,8 @@ type scenario struct {
 	patch string
 	// access is grant or revoke: an operation on logins by SSH key.
 	access string
+	// storage is relocate, enable or disable: a relocation, or quotas.
+	storage string
 	// snapshot is a set of snapshots of an ALS cluster with a hypervisor; backup is set, too, for its bucket.
 	snapshot bool
 	// rollback goes back to a set that is taken before; snapshot is set, too.
@@ -243,6 +245,42 @@ func cases() []scenario {
 		{name: "access-revoke", als: true, access: "revoke", args: []string{"--restore-passwords"}, phase: operation.PhaseDone},
 		{name: "access-dry-run", als: true, access: "grant", args: []string{"--disable-passwords", "--dry-run"}, phase: operation.PhaseDone},
 		{name: "access-refused", als: true, access: "grant", args: []string{"--disable-passwords"}, phase: operation.PhaseFailed, faults: func(c *simcluster.Cluster) { c.Node("dea-1").SudoPassword(true) }},
+		{name: "relocate", als: true, storage: "relocate", args: []string{"--node", "dea-1", "--services", "/mnt/quota/s", "--containers", "/mnt/quota/c", "--maintenance"}, phase: operation.PhaseDone},
+		{name: "relocate-failed-retried", als: true, storage: "relocate", args: []string{"--node", "mysql-1", "--services", "/mnt/quota/s", "--keep-source"}, phase: operation.PhaseDone,
+			faults: relocations("mysql-1", katodouble.RelocatePatch{Fault: new(katodouble.RelocateHalf), Times: new(1)}), script: func(r *recording) { r.answer("mysql-1", operation.Retry) }},
+		{name: "relocate-silent-aborted", als: true, storage: "relocate", args: []string{"--node", "mysql-1", "--services", "/mnt/quota/s"}, phase: operation.PhaseAborted,
+			faults: relocations("mysql-1", katodouble.RelocatePatch{Fault: new(katodouble.RelocateSilent), Times: new(1)}), script: func(r *recording) { r.answer("mysql-1", operation.Abort) }},
+		{name: "relocate-rebooted-retried", als: true, storage: "relocate", args: []string{"--node", "mysql-1", "--services", "/mnt/quota/s"}, phase: operation.PhaseDone,
+			faults: relocations("mysql-1", katodouble.RelocatePatch{Seconds: new(2.0)}), script: func(r *recording) {
+				r.relocating()
+				r.cluster.Node("mysql-1").RebootNow()
+				r.answer("mysql-1", operation.Retry)
+			}},
+		{name: "relocate-gates-back", als: true, impatient: true, storage: "relocate", args: []string{"--node", "mysql-1", "--services", "/mnt/quota/s"}, phase: operation.PhaseAborted,
+			faults: relocations("mysql-1", katodouble.RelocatePatch{Seconds: new(0.5)}), script: func(r *recording) {
+				r.relocating()
+				r.cluster.Node("filesystem-1").StopRole("filesystem")
+				r.question("mysql-1")
+				r.cluster.Node("filesystem-1").StartRole("filesystem")
+				r.answer("mysql-1", operation.Back)
+			}},
+		{name: "relocate-cancelled", als: true, storage: "relocate", args: []string{"--node", "mysql-1", "--services", "/mnt/quota/s", "--droplets", "/mnt/quota/d"}, phase: operation.PhaseCancelled,
+			faults: relocations("mysql-1", katodouble.RelocatePatch{Seconds: new(1.0)}), script: func(r *recording) {
+				r.relocating()
+				r.katoflow("op", "cancel", r.workflow, "--detach")
+			}},
+		{name: "relocate-dry-run", als: true, storage: "relocate", args: []string{"--node", "mysql-1", "--services", "/mnt/quota/s", "--dry-run"}, phase: operation.PhaseDone},
+		{name: "relocate-refused", als: true, storage: "relocate", args: []string{"--node", "mysql-1", "--services", "/mnt/plain/s"}, phase: operation.PhaseFailed},
+		{name: "quota-enable", als: true, storage: "enable", phase: operation.PhaseDone},
+		{name: "quota-no-kernel-skipped", als: true, storage: "enable", args: []string{"--nodes", "mysql-1,dea-1"}, phase: operation.PhaseFailed,
+			faults: func(c *simcluster.Cluster) { _ = c.Node("mysql-1").QuotaSupport(false) }, script: func(r *recording) { r.answer("mysql-1", operation.Skip) }},
+		{name: "quota-cancelled", als: true, storage: "enable", args: []string{"--nodes", "mysql-1,dea-1"}, phase: operation.PhaseCancelled,
+			faults: func(c *simcluster.Cluster) { c.Node("dea-1").SlowCommand("quotacheck", 1, time.Second) }, script: func(r *recording) {
+				r.working("dea-1", "quotacheck")
+				r.katoflow("op", "cancel", r.workflow, "--detach")
+			}},
+		{name: "quota-disable", als: true, storage: "disable", args: []string{"--path", "/mnt/quota", "--nodes", "mysql-1"}, phase: operation.PhaseDone},
+		{name: "quota-dry-run", als: true, storage: "enable", args: []string{"--dry-run"}, phase: operation.PhaseDone},
 		{name: "als-then-image", als: true, args: []string{"--nodes", "dea-1", "--then", "image"}, phase: operation.PhaseDone},
 		{name: "snapshot", als: true, backup: true, snapshot: true, phase: operation.PhaseDone,
 			script: (*recording).sets},
@@ -530,6 +568,15 @@ func (r *recording) run() error {
 		r.workflow = operation.WorkflowID(r.name, operation.AccessAction(r.access).Kind(), "op-1")
 		args = append(append([]string{"access", r.access, r.name}, r.args...), "--id", "op-1", "--detach")
 	}
+	switch r.storage {
+	case "":
+	case "relocate":
+		r.workflow = operation.WorkflowID(r.name, operation.KindRelocate, "op-1")
+		args = append(append([]string{"storage", "relocate", r.name, "--confirm", r.name}, r.args...), "--id", "op-1", "--detach")
+	default:
+		r.workflow = operation.WorkflowID(r.name, operation.QuotaAction(r.storage).Kind(), "op-1")
+		args = append(append([]string{"storage", "quota", r.storage, r.name, "--path", "/mnt/plain"}, r.args...), "--id", "op-1", "--detach")
+	}
 	if r.apps != "" {
 		r.workflow = operation.WorkflowID(r.name, "apps-"+r.apps, "op-1")
 		args = append([]string{"apps", r.apps, r.name, "--id", "op-1", "--detach"}, r.args...)
@@ -679,6 +726,30 @@ func onlyOperator(node string) func(*simcluster.Cluster) {
 	return func(c *simcluster.Cluster) {
 		n := c.Node(node)
 		n.SetAuthorizedKeys(slices.DeleteFunc(n.AuthorizedKeys(), func(line string) bool { return !strings.HasSuffix(line, "operator") })...)
+	}
+}
+
+// relocating waits for kato relocate.
+func (r *recording) relocating() {
+	r.until("kato relocate", func(report operation.Report) bool { return len(report.Nodes) == 1 && report.Nodes[0].Step == "relocate-services" })
+	r.do(func(ctx context.Context) error {
+		return harness.WaitFor(patience, "kato relocate", func() (bool, error) {
+			for _, e := range r.cluster.Node("mysql-1").Commands() {
+				if len(e.Argv) > 1 && e.Argv[1] == "relocate" {
+					return true, nil
+				}
+			}
+			return false, ctx.Err()
+		})
+	})
+}
+
+// relocations changes what kato relocate does on a node.
+func relocations(node string, p katodouble.RelocatePatch) func(*simcluster.Cluster) {
+	return func(c *simcluster.Cluster) {
+		if err := c.Node(node).RelocateWith(p); err != nil {
+			panic(err) // no such setting
+		}
 	}
 }
 

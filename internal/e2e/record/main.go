@@ -85,6 +85,12 @@ func record(release, only string, atOnce int) (int, error) {
 				cfg.Nodes = append(cfg.Nodes, simcluster.NodeConfig{Name: name})
 			}
 		}
+		if s.storage != "" {
+			cfg.Nodes = simcluster.DefaultNodes()
+			for i := range cfg.Nodes {
+				cfg.Nodes[i].Mounts = []simcluster.Mount{{Path: "/mnt/quota", Type: "ext4", Options: "rw,usrjquota=aquota.user,grpjquota=aquota.group,jqfmt=vfsv0"}, {Path: "/mnt/plain", Type: "ext4"}}
+			}
+		}
 		cfg.UpgradeTime, cfg.Autoscaling = s.upgradeTime, s.autoscaling
 		if s.snapshot {
 			cfg.Hypervisor = &simcluster.HypervisorConfig{Disks: true, CallMin: 20 * time.Millisecond, CallMax: 100 * time.Millisecond}
