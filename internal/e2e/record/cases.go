@@ -731,7 +731,9 @@ func onlyOperator(node string) func(*simcluster.Cluster) {
 
 // relocating waits for kato relocate.
 func (r *recording) relocating() {
-	r.until("kato relocate", func(report operation.Report) bool { return len(report.Nodes) == 1 && report.Nodes[0].Step == "relocate-services" })
+	r.until("kato relocate", func(report operation.Report) bool {
+		return len(report.Nodes) == 1 && report.Nodes[0].Step == "relocate-services"
+	})
 	r.do(func(ctx context.Context) error {
 		return harness.WaitFor(patience, "kato relocate", func() (bool, error) {
 			for _, e := range r.cluster.Node("mysql-1").Commands() {
