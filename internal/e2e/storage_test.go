@@ -242,7 +242,7 @@ func TestStorage_Relocate_TheDiskFillsUp_AllGoesBackAndItCanBeLeftSo(t *testing.
 	before := s.content("data", servicesFrom)
 	f := s.fault("the volume fills up while data are copied to it")
 	o := s.relocate("data", "--services", ebs+"/services", "--droplets", ebs+"/droplets")
-	s.eventually(60*time.Second, "kato relocate", func() bool { return len(s.relocations("data")) > 0 })
+	s.eventually(60*time.Second, "kato relocate", func() bool { return s.running("data", "kato relocate") })
 	s.eventually(20*time.Second, "a full disk", func() bool { return s.disks("data").FreeSpace(ebs, 0) == nil }) // it fails where it is being filled just then
 	q := o.question(90 * time.Second)
 	require.Regexp(t, `No space left|/mnt/ebs is full`, q.Cause.Message)
@@ -271,7 +271,7 @@ func TestStorage_Relocate_GatesDoNotHoldAtTheNewPlace_BackOrLeft(t *testing.T) {
 			before := s.content("data", servicesFrom)
 			f := s.fault("a gate does not hold at the new place: %s", decision)
 			o := s.relocate("data", "--services", ebs+"/services")
-			s.eventually(60*time.Second, "kato relocate", func() bool { return len(s.relocations("data")) > 0 })
+			s.eventually(60*time.Second, "kato relocate", func() bool { return s.running("data", "kato relocate") })
 			s.shell("data", "touch /tmp/ill")
 			q := o.question(90 * time.Second)
 			require.Equal(t, operation.StepGates, q.Step)
@@ -316,7 +316,7 @@ func TestStorage_Relocate_CancelledOrRebootedInTheMiddle_NothingIsHalfDone(t *te
 		before, droplets := s.content("data", servicesFrom), s.content("data", dropletsFrom)
 		f := s.fault("cancelled while kato relocate runs")
 		o := s.relocate("data", "--services", ebs+"/services", "--droplets", ebs+"/droplets")
-		s.eventually(60*time.Second, "kato relocate", func() bool { return len(s.relocations("data")) > 0 })
+		s.eventually(60*time.Second, "kato relocate", func() bool { return s.running("data", "kato relocate") })
 		r, _ := o.cancel()
 		require.Equal(t, operation.PhaseCancelled, r.Phase)
 		require.Equal(t, operation.Moved, r.Storage.Moves[0].Outcome)
@@ -336,7 +336,7 @@ func TestStorage_Relocate_CancelledOrRebootedInTheMiddle_NothingIsHalfDone(t *te
 		before := s.content("data", servicesFrom)
 		f := s.fault("the node reboots while kato relocate runs")
 		o := s.relocate("data", "--services", ebs+"/services")
-		s.eventually(60*time.Second, "kato relocate", func() bool { return len(s.relocations("data")) > 0 })
+		s.eventually(60*time.Second, "kato relocate", func() bool { return s.running("data", "kato relocate") })
 		s.cluster.Node("data").RebootNow()
 		q := o.question(2 * time.Minute)
 		require.Equal(t, operation.ErrInterrupted, q.Cause.Type)
@@ -387,15 +387,19 @@ func TestStorage_Quota_EnabledKeptOverAReboot_AndDisabled(t *testing.T) {
 	for _, by := range []string{"/etc/fstab", "/etc/init.d/setup_helion_lxc"} {
 		t.Run(strings.ReplaceAll(by, "/", " "), func(t *testing.T) {
 			t.Parallel()
-			s := newSite(t, nil, nil, plain("a"), func(c *config) { c.rootShell = true }, alike(func(n *nodeConfig) { n.disks = []disk{{path: ebs}} }, "a"))
-			d := s.disks("a")
+			node, of := "a", plain("a")
+			if by != "/etc/fstab" { // which is the platform's
+				node, of = "data", func(c *config) { withVolumes(c); c.nodes = c.nodes[:2] }
+			}
+			s := newSite(t, nil, nil, of, func(c *config) { c.rootShell = true }, alike(func(n *nodeConfig) { n.disks = []disk{{path: ebs}} }, node))
+			d := s.disks(node)
 			require.NoError(t, d.QuotaSupport(true))
 			if by != "/etc/fstab" {
 				require.NoError(t, d.MakeInitScript("setup_helion_lxc"))
 			}
-			script, fstab := s.shell("a", "cat /etc/init.d/setup_helion_lxc 2>/dev/null || true"), s.shell("a", "cat /etc/fstab")
+			script, fstab := s.shell(node, "cat /etc/init.d/setup_helion_lxc 2>/dev/null || true"), s.shell(node, "cat /etc/fstab")
 			s.worker("")
-			shown := s.cli(0, "storage", "quota", "enable", s.cluster.Name(), "--path", ebs, "--dry-run").Stdout
+			shown := s.cli(0, "storage", "quota", "enable", s.cluster.Name(), "--path", ebs, "--nodes", node, "--dry-run").Stdout
 			require.Contains(t, shown, "quotacheck -vgumb "+ebs)
 			require.Empty(t, s.cluster.Commands())
 
@@ -405,31 +409,31 @@ func TestStorage_Quota_EnabledKeptOverAReboot_AndDisabled(t *testing.T) {
 				require.NoError(t, err)
 				require.Equal(t, [2]bool{want, want}, [2]bool{user, group})
 			}
-			r := s.quota(operation.QuotaEnable, "--path", ebs).done(60 * time.Second)
+			r := s.quota(operation.QuotaEnable, "--path", ebs, "--nodes", node).done(60 * time.Second)
 			require.Equal(t, []string{"quotas of /mnt/ebs are on, kept over a reboot by " + by}, r.Nodes[0].Notes)
 			on(true)
 			options, err := d.MountOptions(ebs)
 			require.NoError(t, err)
 			require.Contains(t, options, "usrjquota=aquota.user")
-			r = s.quota(operation.QuotaEnable, "--path", ebs).done(60 * time.Second)
+			r = s.quota(operation.QuotaEnable, "--path", ebs, "--nodes", node).done(60 * time.Second)
 			require.Equal(t, []string{"quotas of /mnt/ebs were on already, and are kept over a reboot"}, r.Nodes[0].Notes)
 
 			if by != "/etc/fstab" || !onHosts() { // a real host without systemd's quotaon: what mounts it does not switch quotas on
 				boots := d.Boots()
 				d.RebootNow()
-				s.eventually(90*time.Second, "the boot of a", func() bool { return d.Boots() > boots && d.Running() })
+				s.eventually(90*time.Second, "the boot of the node", func() bool { return d.Boots() > boots && d.Running() })
 				s.eventually(60*time.Second, "quotas after the boot", func() bool {
 					user, group, err := d.QuotaOn(ebs)
 					return err == nil && user && group
 				})
 			}
-			s.quota(operation.QuotaDisable, "--path", ebs).done(60 * time.Second)
+			s.quota(operation.QuotaDisable, "--path", ebs, "--nodes", node).done(60 * time.Second)
 			on(false)
-			require.Equal(t, script, s.shell("a", "cat /etc/init.d/setup_helion_lxc 2>/dev/null || true"))
-			require.Equal(t, strings.Fields(fstab), strings.Fields(s.shell("a", "cat /etc/fstab")))
-			require.Empty(t, s.shell("a", "ls /mnt/ebs | grep aquota || true"))
-			s.quota(operation.QuotaDisable, "--path", ebs).done(60 * time.Second)
-			require.Empty(t, s.litter("a"))
+			require.Equal(t, script, s.shell(node, "cat /etc/init.d/setup_helion_lxc 2>/dev/null || true"))
+			require.Equal(t, strings.Fields(fstab), strings.Fields(s.shell(node, "cat /etc/fstab")))
+			require.Empty(t, s.shell(node, "ls /mnt/ebs | grep aquota || true"))
+			s.quota(operation.QuotaDisable, "--path", ebs, "--nodes", node).done(60 * time.Second)
+			require.Empty(t, s.litter(node))
 			require.Empty(t, s.repeated())
 		})
 	}
@@ -476,7 +480,7 @@ func TestStorage_Quota_WhereTheyCannotBe_IsNamedBeforeAnythingIsDone(t *testing.
 // relocates waits for kato relocate on a node.
 func (s *site) relocates(ctx context.Context, node string) error {
 	for ctx.Err() == nil {
-		if len(s.relocations(node)) > 0 {
+		if s.running(node, "kato relocate") {
 			return nil
 		}
 		time.Sleep(in(2*time.Millisecond, 20*time.Millisecond))
@@ -502,7 +506,7 @@ func TestStorage_Reset_RepeatsNoCommandAndLosesNothing(t *testing.T) {
 			s.worker("")
 			before := s.content("data", servicesFrom)
 			o := s.relocate("data", "--services", ebs+"/services")
-			s.eventually(60*time.Second, "kato relocate", func() bool { return len(s.relocations("data")) > 0 })
+			s.eventually(60*time.Second, "kato relocate", func() bool { return s.running("data", "kato relocate") })
 			o.reset(to)
 			r := o.done(2 * time.Minute)
 			require.Equal(t, operation.Moved, r.Storage.Moves[0].Outcome)

@@ -115,7 +115,7 @@ func (h *Host) FreeSpace(folder string, free int64) error {
 	}
 	return h.do(`rm -f "$1/.fill"
 left=$(df --output=avail -B1 "$1" | tail -n 1)
-[ "$left" -le "$2" ] || fallocate -l "$((left - $2))" "$1/.fill"`, folder, strconv.FormatInt(free, 10))
+[ "$left" -le "$2" ] || fallocate -l "$((left - $2))" "$1/.fill" 2>/dev/null || head -c "$((left - $2))" /dev/zero >"$1/.fill" 2>/dev/null || [ "$2" = 0 ]`, folder, strconv.FormatInt(free, 10))
 }
 
 // Resize makes a file of the host longer by so many zero bytes, or shorter by a negative count, as another program does that writes to it.

@@ -18,12 +18,11 @@ type OSFolders struct{}
 
 // root runs a shell script as root. Its arguments are $1 and so on.
 func (OSFolders) root(ctx context.Context, stdin, script string, args ...string) (out string, err error) {
-	argv := append([]string{"sh", "-c", script, RelocateName}, args...)
+	argv := append([]string{"sh", "-c", "export LC_ALL=C\n" + script, RelocateName}, args...)
 	if os.Geteuid() != 0 {
 		argv = append([]string{"sudo", "-n"}, argv...)
 	}
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	cmd.Stdin = strings.NewReader(stdin)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
