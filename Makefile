@@ -55,8 +55,8 @@ ifeq ($(KATOFLOW_SHARE),)
 	$(UNITS) | CGO_ENABLED=1 xargs $(GO) test $(VETTED) -race -p 4 -timeout 30m
 else
 	@# Side by side: the longest of both only wait.
-	$(UNITS) | $(call PART,0) | CGO_ENABLED=1 xargs $(GO) test $(VETTED) -race -p 4 -timeout 30m & raced=$$!; \
-	$(UNITS) | $(call PART,1) | xargs $(GO) test $(VETTED) -p 4 -parallel 6 -timeout 30m; others=$$?; \
+	$(UNITS) | $(call PART,0) | CGO_ENABLED=1 xargs $(GO) test $(VETTED) -race -p 2 -timeout 30m & raced=$$!; \
+	$(UNITS) | $(call PART,1) | xargs $(GO) test $(VETTED) -p 3 -parallel 4 -timeout 30m; others=$$?; \
 	wait $$raced && exit $$others
 endif
 	$(GO) test $(VETTED) -timeout 40m -parallel 8 ./internal/e2e/...

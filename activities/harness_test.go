@@ -73,7 +73,7 @@ func start(t *testing.T, cfg simcluster.Config, extra string) *bench {
 	core, logs := observer.New(zapcore.DebugLevel)
 	logger := zap.New(core)
 	b.logs = logs
-	b.pool = remote.NewPool(remote.Options{KeepaliveInterval: 200 * time.Millisecond})
+	b.pool = remote.NewPool(remote.Options{KeepaliveInterval: time.Second})
 	t.Cleanup(func() {
 		if err := b.pool.Close(); err != nil {
 			t.Error(err)

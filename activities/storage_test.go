@@ -117,6 +117,9 @@ func TestRelocateScripts_MovedComparedAndTidied(t *testing.T) {
 
 func TestRelocateScripts_ACopyThatLacksSomething_IsFoundAndGoesBack(t *testing.T) {
 	inShells(t, func(t *testing.T, sh shell) {
+		if sh.argv[0] != "dash" {
+			return // the same script has gone through the other shells in the cases beside
+		}
 		for name, spoil := range map[string]func(m *moving) error{
 			"a file is missing": func(m *moving) error { return os.Remove(m.target + "/mysql/-dash") },
 			"a file is cut off": func(m *moving) error { return os.Truncate(m.target+"/mysql/table one", 1) },

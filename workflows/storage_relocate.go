@@ -145,6 +145,7 @@ func (p *relocate) steps(ctx workflow.Context) {
 			m.Outcome = operation.NotMoved
 		}
 	}
+	p.aborting = p.aborting || p.stuck
 	p.leave(ctx, len(p.todo()) == 0 && !p.stuck)
 }
 
