@@ -63,7 +63,10 @@ fi
 
 if ! quotas; then
 	touch "$begun"
-	why=$(mount -o "remount,$wanted" "$path" 2>&1) || failed "$path cannot be mounted again with quotas: $(printf '%s' "$why" | head -n 1)"
+	if ! why=$(mount -o "remount,$wanted" "$path" 2>&1); then
+		rm -f "$begun"
+		failed "$path cannot be mounted again with quotas: $(printf '%s' "$why" | head -n 1)"
+	fi
 	say changed options
 	mounted "$path"
 	if ! quotas; then
@@ -76,6 +79,8 @@ if [ "$(how_many)" != 2 ]; then
 	for kind in user group; do
 		if [ ! -f "$path/aquota.$kind" ]; then
 			touch "$begun.$kind"
+		elif [ ! -f "$begun.$kind" ]; then # what is put back is this one, and none that an older quotacheck has left
+			cp -p "$path/aquota.$kind" "$path/aquota.$kind~" || failed "$path/aquota.$kind cannot be copied"
 		fi
 	done
 	if ! quotacheck -vgumb "$path" 2>&1; then

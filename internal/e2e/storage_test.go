@@ -444,6 +444,9 @@ func TestStorage_Quota_KernelWithoutThem_AllAsItWasAndTold(t *testing.T) {
 	s := newSite(t, nil, nil, plain("a", "b"), func(c *config) { c.rootShell = true }, alike(func(n *nodeConfig) { n.disks = []disk{{path: ebs}} }, "a", "b"))
 	require.NoError(t, s.disks("a").QuotaSupport(false))
 	require.NoError(t, s.disks("b").QuotaSupport(true))
+	if !onHosts() { // the real quotacheck reads them
+		s.asRoot("a", "echo limits >/mnt/ebs/aquota.user; echo older >/mnt/ebs/aquota.user~")
+	}
 	s.worker("")
 	f := s.fault("the kernel of a node has no quotas")
 	o := s.quota(operation.QuotaEnable, "--path", ebs)
@@ -454,7 +457,12 @@ func TestStorage_Quota_KernelWithoutThem_AllAsItWasAndTold(t *testing.T) {
 	require.NoError(t, err)
 	require.NotContains(t, options, "usrjquota")
 	require.NotContains(t, s.shell("a", "cat /etc/fstab"), "usrjquota")
-	require.Empty(t, s.shell("a", "ls /mnt/ebs | grep aquota || true"))
+	if onHosts() {
+		require.Empty(t, s.shell("a", "ls /mnt/ebs | grep aquota || true"))
+	} else {
+		require.Equal(t, "limits\n", s.asRoot("a", "cat /mnt/ebs/aquota.user"), "files from before are as they were")
+		require.Equal(t, "aquota.user\n", s.shell("a", "ls /mnt/ebs | grep aquota || true"))
+	}
 	o.decide(q, operation.Skip)
 	r, err := o.end(60 * time.Second)
 	require.Error(t, err)
