@@ -46,7 +46,7 @@ demo: build ## a rolling security upgrade of a simulated cluster, with the Web U
 
 # With KATOFLOW_SHARE=2/6 the kill matrices, the deaths at every statement and the race detector are tried for the second of six parts only; all else runs always.
 # Most tests wait: several packages at a time. The end-to-end tests run processes that are built without the race detector, and it would only slow the cases down.
-UNITS = $(GO) list ./... | grep -v /internal/e2e
+UNITS = $(GO) list ./... | grep -v -e /internal/e2e -e /hypervisor/libvirt$$
 # make check has vetted them where there is a share, which is in the gate.
 VETTED = $(if $(KATOFLOW_SHARE),-vet=off)
 PART = awk -v share="$(KATOFLOW_SHARE)" -v others="$(1)" 'BEGIN { split(share, of, "/") } share == "" || ((NR - of[1]) % of[2] == 0) != others'
@@ -59,6 +59,8 @@ else
 	$(UNITS) | $(call PART,1) | xargs $(GO) test $(VETTED) -p 3 -parallel 4 -timeout 30m; others=$$?; \
 	wait $$raced && exit $$others
 endif
+	@# Emulated machines want the processors for themselves.
+	$(GO) test $(VETTED) -timeout 20m ./internal/hypervisor/libvirt
 	$(GO) test $(VETTED) -timeout 40m -parallel 8 ./internal/e2e/...
 	$(GO) test -C deploy/devstack $(VETTED) -timeout 10m ./...
 	$(GO) test -C tools $(VETTED) -timeout 10m ./...

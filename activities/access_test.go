@@ -35,11 +35,7 @@ func (s shell) run(home, text string, args ...string) (answer, error) {
 
 // inShells runs a test with all of them, side by side.
 func inShells(t *testing.T, do func(t *testing.T, sh shell)) {
-	for _, argv := range [][]string{{"dash"}, {"bash", "--posix"}, {"busybox", "sh"}} {
-		if _, err := exec.LookPath(argv[0]); err != nil {
-			t.Logf("%s is not installed: not tried", argv[0])
-			continue
-		}
+	for _, argv := range shellsToTry(t) {
 		t.Run(argv[0], func(t *testing.T) {
 			t.Parallel()
 			do(t, shell{argv: argv})

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/testsuite"
 	"go.temporal.io/sdk/worker"
@@ -20,6 +22,7 @@ import (
 
 	"github.com/katoflow/katoflow/internal/operation"
 	"github.com/katoflow/katoflow/internal/remote"
+	"github.com/katoflow/katoflow/internal/share"
 	"github.com/katoflow/katoflow/internal/simcluster"
 	"github.com/katoflow/katoflow/internal/temporalkit"
 )
@@ -276,4 +279,20 @@ type counted struct {
 func (c *counted) Run(ctx context.Context, h remote.Host, cmd remote.Command) (remote.Result, error) {
 	defer c.n.Add(1)
 	return c.Connections.Run(ctx, h, cmd)
+}
+
+// shellsToTry are the shells that a node's scripts must work with, as a command before -c: of those that are installed here all, or the one whose turn it is where a share is tried (package share).
+func shellsToTry(t *testing.T) (out [][]string) {
+	t.Helper()
+	part, err := share.Parse(os.Getenv(share.Variable))
+	require.NoError(t, err)
+	for i, argv := range [][]string{{"dash"}, {"bash", "--posix"}, {"busybox", "sh"}} {
+		switch _, err := exec.LookPath(argv[0]); {
+		case err != nil:
+			t.Logf("%s is not installed: not tried", argv[0])
+		case part.HasTurn(i, 3):
+			out = append(out, argv)
+		}
+	}
+	return out
 }

@@ -44,11 +44,7 @@ func TestImageScripts_EveryShell_TellWhatDockerHas(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "docker"), []byte(aDockerStub), 0o700))
 	path = dir + string(os.PathListSeparator) + path
-	for _, shell := range [][]string{{"dash"}, {"bash", "--posix"}, {"busybox", "sh"}} {
-		if _, err := exec.LookPath(shell[0]); err != nil {
-			t.Logf("%s is not installed: not tried", shell[0])
-			continue
-		}
+	for _, shell := range shellsToTry(t) {
 		run := func(t *testing.T, text string, args ...string) (answer, string) {
 			cmd := exec.Command(shell[0], append(append(slices.Clone(shell[1:]), "-c", text, "sh"), args...)...)
 			cmd.Env = append(os.Environ(), "HOME="+home, "PATH="+path)

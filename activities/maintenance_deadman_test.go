@@ -307,11 +307,7 @@ func TestDeadManScript_EveryShell_ActsOnlyWhenItMay(t *testing.T) {
 	job := func(operation, step string) string {
 		return "@katoflow job - 0 boot 1 held 5 0 dir 1 " + operation + " cluster " + step + " 1 sum 1 boot\n"
 	}
-	for _, shell := range [][]string{{"dash"}, {"bash", "--posix"}, {"busybox", "sh"}} {
-		if _, err := exec.LookPath(shell[0]); err != nil {
-			t.Logf("%s is not installed: not tried", shell[0])
-			continue
-		}
+	for _, shell := range shellsToTry(t) {
 		for name, c := range map[string]struct {
 			record, here, there, life string
 			acts                      bool

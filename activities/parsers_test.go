@@ -287,11 +287,7 @@ func packageTools(t *testing.T) (path string) {
 // The scripts are run by this machine's shells where they can be; they only read.
 func TestScripts_EveryShell_GivesACompleteAnswer(t *testing.T) {
 	home, path := t.TempDir(), packageTools(t)
-	for _, shell := range [][]string{{"dash"}, {"bash", "--posix"}, {"busybox", "sh"}} {
-		if _, err := exec.LookPath(shell[0]); err != nil {
-			t.Logf("%s is not installed: not tried", shell[0])
-			continue
-		}
+	for _, shell := range shellsToTry(t) {
 		for name, c := range map[string]struct {
 			text string
 			args []string

@@ -33,11 +33,7 @@ func TestPatchesScript_EveryShellAndGeneration_AsksWhatThatHas(t *testing.T) {
 	home, dir := t.TempDir(), t.TempDir()
 	path := filepath.Join(dir, "kato")
 	require.NoError(t, os.WriteFile(path, []byte(aKatoStub), 0o700))
-	for _, shell := range [][]string{{"dash"}, {"bash", "--posix"}, {"busybox", "sh"}} {
-		if _, err := exec.LookPath(shell[0]); err != nil {
-			t.Logf("%s is not installed: not tried", shell[0])
-			continue
-		}
+	for _, shell := range shellsToTry(t) {
 		t.Run(shell[0], func(t *testing.T) {
 			for _, c := range []struct {
 				help, fetch, form string

@@ -161,7 +161,7 @@ func TestStart_DeathAtEveryStatement_RunsThePayloadAtMostOnce(t *testing.T) {
 	payload, err := spec.script()
 	require.NoError(t, err)
 	points := deathPoints(t, payload, "facts.sh", "prelude.sh", "vaults.sh", "start.sh", "*lease.sh", "*start_locked.sh", "*wrapper.sh", "payload")
-	for _, shell := range shells {
+	for _, shell := range shellsToTry(t) {
 		t.Run(shell, func(t *testing.T) {
 			t.Parallel()
 			n := newLocalNode(t, shell)
@@ -250,7 +250,7 @@ func (n *localNode) startWithDeath(t *testing.T, name string, spec JobSpec, p de
 // What else changes the state of a node can be repeated after a death at any statement.
 func TestLeaseStopAndSweep_DeathAtEveryStatement_CanBeRepeated(t *testing.T) {
 	points := deathPoints(t, "", "take.sh", "*take_locked.sh", "*lease.sh", "stop.sh", "*stop_locked.sh", "sweep.sh", "*sweep_locked.sh")
-	for _, shell := range shells {
+	for _, shell := range shellsToTry(t) {
 		t.Run(shell, func(t *testing.T) {
 			t.Parallel()
 			n := newLocalNode(t, shell)

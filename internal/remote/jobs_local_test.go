@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/katoflow/katoflow/internal/share"
 )
 
 // localNode runs scripts on this machine as if it were a node: with one shell as every `sh`, its own home and system folders, and a boot
@@ -30,11 +32,21 @@ type localNode struct {
 	wrap func(c *Command) error
 }
 
-// shells under which the scripts must work. Nodes have one of the first two as /bin/sh.
-var shells = []string{"dash", "bash", "busybox"}
+// shellsToTry are the shells under which the scripts must work: all, or the one whose turn it is where a share is tried (package share). Nodes have one of the first two as /bin/sh.
+func shellsToTry(t testing.TB) (out []string) {
+	t.Helper()
+	part, err := share.Parse(os.Getenv(share.Variable))
+	require.NoError(t, err)
+	for i, shell := range []string{"dash", "bash", "busybox"} {
+		if part.HasTurn(i, 3) {
+			out = append(out, shell)
+		}
+	}
+	return out
+}
 
 func eachShell(t *testing.T, f func(t *testing.T, n *localNode)) {
-	for _, shell := range shells {
+	for _, shell := range shellsToTry(t) {
 		t.Run(shell, func(t *testing.T) {
 			t.Parallel()
 			f(t, newLocalNode(t, shell))

@@ -30,6 +30,9 @@ func Parse(text string) (Share, error) {
 // Has says whether the i-th of a kind, counted from 0, belongs to the part.
 func (s Share) Has(i int) bool { return s.parts == 0 || i%s.parts == s.part }
 
+// HasTurn says whether it is the turn of the i-th of so few that every part has only one of them, and all come once in of parts.
+func (s Share) HasTurn(i, of int) bool { return s.parts == 0 || i%of == s.part%of }
+
 // HasName says whether the thing of that name is tried, where names are dealt out to so many hands (a divisor of the parts): every part has one hand, the next part the next one, and a number of parts
 // later it is its turn again. ahead is how many parts earlier it comes, so that two kinds of trials of the same thing fall into different parts. Names are dealt out by their sums, so that a new one moves no
 // other.

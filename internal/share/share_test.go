@@ -25,6 +25,21 @@ func TestShare_AllParts_AreTheWholeAndShareNothing(t *testing.T) {
 	}
 }
 
+func TestHasTurn_OfThree_EveryPartHasOneAndTwoPartsHaveTheSame(t *testing.T) {
+	tried := map[int]int{}
+	for part := 1; part <= 6; part++ {
+		s, err := Parse(fmt.Sprintf("%d/6", part))
+		require.NoError(t, err)
+		for i := range 3 {
+			if s.HasTurn(i, 3) {
+				tried[i]++
+			}
+		}
+	}
+	require.Equal(t, map[int]int{0: 2, 1: 2, 2: 2}, tried)
+	require.True(t, Share{}.HasTurn(1, 3), "without a share all have")
+}
+
 func TestParse_WhatIsNoPart_IsRefused(t *testing.T) {
 	for _, text := range []string{"0/4", "5/4", "1", "a/b", "1/2/3", "-1/4", "1/0"} {
 		_, err := Parse(text)

@@ -29,7 +29,7 @@ func init() {
 }
 
 func provider(v *libvirttest.Libvirt) *Provider {
-	return &Provider{Hosts: overssh.Hosts{Runner: hypervisortest.Local{Path: v.Bin}, ByName: map[string]remote.Host{"kvm": {Name: "kvm"}}, Timeout: 5 * time.Second}, URI: v.URI}
+	return &Provider{Hosts: overssh.Hosts{Runner: hypervisortest.Local{Path: v.Bin}, ByName: map[string]remote.Host{"kvm": {Name: "kvm"}}, Timeout: 15 * time.Second}, URI: v.URI}
 }
 
 func vmOf(domain string) hypervisor.VM {
@@ -49,6 +49,7 @@ func TestProvider_OnRealLibvirt_KeepsWhatEveryProviderPromises(t *testing.T) {
 		LostAnswer: func(t *testing.T, vm hypervisor.VM) func() { return v.LoseAnswer(t, vm.ID) },
 		Away:       func(t *testing.T, _ hypervisor.VM) func() { return v.Freeze(t) },
 		Full:       fill,
+		Wait:       time.Minute,
 	}
 	for _, d := range v.Domains {
 		rig.VMs = append(rig.VMs, vmOf(d))
