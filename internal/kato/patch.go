@@ -21,15 +21,21 @@ type PatchDialect struct {
 
 // ParsePatchHelp reads `kato patch --help`. A text without any of the options is no help, and an error.
 func ParsePatchHelp(out []byte) (PatchDialect, error) {
-	words := map[string]bool{}
-	for _, w := range strings.FieldsFunc(Clean(out), func(r rune) bool { return strings.ContainsRune(" \t\n[](),|=", r) }) {
-		words[w] = true
-	}
+	words := optionWords(out)
 	d := PatchDialect{OnlyThisNode: !words["--local"], NoJSON: !words["--json"]}
 	if d.OnlyThisNode && !words["--only-this-node"] {
 		return PatchDialect{}, errors.New("kato patch --help names neither --local nor --only-this-node")
 	}
 	return d, nil
+}
+
+// optionWords are the words of a usage text, options without what surrounds them.
+func optionWords(out []byte) map[string]bool {
+	words := map[string]bool{}
+	for _, w := range strings.FieldsFunc(Clean(out), func(r rune) bool { return strings.ContainsRune(" \t\n[](),|=", r) }) {
+		words[w] = true
+	}
+	return words
 }
 
 // PatchHelp prints the options of `kato patch`; see ParsePatchHelp.

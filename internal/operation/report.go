@@ -164,6 +164,8 @@ type Report struct {
 	Patches *PatchReport `json:"patches,omitempty"`
 	// Storage is what became of a relocation.
 	Storage *StorageReport `json:"storage,omitempty"`
+	// Release is what became of an upgrade to another version of the platform.
+	Release *ReleaseReport `json:"release,omitempty"`
 }
 
 // Counts of nodes by status.

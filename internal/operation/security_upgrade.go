@@ -143,6 +143,8 @@ type NodeProgress struct {
 	HostKeys []string `json:"hostKeys,omitempty"`
 	// Patches is what was found and done by kato patch.
 	Patches *PatchProgress `json:"patches,omitempty"`
+	// Release is what was found and done by kato node upgrade.
+	Release *ReleaseProgress `json:"release,omitempty"`
 	// Notes for the report, one line each: repaired, waited for apt, rebooted by something else.
 	Notes []string `json:"notes,omitempty"`
 }
