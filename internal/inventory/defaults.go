@@ -23,6 +23,9 @@ func (c *Cluster) fillDefaults() {
 		setDefault(&c.Kato.Services, "/var/stackato/services") // kato.md §3.7, as the next one
 		setDefault(&c.Kato.Droplets, "/home/stackato/stackato/data")
 		setDefault(&c.Kato.Containers, "/var/lib/docker")
+		if len(c.Kato.Releases) == 0 {
+			c.Kato.Releases = []string{"https://upgrade.helion.com", "https://pkg.helion.com"} // kato.md §5
+		}
 		for _, n := range c.Nodes {
 			n.Roles = katoRoles(n.Roles)
 		}

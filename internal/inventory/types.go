@@ -119,6 +119,9 @@ type Kato struct {
 	Services   string `yaml:"services,omitempty" json:"services,omitempty"`
 	Droplets   string `yaml:"droplets,omitempty" json:"droplets,omitempty"`
 	Containers string `yaml:"containers,omitempty" json:"containers,omitempty"`
+	// Releases are the addresses that kato fetches a release upgrade from, each as http(s)://host[:port]; they are tried beforehand (default
+	// https://upgrade.helion.com and https://pkg.helion.com, kato.md §5).
+	Releases []string `yaml:"releases,omitempty" json:"releases,omitempty"`
 }
 
 // Proxy is exported to package commands on the nodes as http_proxy, https_proxy and no_proxy.

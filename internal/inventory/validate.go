@@ -118,6 +118,9 @@ func (v validator) cluster(c *Cluster, path string) {
 			v.at(p, "%s is not the full path of a folder: write such as /mnt/data/%s", quote(folder.value), folder.field)
 		}
 	}
+	for i, u := range c.Kato.Releases {
+		v.url(u, fmt.Sprintf("%s.kato.releases[%d]", path, i), "https://pkg.helion.com")
+	}
 	v.url(c.Proxy.HTTP, path+".proxy.http", "http://proxy.example.org:3128")
 	v.url(c.Proxy.HTTPS, path+".proxy.https", "http://proxy.example.org:3128")
 	if p := path + ".proxy.no_proxy"; v.given(p) && !noProxyForm.MatchString(c.Proxy.NoProxy) {
