@@ -20,7 +20,7 @@ type decideFlags struct {
 
 func (c *cli) opDecideCommand() *cobra.Command {
 	var f decideFlags
-	decisions := []operation.Decision{operation.Retry, operation.Skip, operation.Abort, operation.Wait, operation.Degraded, operation.Leave, operation.Back}
+	decisions := []operation.Decision{operation.Retry, operation.Skip, operation.Abort, operation.Wait, operation.Degraded, operation.Leave, operation.Back, operation.Accept}
 	cmd := &cobra.Command{
 		Use:   "decide OP retry|skip|abort|wait|degraded|leave|back",
 		Short: "Answer a question of an operation",

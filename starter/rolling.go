@@ -28,19 +28,23 @@ type rollingValues struct {
 	maxFailures *int
 }
 
-// register adds the flags to the command that takes them. batch says what is done to so many at once.
+// register adds the flags to the command that takes them. batch says what is done to so many at once, "" that it is done to one at a time.
 func (f *rollingFlags) register(c *cli, cmd *cobra.Command, batch string) {
 	flags := cmd.Flags()
 	f.requestFlags.register(c, cmd, operation.Abort, operation.Skip)
 	flags.StringSliceVar(&f.nodes, "nodes", nil, "only these nodes, separated by commas")
-	flags.StringVar(&f.batch, "batch", "1", batch+": a number, or a percentage such as 25%")
+	f.batch = "1"
+	if batch != "" {
+		flags.StringVar(&f.batch, "batch", f.batch, batch+": a number, or a percentage such as 25%")
+		must(cmd.RegisterFlagCompletionFunc("batch", cobra.NoFileCompletions))
+	}
 	flags.BoolVar(&f.canary, "canary", true, "the first node goes alone")
 	durationFlag(flags, &f.soak, "soak", "", "how long the canary is watched before the others follow")
 	f.maxFailures.kind = "number"
 	flags.Var(&f.maxFailures, "max-failures", "so many failed nodes are skipped without asking, one more aborts (default: every failed node is asked about)")
 	f.windowFlags.register(cmd, operation.UnitNode)
 	must(cmd.RegisterFlagCompletionFunc("nodes", c.completeNodes(&f.inventory)))
-	for _, name := range []string{"batch", "soak", "max-failures"} {
+	for _, name := range []string{"soak", "max-failures"} {
 		must(cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions))
 	}
 }

@@ -34,12 +34,15 @@ func register(w worker.Registry, h hands) {
 	w.RegisterActivity(&activities.Images{Nodes: nodes})
 	w.RegisterActivity(&activities.Patches{Nodes: nodes})
 	w.RegisterActivity(&activities.Storage{Nodes: nodes})
-	w.RegisterActivity(&activities.Access{Nodes: nodes, Keys: h.pool})
+	access := &activities.Access{Nodes: nodes, Keys: h.pool}
+	w.RegisterActivity(access)
 	w.RegisterActivity(&activities.Kato{Source: source, Connections: h.pool, Jobs: jobs, Logger: h.log})
 	w.RegisterActivity(&activities.Catalog{Source: source, Operations: h.client, Logger: h.log})
 	w.RegisterActivity(&activities.Archives{Source: source, Connections: h.pool, Jobs: jobs, Logger: h.log})
 	w.RegisterActivity(&activities.Snapshots{Source: source, Connections: h.pool, Jobs: jobs, Hypervisors: activities.Providers{Runner: h.pool}, Logger: h.log})
-	w.RegisterActivity(&activities.Apps{Source: source, Operations: h.client, Logger: h.log})
+	apps := &activities.Apps{Source: source, Operations: h.client, Logger: h.log}
+	w.RegisterActivity(apps)
+	w.RegisterActivity(&activities.Releases{Nodes: nodes, Access: access, Apps: apps})
 	w.RegisterActivity(&activities.Notifier{Source: source, Logger: h.log, Environment: commandEnvironment(h.environment)})
 }
 

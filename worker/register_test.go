@@ -54,7 +54,7 @@ func TestRegister_Everything_HasAUniqueNameAndItsDependencies(t *testing.T) {
 	register(r, hands{inventory: "x", env: noEnv, environment: noEnv, pool: pool, client: lazy, log: zap.NewNop()})
 
 	want := []string{operation.WorkflowAccess, operation.WorkflowAccessCheck, operation.WorkflowAccessNode, operation.WorkflowApps, operation.WorkflowAppsBatch, operation.WorkflowAppsList, operation.WorkflowBackup, operation.WorkflowBackupDelete, operation.WorkflowBackupList, operation.WorkflowBackupPrune, operation.WorkflowBackupShow, operation.WorkflowBackupVerify,
-		operation.WorkflowClusterCheck, operation.WorkflowHold, operation.WorkflowClusterLock, operation.WorkflowClusterStatus, operation.WorkflowClusterTrust, operation.WorkflowImageUpgrade, operation.WorkflowImageUpgradeNode, operation.WorkflowPatch, operation.WorkflowPatchNode, operation.WorkflowPatchStatus, operation.WorkflowRestore, operation.WorkflowSecurityUpgrade, operation.WorkflowSecurityUpgradeNode, operation.WorkflowSnapshot,
+		operation.WorkflowClusterCheck, operation.WorkflowHold, operation.WorkflowClusterLock, operation.WorkflowClusterStatus, operation.WorkflowClusterTrust, operation.WorkflowImageUpgrade, operation.WorkflowImageUpgradeNode, operation.WorkflowPatch, operation.WorkflowPatchNode, operation.WorkflowPatchStatus, operation.WorkflowReleaseUpgrade, operation.WorkflowReleaseUpgradeNode, operation.WorkflowRestore, operation.WorkflowSecurityUpgrade, operation.WorkflowSecurityUpgradeNode, operation.WorkflowSnapshot,
 		operation.WorkflowSnapshotDelete, operation.WorkflowSnapshotList, operation.WorkflowSnapshotPrune, operation.WorkflowSnapshotRollback, operation.WorkflowSnapshotShow, operation.WorkflowSnapshotVerify, operation.WorkflowQuota, operation.WorkflowQuotaNode, operation.WorkflowRelocate}
 	slices.Sort(r.workflows)
 	if !slices.Equal(r.workflows, want) {
@@ -66,7 +66,7 @@ func TestRegister_Everything_HasAUniqueNameAndItsDependencies(t *testing.T) {
 	}
 	for _, name := range strings.Fields("Resolve Trust LockToken LockHolder Preflight NodesStatus Storage Fence ClusterGates Probe Upgrade Repair Reboot Proof Gates Record PlanCommands Retire " +
 		"EnterMaintenance LeaveMaintenance Notify LocateArchives ListArchives ShowArchive VerifyArchive DeleteArchive PlanPrune PruneArchives PlanSetPrune PruneSets " +
-		"PreflightImages LookAtImages BuildImage CheckImage PushImage PullImage TagImage SetImageList OldImages DEATemplate PlanImages PatchesStatus LookAtPatches ChangePatches RestartRoles PlanPatches QuotaReady SwitchQuotas PlanQuota RelocateReady KeepSource RelocateData CompareCopy SwitchBack TidySource PlanRelocate") {
+		"PreflightImages LookAtImages BuildImage CheckImage PushImage PullImage TagImage SetImageList OldImages DEATemplate PlanImages PatchesStatus LookAtPatches ChangePatches RestartRoles PlanPatches QuotaReady SwitchQuotas PlanQuota RelocateReady KeepSource RelocateData CompareCopy SwitchBack TidySource PlanRelocate ReleaseNodes ReleaseCore Buildpacks UpdateKato DownloadRelease LookAtRelease UpgradeNode RollBackNode PlanRelease") {
 		if !slices.Contains(r.activities, name) {
 			t.Errorf("activity %s is not registered", name)
 		}

@@ -20,6 +20,8 @@ func Register(r Registry) {
 	r.RegisterWorkflowWithOptions(Patch, workflow.RegisterOptions{Name: operation.WorkflowPatch})
 	r.RegisterWorkflowWithOptions(PatchNode, workflow.RegisterOptions{Name: operation.WorkflowPatchNode})
 	r.RegisterWorkflowWithOptions(PatchStatus, workflow.RegisterOptions{Name: operation.WorkflowPatchStatus})
+	r.RegisterWorkflowWithOptions(ReleaseUpgrade, workflow.RegisterOptions{Name: operation.WorkflowReleaseUpgrade})
+	r.RegisterWorkflowWithOptions(ReleaseUpgradeNode, workflow.RegisterOptions{Name: operation.WorkflowReleaseUpgradeNode})
 	r.RegisterWorkflowWithOptions(Access, workflow.RegisterOptions{Name: operation.WorkflowAccess})
 	r.RegisterWorkflowWithOptions(AccessNode, workflow.RegisterOptions{Name: operation.WorkflowAccessNode})
 	r.RegisterWorkflowWithOptions(AccessCheck, workflow.RegisterOptions{Name: operation.WorkflowAccessCheck})

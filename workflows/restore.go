@@ -241,22 +241,16 @@ func (p *restore) backedUp(ctx workflow.Context) bool {
 
 // backUp is one operation `backup create`, which takes the lock that is given to it.
 func (p *restore) backUp(ctx workflow.Context, try int) error {
-	disconnected, _ := workflow.NewDisconnectedContext(ctx)
-	p.releaseLock(disconnected)
-	in := operation.BackupInput{Request: p.in.Request}
-	in.OperationID, in.DryRun, in.LockWait = operation.SafetyID(p.op.ID, try), false, lockGiven
-	p.remark("backed up first by operation " + in.OperationID)
-	p.refresh(ctx)
-	var report operation.Report
-	err := childBegun(p.childOperation(ctx, p.in.Cluster, operation.KindBackup, operation.WorkflowBackup, in.OperationID, "Export of "+p.in.Cluster+" before an import", in).Get(ctx, &report))
-	if err == nil && report.Export != nil {
-		p.report.Restore.Safety = report.Export.Location
+	id := operation.SafetyID(p.op.ID, try)
+	at, err := p.ownSafety(ctx, operation.SafetyExport, p.in.Request, id, "an import", func() {
+		p.remark("backed up first by operation " + id)
+		p.refresh(ctx)
+	})
+	if err == nil && at != "" {
+		p.report.Restore.Safety = at
 	}
 	return err
 }
-
-// lockGiven is how long the lock is waited for that is handed from an operation to its own backup and back: another one may have come between.
-const lockGiven = operation.Duration(time.Hour)
 
 // lockAgain takes the cluster's lock, and the leases, after they were given away. Nothing is changed in a cluster that somebody else changes.
 func (r *run) lockAgain(ctx workflow.Context) *operation.Failure {

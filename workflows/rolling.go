@@ -41,7 +41,16 @@ type nodeWork interface {
 	nodeInput(task nodeTask) any
 	// first is told of the first node that ended well.
 	first(n *operation.NodeReport)
+	// A procedure that has answers (see moreAnswers) offers more of them for a failed node than retry, skip and abort.
 	// A procedure that has tries(n *operation.NodeReport) bool says with it whether a node that ended well has shown anything, so that others may follow it.
+}
+
+// moreAnswers is what a rolling procedure may have beside nodeWork.
+type moreAnswers interface {
+	// answers are the further decisions about a failure of a node.
+	answers(n *operation.NodeReport, f operation.Failure) []operation.Decision
+	// answered is what the node's next child begins with after one of them; retry is what it would be after a retry.
+	answered(d operation.Decision, retry nodeTask) nodeTask
 }
 
 // rollingOptions are the parts of a rolling procedure's input that say how it rolls.
@@ -292,8 +301,12 @@ func (r *rolling) node(ctx workflow.Context, i int) {
 		in.Operation = r.op
 		out := r.child(ctx, in)
 		n.Step, n.Try, n.NodeProgress, n.Failure = out.Step, out.Try, out.Progress, out.Failure
-		if out.Status == operation.NodeDone {
+		switch out.Status {
+		case operation.NodeDone:
 			r.nodeDone(n)
+			return
+		case operation.NodeSkipped: // it is well, and not as it was to be, by an answer
+			n.Status = operation.NodeSkipped
 			return
 		}
 		if ctx.Err() != nil {
@@ -331,6 +344,11 @@ func (r *rolling) failed(ctx workflow.Context, i int, in nodeTask, out nodeResul
 	n := &r.report.Nodes[i]
 	n.Status = operation.NodeWaiting
 	var decision operation.Decision
+	var further []operation.Decision
+	more, ok := r.work.(moreAnswers)
+	if ok {
+		further = more.answers(n, *out.Failure)
+	}
 	switch {
 	case r.aborting:
 		decision = operation.Abort
@@ -342,7 +360,10 @@ func (r *rolling) failed(ctx workflow.Context, i int, in nodeTask, out nodeResul
 		}
 		r.record(ctx, n.Name, out.Step, out.Try, decision, "max-failures")
 	default:
-		decision = r.ask(ctx, n.Name, out.Step, out.Try, *out.Failure, operation.Retry, operation.Skip, operation.Abort)
+		decision = r.ask(ctx, n.Name, out.Step, out.Try, *out.Failure, slices.Concat([]operation.Decision{operation.Retry}, further, []operation.Decision{operation.Skip, operation.Abort})...)
+	}
+	if slices.Contains(further, decision) {
+		return more.answered(decision, in.retry(out)), true
 	}
 	switch decision {
 	case operation.Retry:

@@ -129,3 +129,14 @@ func withoutCredentials(s string) string {
 	u.User, u.RawQuery = nil, ""
 	return u.String()
 }
+
+// Buildpack by which apps are staged.
+type Buildpack struct{ GUID, Name string }
+
+// Buildpacks lists those of the cluster: the platform's, and those that somebody has added. Its API is that of version 2 of the Cloud Controller; what ALS has of it is not in its documentation.
+func (c *Client) Buildpacks(ctx context.Context) ([]Buildpack, error) {
+	type entity struct {
+		Name string `json:"name"`
+	}
+	return listAs(ctx, c, "buildpacks", func(guid string, e entity) Buildpack { return Buildpack{GUID: guid, Name: e.Name} })
+}

@@ -17,7 +17,8 @@ const (
 	Wait     Decision = "wait"     // look again whether it is well by now
 	Degraded Decision = "degraded" // go on although a node is out of service
 	Leave    Decision = "leave"    // while cancelling: leave it as it is, the report names it
-	Back     Decision = "back"     // put back what was moved, to where it was
+	Back     Decision = "back"     // put back what was moved or upgraded, as it was
+	Accept   Decision = "accept"   // take it as done, whatever was read
 )
 
 // Question is what an operation that is parked needs to know.

@@ -113,3 +113,9 @@ type ReleaseReport struct {
 	// Afterwards is what is left to do by hand, one line each.
 	Afterwards []string `json:"afterwards,omitempty"`
 }
+
+// SameVersion reports whether a node that tells a version has the one that is wanted.
+func SameVersion(has, wanted string) bool { return kato.SameVersion(has, wanted) }
+
+// UpgradeDialect is which options `kato node upgrade` has on a cluster.
+type UpgradeDialect = kato.UpgradeDialect

@@ -185,8 +185,11 @@ type HoldInput struct {
 	Maintenance bool   `json:"maintenance,omitempty"`
 }
 
-// SafetyID is the id of the operation that backs a cluster up before an import with that id, in that try.
+// SafetyID is the id of the operation that backs a cluster up before an import or a release upgrade with that id, in that try.
 func SafetyID(id string, try int) string { return childID(id, "safety", try) }
+
+// SafetyCheckID is that of the dry run of it.
+func SafetyCheckID(id string) string { return childID(id, "safety-check", 1) }
 
 // SourceID is that of the operation that holds the running cluster which is imported.
 func SourceID(id string, try int) string { return childID(id, "source", try) }

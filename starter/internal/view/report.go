@@ -64,6 +64,7 @@ func Report(r *operation.Report, now time.Time, s Style) string {
 	b.WriteString(imaged(r, s))
 	b.WriteString(patched(r, s))
 	b.WriteString(relocated(r.Storage, s))
+	b.WriteString(released(r, s))
 	b.WriteString(snapshotted(r.Snapshot, s))
 	if r.Sets != nil && r.Sets.Prune != nil {
 		b.WriteString(prunedSets(r, s))
@@ -77,7 +78,7 @@ func Report(r *operation.Report, now time.Time, s Style) string {
 	if len(r.Nodes) > 0 {
 		b.WriteString("\n")
 		columns := []string{"NODE", "ROLES", "STATUS", "STEP", "TRY", "TIME", "PACKAGES", "BOOT", "NOTE"}
-		upgrades := !operation.OnOneNode(r.Kind) && r.Patches == nil && !slices.Contains([]string{operation.KindSnapshot, operation.KindSnapshotRollback, operation.KindAccessGrant, operation.KindAccessRevoke, operation.KindQuotaEnable, operation.KindQuotaDisable}, r.Kind)
+		upgrades := !operation.OnOneNode(r.Kind) && r.Patches == nil && !slices.Contains([]string{operation.KindSnapshot, operation.KindSnapshotRollback, operation.KindAccessGrant, operation.KindAccessRevoke, operation.KindQuotaEnable, operation.KindQuotaDisable, operation.KindReleaseUpgrade}, r.Kind)
 		if !upgrades {
 			columns = slices.Delete(columns, 6, 8)
 		}
@@ -245,6 +246,9 @@ func fullNote(n *operation.NodeReport) string {
 	}
 	if n.Patches != nil && len(n.Patches.Wanted) > 0 {
 		parts = append(parts, strings.ReplaceAll(cleanAll(n.Patches.Wanted), ",", ", "))
+	}
+	if v := versions(n.Release); v != "" {
+		parts = append(parts, v)
 	}
 	for _, t := range n.Notes {
 		parts = append(parts, clean(t))
