@@ -9,7 +9,9 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/stretchr/testify/require"
 
+	"github.com/katoflow/katoflow/internal/kato"
 	"github.com/katoflow/katoflow/internal/operation"
 )
 
@@ -287,6 +289,9 @@ func packageTools(t *testing.T) (path string) {
 // The scripts are run by this machine's shells where they can be; they only read.
 func TestScripts_EveryShell_GivesACompleteAnswer(t *testing.T) {
 	home, path := t.TempDir(), packageTools(t)
+	require.NoError(t, os.WriteFile(filepath.Join(home, ".kato-upgrade-failed"), nil, 0o600))
+	kato12 := filepath.Join(t.TempDir(), "kato")
+	require.NoError(t, os.WriteFile(kato12, []byte("#!/bin/sh\necho 1.2.0\n"), 0o700))
 	for _, shell := range shellsToTry(t) {
 		for name, c := range map[string]struct {
 			text string
@@ -296,6 +301,7 @@ func TestScripts_EveryShell_GivesACompleteAnswer(t *testing.T) {
 			"preflight": {preflightScript, []string{"0", "0", "1", "1", "5", "", "0"}}, "record": {recordScript, []string{"x", "bash"}}, "prepare": {prepareScript, []string{"list"}},
 			"candidates": {candidatesScript, []string{"bash"}}, "maintenance": {maintenanceScript, []string{"5", "echo", "true"}}, "roles": {rolesScript, []string{"5", "echo"}},
 			"forget": {forgetScript, []string{"x"}}, "status": {statusScript, []string{"/", "/not there"}}, "full": {fullScript, []string{"/not/there yet"}}, "maintenance_set": {setMaintenanceScript, []string{"", "", "true", "printf true"}}, "maintenance_life": {lifeScript, []string{"x", "1"}},
+			"release": {releaseScript, []string{"5", kato12, "1", "", "", "", "http://127.0.0.1:9"}}, "kato_says": {katoSaysScript, []string{"5", "echo", "v1.3.0"}},
 		} {
 			t.Run(shell[0]+"/"+name, func(t *testing.T) {
 				cmd := exec.Command(shell[0], append(append(slices.Clone(shell[1:]), "-c", c.text, "sh"), c.args...)...)
@@ -322,6 +328,14 @@ func TestScripts_EveryShell_GivesACompleteAnswer(t *testing.T) {
 					n := statusOf(a, []string{"/", "/not there"}, false)
 					if n.System == "" || n.BootedAt == "" || n.Kernel == "" || len(n.Storage) == 0 || !strings.Contains(n.Storage[0], "on the root volume (/)") {
 						t.Errorf("%+v of %s", n, out)
+					}
+				case "kato_says":
+					if kato.ParseVersion([]byte(a.sections["said"])) != "1.3.0" || a.exit("said-exit") != 0 {
+						t.Errorf("%s", out)
+					}
+				case "release":
+					if f := releaseOf(a); f.version != "1.2.0" || f.disk <= 0 || f.memory <= 0 || !slices.Equal(f.marks, []string{home + "/.kato-upgrade-failed"}) || len(f.unreached) != 1 || !strings.HasPrefix(f.unreached[0], "http://127.0.0.1:9 curl:") {
+						t.Errorf("%+v of %s", f, out)
 					}
 				case "candidates":
 					if parsePolicy(a.sections["policy"])["libssl3"].candidate == "" {

@@ -61,6 +61,11 @@ func (x *Releases) facts(ctx context.Context, s site, t target, all bool, urls [
 	if err != nil {
 		return releaseFacts{}, err
 	}
+	return releaseOf(said), nil
+}
+
+// releaseOf reads what the script tells.
+func releaseOf(said answer) releaseFacts {
 	f := releaseFacts{marks: said.values["mark"], disk: -1, memory: -1, sudoAsks: said.value("sudo") != "", openly: said.value("nopasswd") != ""}
 	switch why := failedWords(said, "version"); {
 	case why != "":
@@ -87,7 +92,7 @@ func (x *Releases) facts(ctx context.Context, s site, t target, all bool, urls [
 			f.unreached = append(f.unreached, oneLine(rest, 200))
 		}
 	}
-	return f, nil
+	return f
 }
 
 // noVersion says that kato on a node does not tell its version, and what there is to do where it has vanished.

@@ -33,11 +33,12 @@ if [ "$all" = 1 ]; then
 		memory=$((free + ${cached:-0} + ${buffers:-0}))
 	fi
 	say memory "$memory"
-	if [ "$(id -u)" != 0 ] && ! sudo -n true </dev/null >/dev/null 2>&1; then
-		say sudo asks
-	fi
-	if [ -e /etc/sudoers.d/nopasswd ]; then
-		say nopasswd 1
+	if [ "$(id -u)" != 0 ]; then
+		if ! sudo -n true </dev/null >/dev/null 2>&1; then
+			say sudo asks
+		elif sudo -n test -e /etc/sudoers.d/nopasswd </dev/null >/dev/null 2>&1; then
+			say nopasswd 1
+		fi
 	fi
 	for url in "$@"; do
 		if command -v curl >/dev/null 2>&1; then

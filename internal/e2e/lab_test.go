@@ -94,6 +94,9 @@ func startHosts(t *testing.T, cfg config) cluster {
 		require.NoError(t, err)
 		lc.Sudoers = map[string][]byte{"katoflow-shell": sudoers}
 	}
+	if cfg.everything {
+		lc.Sudoers = map[string][]byte{"nopasswd": []byte(lab.LoginUser + " ALL=(ALL) NOPASSWD: ALL\n")}
+	}
 	if cfg.nodes == nil {
 		lc.Nodes = lab.DefaultNodes(5)
 	}

@@ -97,8 +97,8 @@ type site struct {
 	source *site
 	// beside is how many hosts its second cluster may have.
 	beside int
-	// s3 are the lines of the inventory that name it.
-	s3 string
+	// s3 are the lines of the inventory that name it, kato those about kato.
+	s3, kato string
 	// byHands are the commands that the test ran on a node itself, as somebody might who is logged in.
 	byHands []string
 }
@@ -177,7 +177,7 @@ func (s *site) inventory(extra string) {
 		extra = strings.Replace(shortLimit.ReplaceAllString(extra, "$1: "+bootLimit().String()), "boot: 20s", "boot: 90s", 1)
 	}
 	require.Contains(s.t, text, key)
-	require.NoError(s.t, os.WriteFile(s.Inventory, []byte(strings.Replace(text, key, key+s.s3+extra, 1)), 0o600))
+	require.NoError(s.t, os.WriteFile(s.Inventory, []byte(strings.Replace(text, key, key+s.s3+s.kato+extra, 1)), 0o600))
 }
 
 // shortLimit is a limit that real hosts need more time for.
