@@ -80,7 +80,7 @@ func mutating(name string, args []string) bool {
 		case "config":
 			return slices.Contains([]string{"set", "del", "push", "pop"}, second)
 		case "node":
-			return !slices.Contains([]string{"list", "version", "availabilityzone"}, second)
+			return !slices.Contains([]string{"list", "version", "availabilityzone"}, second) && !(second == "upgrade" && has("--status", "--help", "-h"))
 		case "process":
 			return slices.Contains([]string{"start", "stop", "restart"}, second)
 		case "role":

@@ -208,6 +208,14 @@ func Faults() []Fault {
 			return n.RelocateWith(p)
 		}},
 		{"heal-relocate", "", "end relocate-with", plain(func(n *Node) { _ = n.HealRelocate() })},
+		{"upgrade-with", "JSON", `let kato node upgrade go so, as {"releases":["1.3.0"],"seconds":20,"restart":"reboot"} or {"fault":"interrupted","times":1}`, func(n *Node, args []string) error {
+			p, err := katodouble.ParseUpgradePatch(strings.Join(args, " "))
+			if err != nil {
+				return err
+			}
+			return n.UpgradeWith(p)
+		}},
+		{"heal-upgrade", "", "end the fault and the seconds of upgrade-with, and give the node its kato back", plain(func(n *Node) { _ = n.HealUpgrade() })},
 		{"quota-support", "[on|off]", "let the kernel have quotas of file systems, or not", toggle(func(n *Node, on bool) { _ = n.QuotaSupport(on) })},
 		{"quota-tools", "[on|off]", "let quotacheck, quotaon and quotaoff be there, or not", toggle(func(n *Node, on bool) { _ = n.QuotaTools(on) })},
 		{"make-init-script", "NAME", "put setup_helion_lxc or setup_stackato_lxc into /etc/init.d, which boots run", func(n *Node, args []string) error {

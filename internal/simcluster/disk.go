@@ -6,16 +6,19 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"github.com/katoflow/katoflow/internal/simcluster/katodouble"
 )
 
-// disk is what the disks of a node held at the moment of a snapshot: its files, its packages, and on the Core the cluster's configuration. What lies in memory is not in it, nor is what a
-// Cloud Controller has, which is no machine of the cluster here.
+// disk is what the disks of a node held at the moment of a snapshot: its files, its packages, the version that kato upgraded it to, and on the Core the cluster's configuration.
+// What lies in memory is not in it, nor is what a Cloud Controller has, which is no machine of the cluster here.
 type disk struct {
 	files    string // a folder of the host
 	owners   map[string]string
 	packages packageDisk
-	docker   *dockerDisk    // nil without docker
-	config   map[string]any // kato's, nil but on the Core
+	docker   *dockerDisk           // nil without docker
+	config   map[string]any        // kato's, nil but on the Core
+	kato     *katodouble.NodeState // of the upgrades of kato; nil on a plain cluster
 }
 
 // packageDisk is what a node's packages are on its disk.
@@ -39,8 +42,13 @@ func (n *Node) capture(to string) (*disk, error) {
 	n.tree.mu.Lock()
 	d.owners = maps.Clone(n.tree.owners)
 	n.tree.mu.Unlock()
-	if k := n.cluster.kato; k != nil && n.isCore() {
-		d.config = k.Config()
+	if k := n.cluster.kato; k != nil {
+		if state, known := k.NodeState(n.address); known {
+			d.kato = &state
+		}
+		if n.isCore() {
+			d.config = k.Config()
+		}
 	}
 	return d, copyTree(n.tree.root, to)
 }
@@ -60,6 +68,9 @@ func (n *Node) putBack(d *disk) error {
 	n.docker.putBack(d.docker)
 	if d.config != nil {
 		n.cluster.kato.SetConfig(d.config)
+	}
+	if d.kato != nil {
+		n.cluster.kato.PutBackUpgrade(*d.kato)
 	}
 	n.emptyMemory()
 	return nil

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/katoflow/katoflow/internal/simcluster/katodouble"
 )
 
 func TestHypervisor_Rollback_BringsBackWhatTheDisksHeld(t *testing.T) {
@@ -29,6 +31,7 @@ func TestHypervisor_Rollback_BringsBackWhatTheDisksHeld(t *testing.T) {
 
 	// Later: other files, another package, maintenance mode off, and a memory of its own.
 	c.SetMaintenance(false)
+	require.NoError(t, dea.UpgradeWith(katodouble.UpgradePatch{Version: new("3.6.0"), Previous: new("3.4.2"), FailedMarker: new(true), Seconds: new(1.0)}))
 	require.NoError(t, dea.tree.put("/home/stackato/notes", "of now", 0o600))
 	require.NoError(t, dea.tree.put("/home/stackato/later", "x", 0o600))
 	dea.packages.mu.Lock()
@@ -55,6 +58,14 @@ func TestHypervisor_Rollback_BringsBackWhatTheDisksHeld(t *testing.T) {
 	}
 	require.Equal(t, 2, h.RolledBack("dea-1"))
 	require.True(t, c.Maintenance(), "the Core's disk has the configuration")
+	version, err := dea.KatoVersion()
+	require.NoError(t, err)
+	require.Equal(t, "3.4.2", version)
+	upgrade, err := dea.KatoUpgrade()
+	require.NoError(t, err)
+	require.Equal(t, katodouble.Upgrade{Seconds: 1}, upgrade)
+	_, err = dea.ReadFile(katodouble.UpgradeMarker)
+	require.Error(t, err)
 	b, err := dea.ReadFile("/home/stackato/notes")
 	require.NoError(t, err)
 	require.Equal(t, "of then", string(b))

@@ -436,6 +436,35 @@ func (n *Node) HealRelocate() error {
 	return n.RelocateWith(katodouble.RelocatePatch{Heal: true})
 }
 
+// UpgradeWith changes what `kato node upgrade` does on the node and what it has done there; katodouble.UpgradePatch says what can be set. What it does not name stays.
+func (n *Node) UpgradeWith(p katodouble.UpgradePatch) error {
+	n.fault("upgrades with %s", p)
+	return n.changeKato(katodouble.StatePatch{Upgrade: &p})
+}
+
+// HealUpgrade ends the fault of the node's upgrades, gives it its kato back, and makes upgrades take no time. What they have done stays so.
+func (n *Node) HealUpgrade() error {
+	return n.UpgradeWith(katodouble.UpgradePatch{Heal: true})
+}
+
+// KatoVersion is the version of the node.
+func (n *Node) KatoVersion() (string, error) {
+	if n.cluster.kato == nil {
+		return "", errors.New("a plain cluster has no kato")
+	}
+	version, _ := n.cluster.kato.Version(n.address)
+	return version, nil
+}
+
+// KatoUpgrade is what upgrades of the node do, and what they have done there.
+func (n *Node) KatoUpgrade() (katodouble.Upgrade, error) {
+	if n.cluster.kato == nil {
+		return katodouble.Upgrade{}, errors.New("a plain cluster has no kato")
+	}
+	u, _ := n.cluster.kato.Upgrade(n.address)
+	return u, nil
+}
+
 // Patches is what the node knows of kato's patches, with those that are installed.
 func (n *Node) Patches() (katodouble.NodePatches, error) {
 	if n.cluster.kato == nil {
@@ -558,7 +587,7 @@ func (n *Node) Heal() {
 	n.HealExports()
 	n.HealImports()
 	n.HealPatches()
-	_ = n.HealRelocate() // a plain node has none
+	_ = errors.Join(n.HealRelocate(), n.HealUpgrade()) // a plain node has none
 	if n.exists() {
 		for _, s := range n.tree.systems {
 			_ = n.FreeSpace(s.mount, -1)

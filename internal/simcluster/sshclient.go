@@ -395,17 +395,16 @@ func ownKeys(home string) []string {
 
 // reach is whether one node logs in to another one by key, both by their addresses; for kato.
 func (c *Cluster) reach(ctx context.Context, from, to string) error {
-	i := slices.IndexFunc(c.nodes, func(n *Node) bool { return n.address == from })
-	if i < 0 {
-		return fmt.Errorf("no node has the address %s", from)
+	n, err := c.at(from)
+	if err != nil {
+		return err
 	}
-	n := c.nodes[i]
 	if err := n.ready(); err != nil {
 		return err
 	}
 	t := targetOf(n.loginUser(), to, n.homeOf(n.loginUser()))
 	t.unknown, t.timeout = "yes", 5*time.Second
-	_, err := n.logIn(ctx, n.loginUser(), t)
+	_, err = n.logIn(ctx, n.loginUser(), t)
 	return err
 }
 

@@ -3,6 +3,7 @@ package simcluster
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"os"
@@ -600,15 +601,47 @@ func katoProgram(c *invocation) int {
 	return c.node.cluster.kato.Run(c.p.ctx, katodouble.Invocation{
 		Args: c.argv[1:], Node: c.node.address, UID: uidOf(c.user()), Stdin: c.stdin(), Stdout: c,
 		Stderr: fdWriter{c.p.ctx, c.fds[2]}, Home: c.env["HOME"], Path: c.env["PATH"],
-		Dir: c.dir, Files: nodeFiles{c}, Folders: nodeFolders{c}, Reach: c.node.cluster.reach, Dial: c.node.cluster.dialFrom, SSH: c.ssh, Sudo: func(context.Context) error {
-			c.node.mu.Lock()
-			defer c.node.mu.Unlock()
-			if c.node.faults.sudoPassword {
-				return errors.New("a password is required")
-			}
-			return nil
-		},
+		Dir: c.dir, Files: nodeFiles{c}, Folders: nodeFolders{c}, Reach: c.node.cluster.reach, Dial: c.node.cluster.dialFrom, SSH: c.ssh, Sudo: func(context.Context) error { return c.node.sudoAsks() },
+		SudoThere: c.node.cluster.sudoThere, Reboot: c.node.cluster.rebootByKato,
 	})
+}
+
+// sudoAsks returns an error when the node's sudo asks for a password.
+func (n *Node) sudoAsks() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.faults.sudoPassword {
+		return errors.New("a password is required")
+	}
+	return nil
+}
+
+// at is the node of an address.
+func (c *Cluster) at(address string) (*Node, error) {
+	i := slices.IndexFunc(c.nodes, func(n *Node) bool { return n.address == address })
+	if i < 0 {
+		return nil, fmt.Errorf("no node has the address %s", address)
+	}
+	return c.nodes[i], nil
+}
+
+// sudoThere is sudoAsks of the node of an address; for kato.
+func (c *Cluster) sudoThere(_ context.Context, address string) error {
+	n, err := c.at(address)
+	if err != nil {
+		return err
+	}
+	return n.sudoAsks()
+}
+
+// rebootByKato reboots the node of an address as its own reboot does.
+func (c *Cluster) rebootByKato(_ context.Context, address string) error {
+	n, err := c.at(address)
+	if err != nil {
+		return err
+	}
+	n.requestReboot("kato node upgrade", false)
+	return nil
 }
 
 // nodeFiles are the node's files with the rights of the process's user.
@@ -795,8 +828,11 @@ func (f nodeFolders) Switch(ctx context.Context, name, target, aside string) err
 	return t.symlink(superuser, "/", target, name)
 }
 
+// katoVersion is the version of all nodes at the start.
+const katoVersion = "3.4.2"
+
 func newKato(c *Cluster) *katodouble.Cluster {
-	k := katodouble.New("3.4.2")
+	k := katodouble.New(katoVersion)
 	for _, n := range c.nodes {
 		k.AddNode(n.address, n.name, n.cfg.Roles, n.cfg.Apps)
 		k.SetRestartTime(n.address, c.cfg.RoleStartTime)
@@ -810,16 +846,55 @@ func newKato(c *Cluster) *katodouble.Cluster {
 			changes = append(changes, katodouble.ConfigChange{Path: []string{process, "autoscaling", "enabled"}, Value: true})
 		}
 	}
+	k.OnMarker(c.markUpgrade)
+	k.OnUpgraded(c.upgradedByKato)
 	if err := k.ChangeConfig(changes); err != nil {
 		panic(err) // the paths are right
 	}
 	return k
 }
 
+// markUpgrade writes the file that says that the upgrade of a node failed, or removes it.
+func (c *Cluster) markUpgrade(address string, there bool) {
+	n, err := c.at(address)
+	if err == nil {
+		err = n.ready()
+	}
+	switch {
+	case err != nil:
+	case there:
+		err = n.tree.put(katodouble.UpgradeMarker, katodouble.MarkerText, 0o644)
+	default:
+		if err = os.Remove(n.tree.host(katodouble.UpgradeMarker)); os.IsNotExist(err) {
+			err = nil // somebody else has removed it
+		}
+	}
+	if err != nil {
+		c.event(address, "fault", "%s: %v", katodouble.UpgradeMarker, err)
+	}
+}
+
+// upgradedByKato is what else the upgrade of a node's components does.
+func (c *Cluster) upgradedByKato(address string) {
+	if n, err := c.at(address); err == nil && slices.Contains(n.cfg.Roles, "controller") {
+		c.ccng.LoseBuildpacks()
+	}
+}
+
+// vendorVersion is the version that the Cloud Controller tells: its node's.
+func (c *Cluster) vendorVersion() string {
+	for _, n := range c.nodes {
+		if version, _ := c.kato.Version(n.address); slices.Contains(n.cfg.Roles, "controller") {
+			return "v" + version
+		}
+	}
+	return "v" + katoVersion
+}
+
 // newController is the Cloud Controller of the cluster, and what kato exports and imports. It answers also while the Core is down, which no procedure counts on.
 func newController(c *Cluster) (*cloudcontroller.Joined, error) {
 	j, err := cloudcontroller.Join(c.dir, "", cloudcontroller.Options{
-		Maintenance: c.kato.Maintenance, SetMaintenance: c.kato.SetMaintenance, VendorVersion: "v3.4.2",
+		Maintenance: c.kato.Maintenance, SetMaintenance: c.kato.SetMaintenance, Version: c.vendorVersion,
 		Nodes: func() map[string][]string {
 			roles := map[string][]string{}
 			for _, n := range c.nodes {

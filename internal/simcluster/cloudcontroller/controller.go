@@ -25,6 +25,8 @@ type Options struct {
 	Components func() map[string]map[string]string
 	// VendorVersion (default "v3.4.2") and Endpoint, the API's host name (default "api.demo.example.com").
 	VendorVersion, Endpoint string
+	// Version is the VendorVersion of the moment; nil = VendorVersion.
+	Version func() string
 	// TokenLife of an access token (default 10m). Refresh tokens do not expire.
 	TokenLife time.Duration
 }
@@ -90,6 +92,14 @@ type Request struct {
 	Status int
 }
 
+// vendorVersion is that of now.
+func (c *Controller) vendorVersion() string {
+	if c.options.Version != nil {
+		return c.options.Version()
+	}
+	return c.options.VendorVersion
+}
+
 // New makes a controller without organizations.
 func New(o Options) *Controller {
 	if o.User == "" {
@@ -112,6 +122,7 @@ func New(o Options) *Controller {
 		staging: map[*item]bool{}, records: map[string][]AppWrite{}, noSupervisord: map[string]bool{}, processStates: map[string]map[string]string{},
 	}
 	c.AddUser(o.User, o.Password, true)
+	c.addStandard()
 	c.routes()
 	return c
 }

@@ -119,9 +119,9 @@ func (c *Controller) routes() {
 	c.mux.HandleFunc("POST /uaa/oauth/token", c.login)
 	open("GET /v2/info", c.info)
 	open("GET /v2/stackato/info", c.stackatoInfo)
-	for _, list := range []string{"organizations", "spaces", "apps", "services", "service_plans", "service_instances", "user_provided_service_instances", "users"} {
+	for _, list := range []string{"organizations", "spaces", "apps", "services", "service_plans", "service_instances", "user_provided_service_instances", "users", "buildpacks"} {
 		guard := member
-		if list == "users" { // of which others than admins may not read a list
+		if list == "users" || list == "buildpacks" { // of which others than admins may not read a list
 			guard = admin
 		}
 		guard("GET /v2/"+list, func(r *http.Request, who string) (answer, error) { return c.list(r, who, list) })
@@ -281,7 +281,7 @@ func self(r *http.Request) string {
 func (c *Controller) info(r *http.Request, who string) (answer, error) {
 	info := map[string]any{
 		"name": "vcap", "build": "2222", "support": "http://support.example.org", "version": 2, "description": "simulated cluster", "api_version": "2.23.0",
-		"authorization_endpoint": self(r) + "/uaa", "vendor_version": c.options.VendorVersion,
+		"authorization_endpoint": self(r) + "/uaa", "vendor_version": c.vendorVersion(),
 		"stackato": map[string]any{"license_accepted": true, "zero_downtime": true, "UUID": "00000000-0000-0000-0000-000000000000"},
 	}
 	c.mu.Lock()
@@ -306,7 +306,7 @@ func (c *Controller) stackatoInfo(*http.Request, string) (answer, error) {
 	}
 	return answer{200, map[string]any{
 		"endpoint": c.options.Endpoint, "maintenance_mode": c.InMaintenance(), "mbusip": core, "micro_cloud": len(nodes) == 1, "nodes": nodes,
-		"vendor_version": c.options.VendorVersion,
+		"vendor_version": c.vendorVersion(),
 		"stackato":       map[string]any{"license_accepted": true, "zero_downtime": true, "UUID": "00000000-0000-0000-0000-000000000000"},
 	}}, nil
 }

@@ -51,10 +51,13 @@ type CommandLine struct {
 //	GET   /history           on the Core: a list of Command; POST adds one
 //	POST  /lock              on the Core: answers when the lock is free, which is held until the connection ends
 //	POST  /exports           ExportRequest: takes the place of an export, held until the connection ends; the header Export says what it does. Or of an
-//	                         import: the header Import
+//	                         import: the header Import. Or of an upgrade, on the node whose kato does it
 //	POST  /logins/ID         logs in to a node by key, as the login user of this one
 //	POST  /patches           begins a change of the node's patches; answers with the NodePatches of it
 //	POST  /relocations       begins a relocation; answers with the Relocate of it
+//	POST  /upgrades          UpgradeRequest: begins an upgrade of the node, or a download; answers with the Upgrade of it
+//	POST  /sudo              tries the login user's sudo
+//	POST  /reboots           reboots the node
 //	POST  /fetches           FetchRequest: fetches the vendor's manifest, or a patch; answers with the new NodeState
 //
 // A wrong request is answered with 400, one of the Core's to another node with 404, an export or import while another one runs with 409, a state that cannot be
@@ -109,6 +112,7 @@ func NewAgent(site *Site) (*Agent, error) {
 		}
 		a.c.SetHistory(history)
 	}
+	a.c.OnMarker(func(_ string, there bool) { site.mark(there) })
 	a.c.SetRestartTime(site.ID, site.roleStart)
 	a.c.NodeUp(site.ID, site.roleStart)
 	return a, a.save()
@@ -220,8 +224,9 @@ type ExportRequest struct {
 	Node string `json:"node"`
 	// Cluster: it is an export of the whole cluster.
 	Cluster bool `json:"cluster"`
-	// Import: it is an import.
-	Import bool `json:"import,omitempty"`
+	// Import: it is an import. Upgrade: it is an upgrade of nodes.
+	Import  bool `json:"import,omitempty"`
+	Upgrade bool `json:"upgrade,omitempty"`
 }
 
 // FetchRequest is the body of POST /fetches: the name of a patch, or "" for the manifest.
@@ -239,7 +244,7 @@ func (a *Agent) Handler() http.Handler {
 			var elsewhere notCore
 			var missing unfetched
 			switch {
-			case errors.Is(err, errExporting), errors.Is(err, errImporting):
+			case errors.Is(err, errExporting), errors.Is(err, errImporting), errors.Is(err, errUpgrading):
 				http.Error(w, err.Error(), http.StatusConflict)
 			case errors.As(err, &bad):
 				http.Error(w, err.Error(), http.StatusBadRequest)
@@ -336,6 +341,22 @@ func (a *Agent) Handler() http.Handler {
 		})
 		return now, err
 	})
+	handle("POST /upgrades", func(w http.ResponseWriter, r *http.Request) (any, error) {
+		var want UpgradeRequest
+		if err := body(w, r, &want); err != nil {
+			return nil, err
+		}
+		var now Upgrade
+		err := a.change(func() (err error) {
+			now, err = a.c.takeUpgrade(r.Context(), a.site.ID, want)
+			return err
+		})
+		return now, err
+	})
+	handle("POST /sudo", func(_ http.ResponseWriter, r *http.Request) (any, error) {
+		return struct{}{}, a.site.sudoAsLogin(r.Context())
+	})
+	handle("POST /reboots", func(http.ResponseWriter, *http.Request) (any, error) { return struct{}{}, a.site.reboot() })
 	handle("POST /fetches", func(w http.ResponseWriter, r *http.Request) (any, error) {
 		var want FetchRequest
 		if err := body(w, r, &want); err != nil {
@@ -430,6 +451,10 @@ func (a *Agent) holdExport(w http.ResponseWriter, r *http.Request) (any, error) 
 	var now any
 	header, release := "Export", func() {}
 	err := a.change(func() (err error) {
+		if want.Upgrade {
+			release, err = a.c.beginUpgrade(r.Context(), want.Node)
+			return err
+		}
 		if want.Import {
 			header = "Import"
 			now, release, err = a.c.beginImport(r.Context(), want.Node, want.Cluster)

@@ -61,7 +61,11 @@ type Cluster struct {
 	legacy  bool            // status hangs while a node is offline
 	exports map[string]bool // by the node they run on; whether they are of the whole cluster
 	imports map[string]bool // likewise
-	main    Database        // nil: no Cloud Controller is joined
+	// upgrades likewise, of nodes; never of the whole cluster.
+	upgrades map[string]bool
+	marked   func(id string, there bool) // see OnMarker
+	upgraded func(id string)             // see OnUpgraded
+	main     Database                    // nil: no Cloud Controller is joined
 	// manifest is the URL of the vendor's.
 	manifest string
 
@@ -78,10 +82,15 @@ type Cluster struct {
 	nodeChange func(ctx context.Context, id string, p StatePatch) error
 	// relocateTake likewise what takeRelocation does.
 	relocateTake func(ctx context.Context, id string) (Relocate, error)
+	// upgradeTake, upgradeBegin and nodeRetire likewise what takeUpgrade, beginUpgrade and retireNow do.
+	upgradeTake  func(ctx context.Context, id string, want UpgradeRequest) (Upgrade, error)
+	upgradeBegin func(ctx context.Context, id string) (func(), error)
+	nodeRetire   func(ctx context.Context, id string) error
 }
 
 type node struct {
 	id, name       string
+	version        string
 	roles          []string
 	up             bool
 	booted         time.Time
@@ -99,6 +108,8 @@ type node struct {
 	imports        Import
 	patches        NodePatches
 	relocate       Relocate
+	upgrade        Upgrade
+	boot           time.Time // of this boot, by the clock of what it is known from: it only tells boots apart
 }
 
 // Command is one kato call, as `kato history` keeps it (kato.md §1).
@@ -152,7 +163,8 @@ func (c *Cluster) AddNode(id, name string, roles []string, apps int) {
 		sorted = append(sorted, "base") // mandatory on every node
 	}
 	slices.SortStableFunc(sorted, func(a, b string) int { return slices.Index(roleOrder, a) - slices.Index(roleOrder, b) })
-	n := &node{id: id, name: name, roles: sorted, up: true, booted: time.Now(), stopped: map[string]bool{}, never: map[string]bool{}, stuck: map[string]bool{}, restarted: map[string]time.Time{}}
+	n := &node{id: id, name: name, version: c.version, roles: sorted, up: true, booted: time.Now(), stopped: map[string]bool{}, never: map[string]bool{}, stuck: map[string]bool{}, restarted: map[string]time.Time{}}
+	n.boot = n.booted
 	if slices.Contains(roles, "dea") {
 		n.apps, n.capacity = apps, 3*apps
 	}
@@ -171,15 +183,19 @@ func (c *Cluster) with(id string, f func(*node)) {
 	}
 }
 
-// NodeUp tells that a node has booted; its roles go STOPPED, STARTING, RUNNING over startTime.
+// NodeUp tells that a node has booted; its roles go STOPPED, STARTING, RUNNING over startTime, unless its components are upgraded by half.
 func (c *Cluster) NodeUp(id string, startTime time.Duration) {
 	c.with(id, func(n *node) {
 		n.up, n.booted, n.startTime, n.retired = true, time.Now(), startTime, false
 		n.stopped = map[string]bool{}
 		n.stuck = map[string]bool{}
 		n.restarted = map[string]time.Time{}
+		n.boot = n.booted
 		for r := range n.never {
 			n.stuck[r] = true
+		}
+		if n.upgrade.Interrupted != "" {
+			n.stopped = set(n.roles)
 		}
 	})
 }

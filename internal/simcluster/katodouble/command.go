@@ -34,6 +34,10 @@ type Invocation struct {
 	Folders Folders
 	// Sudo returns an error when sudo asks the caller for a password; nil = it does not ask.
 	Sudo func(context.Context) error
+	// SudoThere likewise of another node, by its id, to which kato has logged in.
+	SudoThere func(ctx context.Context, node string) error
+	// Reboot reboots a node, by its id, and returns before it does; nil = no node can be rebooted.
+	Reboot func(ctx context.Context, node string) error
 	// Reach returns an error when one node cannot log in to another one by key, both named by their ids; nil = it can.
 	Reach func(ctx context.Context, from, to string) error
 	// Dial connects as a program of a node, which is named by its id; nil = as this process.
@@ -70,6 +74,7 @@ const usageText = `Usage:
   kato info [options]
   kato node list [options]
   kato node retire [options]
+  kato node upgrade [options]
   kato node version [<node-IP>]
   kato op upstream_proxy set [options] <host:port>
   kato op upstream_proxy delete
@@ -99,6 +104,10 @@ func (c *Cluster) Run(ctx context.Context, in Invocation) int {
 	c.mu.Unlock()
 	if k.local == nil {
 		return k.fail("this node is not part of a cluster")
+	}
+	if k.noKato() {
+		io.WriteString(in.Stderr, "kato: command not found\n")
+		return 127
 	}
 	if in.UID == 0 {
 		return k.fail("kato must not be run as root")
@@ -217,8 +226,11 @@ func (k *call) run() int {
 	for _, a := range args {
 		if a == "--help" || a == "-h" {
 			text := usageText
-			if args[0] == "patch" {
+			switch {
+			case args[0] == "patch":
 				text = patchHelp(k.generation())
+			case upgrades(args):
+				text = upgradeHelp(k.oldUpgrades())
 			}
 			io.WriteString(k.Stdout, text)
 			return 0
@@ -233,8 +245,7 @@ func (k *call) run() int {
 		if len(args) > 1 {
 			return k.usage()
 		}
-		k.printf("%s\n", k.c.version)
-		return 0
+		return k.nodeVersion(nil)
 	case "info":
 		return k.info(args[1:])
 	case "status":
@@ -262,8 +273,9 @@ func (k *call) run() int {
 		case "retire":
 			return k.nodeRetire(args[2:])
 		case "version":
-			k.printf("%s\n", k.c.version)
-			return 0
+			return k.nodeVersion(args[2:])
+		case "upgrade":
+			return k.nodeUpgrade(args[2:])
 		}
 	case "op":
 		if sub == "upstream_proxy" {
@@ -331,9 +343,9 @@ func (k *call) info(args []string) int {
 	}
 	available := slices.DeleteFunc(slices.Clone(roleOrder), func(r string) bool { return slices.Contains(n.roles, r) })
 	if o.json || o.yaml {
-		return k.render(o.json, map[string]any{"node": n.id, "version": k.c.version, "assigned_roles": n.roles, "available_roles": available})
+		return k.render(o.json, map[string]any{"node": n.id, "version": n.version, "assigned_roles": n.roles, "available_roles": available})
 	}
-	k.printf("Node %s\nVersion: %s\nAssigned roles: %s\nAvailable roles: %s\n", n.id, k.c.version, strings.Join(n.roles, ", "), strings.Join(available, ", "))
+	k.printf("Node %s\nVersion: %s\nAssigned roles: %s\nAvailable roles: %s\n", n.id, n.version, strings.Join(n.roles, ", "), strings.Join(available, ", "))
 	return 0
 }
 

@@ -23,6 +23,9 @@ type Database interface {
 	Redeploy(ctx context.Context, r Redeployment) error
 }
 
+// BuildpackLoser is a Database that loses the buildpacks of its own when a node with the role controller is upgraded (kato.md §5).
+type BuildpackLoser interface{ LoseBuildpacks() }
+
 // ContentEntry is the entry of an export's archive that holds the Content, as JSON. Where in an archive kato keeps it is not known (kato.md §9).
 const ContentEntry = "helion-export/main-db/cloud_controller.json"
 
@@ -98,7 +101,7 @@ type Redeployment struct {
 }
 
 // DatabaseHandler serves a Database to the katos of real nodes: GET and POST /content, POST /redeployments, which is answered with 409 and the reason when the
-// app does not run.
+// app does not run, and DELETE /buildpacks, which a BuildpackLoser loses.
 func DatabaseHandler(db Database) http.Handler {
 	mux := http.NewServeMux()
 	read := func(w http.ResponseWriter, r *http.Request, into any) bool {
@@ -136,6 +139,11 @@ func DatabaseHandler(db Database) http.Handler {
 		}
 		if err := db.Redeploy(r.Context(), want); err != nil {
 			http.Error(w, err.Error(), http.StatusConflict)
+		}
+	})
+	mux.HandleFunc("DELETE /buildpacks", func(http.ResponseWriter, *http.Request) {
+		if loser, does := db.(BuildpackLoser); does {
+			loser.LoseBuildpacks()
 		}
 	})
 	return mux

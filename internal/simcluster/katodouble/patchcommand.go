@@ -277,15 +277,16 @@ func (k *call) patchStatus(id string, o patchOptions) int {
 // printPatches is the status as text, in the form of a generation. What it says of no patch is not known (kato.md §3.6).
 func (k *call) printPatches(g Generation, lines []patchLine, open int) {
 	als := g == GenerationALS || g == Generation10
+	version, _ := k.c.Version(k.local.id)
 	switch {
 	case als && open == 1:
 		k.printf("1 update available to be installed.\n")
 	case als:
 		k.printf("%d updates available to be installed.\n", open)
 	case open == 1:
-		k.printf("1 update is available for %s.\n", k.c.version)
+		k.printf("1 update is available for %s.\n", version)
 	default:
-		k.printf("%d updates are available for %s.\n", open, k.c.version)
+		k.printf("%d updates are available for %s.\n", open, version)
 	}
 	list := func(words []string) string {
 		if len(words) == 0 {

@@ -98,8 +98,10 @@ func (r *remote) send(ctx context.Context, node SiteNode, method, path string, i
 			return nil, unfetched(strings.TrimSpace(string(text)))
 		}
 		if resp.StatusCode == http.StatusConflict {
-			if strings.Contains(string(text), errImporting.Error()) {
-				return nil, errImporting
+			for _, busy := range []error{errImporting, errUpgrading} {
+				if strings.Contains(string(text), busy.Error()) {
+					return nil, busy
+				}
 			}
 			return nil, errExporting
 		}
@@ -134,8 +136,13 @@ func (r *remote) record(line CommandLine) (end func(exit int)) {
 // asks says which nodes' state a command needs besides the local one's.
 func (r *remote) asks(args []string) []SiteNode {
 	local := []SiteNode{r.site.node(r.site.ID)}
-	if len(args) > 0 && args[0] == "status" || retires(args) || patchesAll(args) {
+	if len(args) > 0 && args[0] == "status" || retires(args) || patchesAll(args) || upgrades(args) {
 		return r.site.Nodes
+	}
+	if len(args) == 3 && args[0] == "node" && args[1] == "version" {
+		if n := r.site.node(args[2]); n.ID != "" && n.ID != r.site.ID {
+			local = append(local, n)
+		}
 	}
 	for i, a := range args {
 		name, value, has := strings.Cut(a, "=")
@@ -201,13 +208,11 @@ func (r *remote) run(ctx context.Context, in Invocation) int {
 	}
 	if retires(in.Args) {
 		// The counts of several nodes change together: one after the other in the whole cluster.
-		held, release := context.WithTimeout(ctx, lockTimeout)
-		defer release()
-		resp, err := r.send(held, core, http.MethodPost, "/lock", nil)
+		release, err := r.lock(ctx)
 		if err != nil {
-			return fail("Could not connect to node %s: No route to host", core.ID)
+			return fail("%v", err)
 		}
-		defer resp.Body.Close()
+		defer release()
 	}
 	nodes := r.asks(in.Args)
 	r.gather(ctx, nodes)
@@ -220,6 +225,7 @@ func (r *remote) run(ctx context.Context, in Invocation) int {
 	in.Sudo, in.Reach, r.c.exportBegin, r.c.importBegin = r.site.sudo, r.reach, r.beginExport, r.beginImport
 	r.c.patchTake, r.c.patchFetch, r.c.nodeChange = r.takePatches, r.fetchPatches, r.change
 	r.c.relocateTake = r.takeRelocation
+	in.SudoThere, in.Reboot, r.c.upgradeTake, r.c.upgradeBegin, r.c.nodeRetire, r.c.upgraded = r.sudoThere, r.reboot, r.takeUpgrade, r.beginUpgrade, r.retire, r.upgraded
 	if r.site.Database != "" {
 		r.c.SetDatabase(databaseAt{r.site.Database, databaseClient})
 	}
@@ -281,6 +287,83 @@ func (r *remote) takeRelocation(ctx context.Context, id string) (now Relocate, e
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	return now, r.unanswered(id, r.request(ctx, r.site.node(id), http.MethodPost, "/relocations", nil, &now))
+}
+
+// takeUpgrade begins an upgrade of a node, or a download.
+func (r *remote) takeUpgrade(ctx context.Context, id string, want UpgradeRequest) (now Upgrade, err error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	return now, r.unanswered(id, r.request(ctx, r.site.node(id), http.MethodPost, "/upgrades", want, &now))
+}
+
+// beginUpgrade takes the place of an upgrade on this node.
+func (r *remote) beginUpgrade(ctx context.Context, id string) (release func(), err error) {
+	_, release, err = r.hold(ctx, r.site.node(id), "/exports", ExportRequest{Node: id, Upgrade: true})
+	return release, r.unanswered(id, err)
+}
+
+// lock lets this kato alone change the counts of several nodes, until release is called.
+func (r *remote) lock(ctx context.Context) (release func(), err error) {
+	core := r.site.core()
+	held, cancel := context.WithTimeout(ctx, lockTimeout)
+	resp, err := r.send(held, core, http.MethodPost, "/lock", nil)
+	if err != nil {
+		cancel()
+		return nil, away{core.ID}
+	}
+	return func() {
+		cancel()
+		resp.Body.Close()
+	}, nil
+}
+
+// retire retires a node at once.
+func (r *remote) retire(ctx context.Context, id string) error {
+	release, err := r.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	r.gather(ctx, r.site.Nodes)
+	if err := r.c.retireNow(ctx, id); err != nil {
+		return err
+	}
+	if err := r.write(context.WithoutCancel(ctx), r.site.core()); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for n := range r.before {
+		r.before[n], _ = r.c.NodeState(n)
+	}
+	return nil
+}
+
+// upgraded tells the Cloud Controller when the node has its role; one that does not answer has lost nothing.
+func (r *remote) upgraded(id string) {
+	if r.site.Database != "" && slices.Contains(r.site.node(id).Roles, "controller") {
+		ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
+		defer cancel()
+		_ = databaseAt{r.site.Database, databaseClient}.ask(ctx, http.MethodDelete, "/buildpacks", nil, nil)
+	}
+}
+
+// sudoThere says whether another node's sudo asks for a password.
+func (r *remote) sudoThere(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, loginTimeout)
+	defer cancel()
+	return r.request(ctx, r.site.node(id), http.MethodPost, "/sudo", nil, nil)
+}
+
+// reboot reboots a node. Its agent may be gone before it answers.
+func (r *remote) reboot(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, loginTimeout)
+	defer cancel()
+	err := r.request(ctx, r.site.node(id), http.MethodPost, "/reboots", nil, nil)
+	if gone := (*url.Error)(nil); errors.As(err, &gone) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return nil
+	}
+	return err
 }
 
 // fetchPatches lets a node fetch the manifest, or a patch.

@@ -52,6 +52,10 @@ type Site struct {
 	Database string `json:"database,omitempty"`
 	// Manifest is the URL of the vendor's patches (ServeManifest); without one they cannot be fetched.
 	Manifest string `json:"manifest,omitempty"`
+	// Marker is the file that says that an upgrade of this node failed (UpgradeMarker); none is written if it is empty.
+	Marker string `json:"marker,omitempty"`
+	// Reboot is the command with which the agent reboots this node in the end of an upgrade; without one it cannot.
+	Reboot []string `json:"reboot,omitempty"`
 	// Dir of the node's files; StateDir if empty.
 	Dir string `json:"dir,omitempty"`
 	// Nodes in file order. The one with the role primary is the Core; the first one if none has it.
@@ -160,6 +164,37 @@ func (s *Site) sudo(ctx context.Context) error {
 		return nil
 	}
 	return exec.CommandContext(ctx, "sudo", "-n", "true").Run()
+}
+
+// sudoAsLogin returns an error when the login user's sudo asks for a password, as the agent sees it.
+func (s *Site) sudoAsLogin(ctx context.Context) error {
+	if s.Login == "" {
+		return nil
+	}
+	return exec.CommandContext(ctx, "su", "-", s.Login, "-s", "/bin/sh", "-c", "sudo -n true").Run()
+}
+
+// reboot begins a reboot of this node.
+func (s *Site) reboot() error {
+	if len(s.Reboot) == 0 {
+		return badRequest{fmt.Errorf("Could not reboot %s: Operation not permitted", s.ID)}
+	}
+	if out, err := exec.Command(s.Reboot[0], s.Reboot[1:]...).CombinedOutput(); err != nil {
+		return fmt.Errorf("could not reboot: %w: %s", err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
+
+// mark writes the file that says that an upgrade failed, or removes it.
+func (s *Site) mark(there bool) {
+	if s.Marker == "" {
+		return
+	}
+	if there {
+		_ = os.WriteFile(s.Marker, []byte(MarkerText), 0o644) // kato has no better place to say that it failed
+		return
+	}
+	_ = os.Remove(s.Marker) // somebody may have done so
 }
 
 // cluster is the site as it was installed.

@@ -15,7 +15,8 @@ import (
 
 // NodeState is what a node knows of itself: the answer to GET /state of its Agent.
 type NodeState struct {
-	ID string `json:"id"`
+	ID      string `json:"id"`
+	Version string `json:"version"`
 	// Booted is the start of the node's agent. UpSeconds since then are counted by the node itself, so that they are right when its clock is not.
 	Booted    time.Time `json:"booted"`
 	UpSeconds float64   `json:"up_seconds"`
@@ -49,6 +50,9 @@ type NodeState struct {
 	Patches NodePatches `json:"patches"`
 	// Relocate is what the next relocations do.
 	Relocate Relocate `json:"relocate"`
+	// Upgrade is what the next upgrades do, and what the last ones did. Upgrading: one runs on this node, of whichever one.
+	Upgrade   Upgrade `json:"upgrade"`
+	Upgrading bool    `json:"upgrading"`
 }
 
 // StatePatch is the body of PATCH /state: what it names is changed, the rest stays.
@@ -65,15 +69,17 @@ type StatePatch struct {
 	Import       *ImportPatch   `json:"import,omitempty"`
 	Patches      *PatchesPatch  `json:"patches,omitempty"`
 	Relocate     *RelocatePatch `json:"relocate,omitempty"`
+	Upgrade      *UpgradePatch  `json:"upgrade,omitempty"`
 	// Stop stops roles until the next boot, NeverStart keeps them STARTING from the next boot on, Start heals both. Resume ends only
 	// Stop, as `kato start` does.
 	Stop       []string `json:"stop,omitempty"`
 	NeverStart []string `json:"never_start,omitempty"`
 	Start      []string `json:"start,omitempty"`
 	Resume     []string `json:"resume,omitempty"`
-	// Restart restarts roles, also those that were stopped. Those of Stuck stay STARTING in this boot, until Start.
+	// Restart restarts roles, also those that were stopped. Those of Stuck stay STARTING in this boot, until Start, or until Unstick, which comes first and does not concern NeverStart's.
 	Restart []string `json:"restart,omitempty"`
 	Stuck   []string `json:"stuck,omitempty"`
+	Unstick []string `json:"unstick,omitempty"`
 }
 
 func (p StatePatch) empty() bool { return reflect.DeepEqual(p, StatePatch{}) }
@@ -96,13 +102,14 @@ func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Se
 func (c *Cluster) NodeState(id string) (s NodeState, ok bool) {
 	c.with(id, func(n *node) {
 		ok = true
-		s = NodeState{ID: n.id, Booted: n.booted, UpSeconds: time.Since(n.booted).Seconds(), RoleStartSeconds: n.startTime.Seconds(), RoleRestartSeconds: n.restartTime.Seconds(),
+		s = NodeState{ID: n.id, Version: n.version, Booted: n.boot, UpSeconds: time.Since(n.booted).Seconds(), RoleStartSeconds: n.startTime.Seconds(), RoleRestartSeconds: n.restartTime.Seconds(),
 			Roles: map[string]State{}, Restarted: map[string]float64{},
 			Stopped: sortedKeys(n.stopped), NeverStart: sortedKeys(n.never), Stuck: sortedKeys(n.stuck),
 			Apps: n.apps, Capacity: n.capacity, Retired: n.retired, ExitZero: n.exitZero, Prompts: n.prompts, LegacyStatus: c.legacy, Export: n.export, Import: n.imports,
-			Patches: n.patches, Relocate: n.relocate}
+			Patches: n.patches, Relocate: n.relocate, Upgrade: n.upgrade}
 		_, s.Exporting = c.exports[id]
 		_, s.Importing = c.imports[id]
+		_, s.Upgrading = c.upgrades[id]
 		for _, r := range n.roles {
 			s.Roles[r] = n.roleState(r)
 		}
@@ -119,7 +126,10 @@ func (c *Cluster) SetNodeState(s NodeState) {
 		n.up, n.booted, n.startTime = true, time.Now().Add(-seconds(s.UpSeconds)), seconds(s.RoleStartSeconds)
 		n.stopped, n.never, n.stuck = set(s.Stopped), set(s.NeverStart), set(s.Stuck)
 		n.apps, n.capacity, n.retired, n.exitZero, n.prompts = s.Apps, s.Capacity, s.Retired, s.ExitZero, s.Prompts
-		n.export, n.imports, n.patches, n.relocate = s.Export, s.Import, s.Patches, s.Relocate
+		n.export, n.imports, n.patches, n.relocate, n.upgrade, n.boot = s.Export, s.Import, s.Patches, s.Relocate, s.Upgrade, s.Booted
+		if s.Version != "" { // of an agent that did not know it
+			n.version = s.Version
+		}
 		n.restartTime, n.restarted = seconds(s.RoleRestartSeconds), map[string]time.Time{}
 		for r, ago := range s.Restarted {
 			n.restarted[r] = time.Now().Add(-seconds(ago))
@@ -131,9 +141,10 @@ func (c *Cluster) SetNodeState(s NodeState) {
 // PatchNode changes the state of a node as p says, or not at all: an unknown role, or more apps than fit, are errors.
 func (c *Cluster) PatchNode(id string, p StatePatch) error {
 	err := fmt.Errorf("node %s is not part of the cluster", id)
+	marker, was := false, false
 	c.with(id, func(n *node) {
 		err = nil
-		for _, r := range slices.Concat(p.Stop, p.NeverStart, p.Start, p.Resume, p.Restart, p.Stuck) {
+		for _, r := range slices.Concat(p.Stop, p.NeverStart, p.Start, p.Resume, p.Restart, p.Stuck, p.Unstick) {
 			if !slices.Contains(n.roles, r) {
 				err = fmt.Errorf("role %q is not enabled on node %s: it has %s", r, id, strings.Join(n.roles, ", "))
 				return
@@ -170,7 +181,16 @@ func (c *Cluster) PatchNode(id string, p StatePatch) error {
 			err = wrong
 			return
 		}
-		n.apps, n.capacity, n.export, n.imports, n.patches, n.relocate = apps, capacity, export, imports, patches, relocate
+		upgrade, wrong := n.upgrade.apply(p.Upgrade)
+		if wrong != nil {
+			err = wrong
+			return
+		}
+		was, marker = n.upgrade.FailedMarker, upgrade.FailedMarker
+		if p.Upgrade != nil {
+			put(&n.version, p.Upgrade.Version)
+		}
+		n.apps, n.capacity, n.export, n.imports, n.patches, n.relocate, n.upgrade = apps, capacity, export, imports, patches, relocate, upgrade
 		for to, from := range map[*bool]*bool{&n.retired: p.Retired, &n.exitZero: p.ExitZero, &n.prompts: p.Prompts, &c.legacy: p.LegacyStatus} {
 			if from != nil {
 				*to = *from
@@ -189,6 +209,11 @@ func (c *Cluster) PatchNode(id string, p StatePatch) error {
 			delete(n.stopped, r)
 			n.restarted[r] = time.Now()
 		}
+		for _, r := range p.Unstick {
+			if !n.never[r] {
+				delete(n.stuck, r)
+			}
+		}
 		for _, r := range p.Stuck {
 			n.stuck[r] = true
 		}
@@ -198,6 +223,9 @@ func (c *Cluster) PatchNode(id string, p StatePatch) error {
 			delete(n.stuck, r)
 		}
 	})
+	if c.marked != nil && marker != was {
+		c.marked(id, marker)
+	}
 	return err
 }
 

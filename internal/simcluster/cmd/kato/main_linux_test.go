@@ -62,6 +62,8 @@ type hosts struct {
 	agents    map[string]*exec.Cmd
 	// database and manifest of node.json
 	database, manifest string
+	marker             string
+	reboot             []string
 }
 
 func start(t *testing.T) *hosts { return startWith(t, nil) }
@@ -95,7 +97,7 @@ func startWith(t *testing.T, change func(*hosts)) *hosts {
 }
 
 func (h *hosts) site(id string) string {
-	s := katodouble.Site{ID: id, Version: "3.4.2", RoleStart: h.roleStart, Database: h.database, Manifest: h.manifest, Dir: filepath.Join(h.dir, id, "state"), Nodes: []katodouble.SiteNode{
+	s := katodouble.Site{ID: id, Version: "3.4.2", RoleStart: h.roleStart, Database: h.database, Manifest: h.manifest, Marker: h.marker, Reboot: h.reboot, Dir: filepath.Join(h.dir, id, "state"), Nodes: []katodouble.SiteNode{
 		{ID: ids[0], Name: "core", Roles: []string{"primary", "controller", "router"}, Port: h.ports[ids[0]]},
 		{ID: ids[1], Name: "dea-1", Roles: []string{"dea"}, Apps: 4, Port: h.ports[ids[1]]},
 		{ID: ids[2], Name: "dea-2", Roles: []string{"dea"}, Apps: 4, Port: h.ports[ids[2]]},
