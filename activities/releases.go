@@ -99,10 +99,13 @@ func releaseOf(said answer) releaseFacts {
 func (f releaseFacts) noVersion() string {
 	text := "kato version does not tell one: " + f.why
 	if strings.Contains(f.why, "not found") || strings.Contains(f.why, "No such file") || strings.Contains(f.why, "127") {
-		text += "; where an upgrade has left a node without kato, run on it, in /s/code/sentinel/cli: bin/sentinel upgrade VERSION 127.0.0.1 ITS-IP --skip-download"
+		text += "; " + withoutKato
 	}
 	return text
 }
+
+// withoutKato is the way out of the page (kato.md §5).
+const withoutKato = "where an upgrade has left a node without kato, run on it, in /s/code/sentinel/cli: bin/sentinel upgrade VERSION 127.0.0.1 ITS-IP --skip-download"
 
 // problems are what the checklist has against the node, and those of them that may be overruled.
 func (f releaseFacts) problems(core, offline bool) (hard, soft []string) {
@@ -549,6 +552,11 @@ func (x *Releases) UpgradeNode(ctx context.Context, in ReleaseNodeInput) (Upgrad
 				way.answer = true
 				continue
 			}
+		}
+		if failed != nil && end.State == remote.JobExited && end.ExitCode == 127 {
+			f := failureOf(failed)
+			f.Message += "; " + withoutKato
+			failed = operation.NewError(f)
 		}
 		if failed != nil {
 			return out, failed

@@ -86,7 +86,7 @@ func (u *releaseUpgrade) ready(ctx workflow.Context) (problems, warnings []strin
 	}
 	switch {
 	case u.plan.DEAs == 1:
-		warnings = append(warnings, "there is one DEA: while it is upgraded no app runs")
+		warnings = append(warnings, "there is one DEA: while it is upgraded no app runs, and kato may refuse to empty it")
 	case u.plan.DEAs > 1:
 		warnings = append(warnings, "the DEAs are emptied one at a time: whether the others have room for the apps of one, katoflow does not know")
 	}

@@ -312,18 +312,39 @@ func TestReleases_RoleDoesNotRunAfterwards_TheNextNodeWaits(t *testing.T) {
 func TestReleases_KatoIsGone_TheQuestionSaysWhatToRun(t *testing.T) {
 	t.Parallel()
 	s := released(t)
-	s.limits("unreachable_after: 5s, boot: 20s, upgrade: 20s, apt_lock: 1s")
-	s.upgradeWith("dea-1", katodouble.UpgradePatch{Fault: new(katodouble.UpgradeLosesKato), Times: new(1)})
+	s.upgradeWith("core", katodouble.UpgradePatch{Fault: new(katodouble.UpgradeLosesKato), Times: new(1)})
 	s.worker("")
 	o := s.release()
-	f := s.fault("an upgrade leaves a node without kato")
+	f := s.fault("its own upgrade leaves the Core without kato")
 	q := o.question(2 * time.Minute)
-	require.Equal(t, [2]string{"dea-1", operation.StepNodeUpgrade}, [2]string{q.Node, q.Step})
-	require.NoError(t, s.cluster.Node("dea-1").(upgradable).HealUpgrade())
+	require.Equal(t, [2]string{"core", operation.StepNodeUpgrade}, [2]string{q.Node, q.Step})
+	require.Contains(t, q.Cause.Message, "bin/sentinel upgrade VERSION 127.0.0.1 ITS-IP --skip-download")
+	require.NoError(t, s.cluster.Node("core").(upgradable).HealUpgrade())
 	o.decide(q, operation.Retry)
 	o.done(2 * time.Minute)
 	s.allReleased()
 	f.end(parkedFor(q.Step, "mended by hand, retried: resumed"))
+}
+
+func TestReleases_KatoHangs_TheRetryWaitsAndAnEndByHandIsFound(t *testing.T) {
+	t.Parallel()
+	s := released(t)
+	s.limits("unreachable_after: 60s, boot: 20s, upgrade: 5s, apt_lock: 1s")
+	s.upgradeWith("dea-1", katodouble.UpgradePatch{Fault: new(katodouble.UpgradeHangs), Times: new(1)})
+	s.worker("")
+	o := s.release()
+	f := s.fault("kato node upgrade never ends")
+	q := o.question(time.Minute)
+	require.Equal(t, [2]string{"dea-1", operation.StepNodeUpgrade}, [2]string{q.Node, q.Step})
+	require.Equal(t, operation.ErrTimeout, q.Cause.Type)
+	require.Equal(t, []operation.Decision{operation.Retry, operation.Skip, operation.Abort}, q.Choices)
+	// The way out of somebody who knows no better.
+	s.cluster.Node("core").RebootNow()
+	o.decide(q, operation.Retry)
+	r := o.done(3 * time.Minute)
+	require.Contains(t, strings.Join(nodeOf(t, r, "dea-1").Notes, "\n"), "kato said that the upgrade was interrupted: resumed")
+	s.allReleased()
+	f.end(parkedFor(q.Step, "the Core rebooted by hand, retried: run again and resumed"))
 }
 
 // The machine of the Core reboots in its own upgrade, and those of the DEAs in theirs.
@@ -405,11 +426,10 @@ func TestReleases_WithAnExport_IsMadeBeforeAndNamed(t *testing.T) {
 // TestKillMatrix_OfReleases kills the worker at every boundary of every step and in the middle of kato node upgrade, and requires that kato ran exactly once for each node.
 func TestKillMatrix_OfReleases(t *testing.T) {
 	t.Parallel()
-	oneDEA := func(c *config) { c.nodes = c.nodes[:2] }
 	t.Run("points", func(t *testing.T) {
 		m := matrix{
 			site: func(t *testing.T) *site {
-				s := released(t, oneDEA)
+				s := released(t)
 				for _, n := range s.names() {
 					s.upgradeWith(n, katodouble.UpgradePatch{Seconds: new(0.4), DownloadSeconds: new(0.3)})
 				}
@@ -418,7 +438,7 @@ func TestKillMatrix_OfReleases(t *testing.T) {
 			start: func(s *site) *op { return s.releaseDirectly(operation.ReleaseUpgradeInput{}) },
 			intact: func(o *op, _ int) {
 				o.done(3 * time.Minute)
-				require.Len(o.t, o.nodeUpgrades(), 4, "%v", o.nodeUpgrades())
+				require.Len(o.t, o.nodeUpgrades(), 5, "%v", o.nodeUpgrades())
 				o.allReleased()
 			},
 		}
