@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -49,6 +50,8 @@ type scenario struct {
 	access string
 	// storage is relocate, enable or disable: a relocation, or quotas.
 	storage string
+	// release is an upgrade to another release, without anything made before unless backup is set, too.
+	release bool
 	// snapshot is a set of snapshots of an ALS cluster with a hypervisor; backup is set, too, for its bucket.
 	snapshot bool
 	// rollback goes back to a set that is taken before; snapshot is set, too.
@@ -271,6 +274,36 @@ func cases() []scenario {
 			}},
 		{name: "relocate-dry-run", als: true, storage: "relocate", args: []string{"--node", "mysql-1", "--services", "/mnt/quota/s", "--dry-run"}, phase: operation.PhaseDone},
 		{name: "relocate-refused", als: true, storage: "relocate", args: []string{"--node", "mysql-1", "--services", "/mnt/plain/s"}, phase: operation.PhaseFailed},
+		{name: "release", als: true, release: true, phase: operation.PhaseDone},
+		{name: "release-export", als: true, release: true, backup: true, args: []string{"--nodes", "dea-1"}, phase: operation.PhaseDone},
+		{name: "release-old-back", als: true, release: true, args: []string{"--nodes", "dea-1"}, phase: operation.PhaseFailed,
+			faults: releases("dea-1", katodouble.UpgradePatch{Fault: new(katodouble.UpgradeValidation), Times: new(1)}, true), script: func(r *recording) { r.answer("dea-1", operation.Back) }},
+		{name: "release-stale-accepted", als: true, release: true, args: []string{"--nodes", "dea-1,dea-2"}, phase: operation.PhaseDone,
+			faults: releases("dea-1", katodouble.UpgradePatch{Fault: new(katodouble.UpgradeStale), Times: new(-1)}, false), script: func(r *recording) { r.answer("dea-1", operation.Accept) }},
+		{name: "release-interrupted-resumed", als: true, release: true, args: []string{"--nodes", "dea-1"}, phase: operation.PhaseDone,
+			faults: releases("dea-1", katodouble.UpgradePatch{Fault: new(katodouble.UpgradeInterrupted), Times: new(1)}, false)},
+		{name: "release-download-skipped", als: true, release: true, args: []string{"--nodes", "dea-1"}, phase: operation.PhaseDone,
+			faults: releases("core", katodouble.UpgradePatch{Fault: new(katodouble.UpgradeDownload), Times: new(1)}, false), script: func(r *recording) { r.answer(operation.ClusterNode, operation.Skip) }},
+		{name: "release-core-rebooted", als: true, release: true, args: []string{"--nodes", "dea-1"}, phase: operation.PhaseDone,
+			faults: releases("dea-1", katodouble.UpgradePatch{Seconds: new(3.0)}, false), script: func(r *recording) {
+				r.nodeUpgrade("core")
+				_ = r.cluster.Node("dea-1").UpgradeWith(katodouble.UpgradePatch{Seconds: new(0.2)})
+				r.cluster.Node("core").RebootNow()
+			}},
+		{name: "release-cancelled", als: true, release: true, args: []string{"--nodes", "dea-1,dea-2"}, phase: operation.PhaseCancelled,
+			faults: releases("dea-1", katodouble.UpgradePatch{Seconds: new(2.0)}, false), script: func(r *recording) {
+				r.nodeUpgrade("core")
+				r.katoflow("op", "cancel", r.workflow, "--detach")
+			}},
+		{name: "release-window", als: true, release: true, window: true, args: []string{"--nodes", "dea-1"}, phase: operation.PhaseDone,
+			script: func(r *recording) {
+				r.until("the window to open", func(p operation.Report) bool { return p.Finished() || strings.Contains(p.Window, "open until") })
+			}},
+		{name: "release-max-failures", als: true, release: true, args: []string{"--nodes", "dea-1,dea-2", "--max-failures", "0"}, phase: operation.PhaseAborted,
+			faults: releases("dea-1", katodouble.UpgradePatch{Fault: new(katodouble.UpgradeFails), Times: new(1)}, false)},
+		{name: "release-dry-run", als: true, release: true, args: []string{"--dry-run"}, phase: operation.PhaseDone},
+		{name: "release-nothing", als: true, release: true, args: []string{"--to", "1.2.0"}, phase: operation.PhaseDone},
+		{name: "release-refused", als: true, release: true, args: []string{"--safety", "export"}, phase: operation.PhaseFailed},
 		{name: "quota-enable", als: true, storage: "enable", phase: operation.PhaseDone},
 		{name: "quota-no-kernel-skipped", als: true, storage: "enable", args: []string{"--nodes", "mysql-1,dea-1"}, phase: operation.PhaseFailed,
 			faults: func(c *simcluster.Cluster) { _ = c.Node("mysql-1").QuotaSupport(false) }, script: func(r *recording) { r.answer("mysql-1", operation.Skip) }},
@@ -568,6 +601,19 @@ func (r *recording) run() error {
 		r.workflow = operation.WorkflowID(r.name, operation.AccessAction(r.access).Kind(), "op-1")
 		args = append(append([]string{"access", r.access, r.name}, r.args...), "--id", "op-1", "--detach")
 	}
+	if r.release {
+		for _, n := range r.cluster.Nodes() {
+			if err := n.UpgradeWith(katodouble.UpgradePatch{Version: new("1.2.0"), Releases: []string{"1.2.0", "1.3.0"}}); err != nil {
+				return err
+			}
+		}
+		r.workflow = operation.WorkflowID(r.name, operation.KindReleaseUpgrade, "op-1")
+		safety := operation.SafetyNone
+		if r.backup {
+			safety = operation.SafetyExport
+		}
+		args = append([]string{"upgrade", "release", r.name, "--to", "1.3.0", "--force", "--safety", string(safety), "--id", "op-1", "--detach"}, r.args...)
+	}
 	switch r.storage {
 	case "":
 	case "relocate":
@@ -746,6 +792,19 @@ func (r *recording) relocating() {
 	})
 }
 
+// releases changes what kato node upgrade does on a node; old: on all of them it is that of ALS 1.0.
+func releases(node string, p katodouble.UpgradePatch, old bool) func(*simcluster.Cluster) {
+	return func(c *simcluster.Cluster) {
+		err := c.Node(node).UpgradeWith(p)
+		for _, n := range c.Nodes() {
+			err = errors.Join(err, n.UpgradeWith(katodouble.UpgradePatch{Old: new(old)}))
+		}
+		if err != nil {
+			panic(err) // no such setting
+		}
+	}
+}
+
 // relocations changes what kato relocate does on a node.
 func relocations(node string, p katodouble.RelocatePatch) func(*simcluster.Cluster) {
 	return func(c *simcluster.Cluster) {
@@ -853,6 +912,20 @@ func (r *recording) working(node, program string) {
 		return harness.WaitFor(patience, program+" to run on "+node, func() (bool, error) {
 			for _, e := range r.cluster.Node(node).Commands() {
 				if e.Argv[0] == program && e.End.IsZero() {
+					return true, nil
+				}
+			}
+			return false, nil
+		})
+	})
+}
+
+// nodeUpgrade waits until kato upgrades another node from that one.
+func (r *recording) nodeUpgrade(node string) {
+	r.do(func(context.Context) error {
+		return harness.WaitFor(patience, "kato node upgrade", func() (bool, error) {
+			for _, e := range r.cluster.Node(node).Commands() {
+				if strings.HasPrefix(e.Command(), "kato node upgrade --node ") && e.End.IsZero() {
 					return true, nil
 				}
 			}

@@ -106,6 +106,9 @@ func record(release, only string, atOnce int) (int, error) {
 		if s.impatient {
 			limits = "    gates: {times: 2, interval: 100ms, timeout: 2s}\n    timeouts: {unreachable_after: 2s, boot: 3s, upgrade: 2m, apt_lock: 10s}\n"
 		}
+		if s.release { // what answers is a mirror to it
+			limits += fmt.Sprintf("    kato: {releases: [%q]}\n", server.S3.URL)
+		}
 		if s.backup {
 			bucket, err := archivetest.NewBucket(context.Background(), server.S3, s.name, false)
 			if err != nil {
