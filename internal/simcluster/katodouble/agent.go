@@ -60,7 +60,7 @@ type CommandLine struct {
 //	POST  /reboots           reboots the node
 //	POST  /fetches           FetchRequest: fetches the vendor's manifest, or a patch; answers with the new NodeState
 //
-// A wrong request is answered with 400, one of the Core's to another node with 404, an export or import while another one runs with 409, a state that cannot be
+// A wrong request is answered with 400, one of the Core's to another node with 404, an export, import or upgrade while another one runs with 409, a state that cannot be
 // written with 500 and changes nothing, and what cannot be fetched with 502.
 type Agent struct {
 	site *Site

@@ -177,7 +177,7 @@ func (s *Site) sudoAsLogin(ctx context.Context) error {
 // reboot begins a reboot of this node.
 func (s *Site) reboot() error {
 	if len(s.Reboot) == 0 {
-		return badRequest{fmt.Errorf("Could not reboot %s: Operation not permitted", s.ID)}
+		return badRequest{fmt.Errorf("node %s has no command that reboots it", s.ID)}
 	}
 	if out, err := exec.Command(s.Reboot[0], s.Reboot[1:]...).CombinedOutput(); err != nil {
 		return fmt.Errorf("could not reboot: %w: %s", err, strings.TrimSpace(string(out)))

@@ -9,7 +9,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -25,7 +24,6 @@ type upgraded struct {
 	deny map[string]error // of logins
 	ask  map[string]error // of sudo
 
-	mu       sync.Mutex
 	markers  map[string]bool
 	upgraded []string
 	rebooted []string
@@ -335,15 +333,14 @@ func TestUpgrade_NextDEA_IsRetiredWhenTheLastOneRunsAgain(t *testing.T) {
 func TestUpgrade_Faults_LeaveWhatTheyAreToLeave(t *testing.T) {
 	const interrupted = "ERROR: [10.0.0.4] The upgrade to 1.3.0 was interrupted. Run kato node upgrade --resume\n"
 	for _, tc := range []struct {
-		fault     UpgradeFault
-		exit      int
-		errs      string
-		version   string
-		role      State
-		left      Upgrade
-		status    string
-		says      bool // that it is done
-		otherwise func(*upgraded)
+		fault   UpgradeFault
+		exit    int
+		errs    string
+		version string
+		role    State
+		left    Upgrade
+		status  string
+		says    bool // that it is done
 	}{
 		{fault: UpgradeFails, exit: 1, errs: "ERROR: [10.0.0.4] The inspection failed: postgresql does not answer\n", version: "1.2.0", role: Running, status: "upgraded"},
 		{fault: UpgradeNetwork, exit: 1, errs: "ERROR: Could not download 1.3.0 from https://pkg.helion.com/als/1.3.0: Connection timed out\n", version: "1.2.0", role: Running, status: "upgraded"},
@@ -442,7 +439,7 @@ func TestUpgrade_NodeThatGoesMeanwhile_IsAnError(t *testing.T) {
 	for _, tc := range []struct {
 		comesBack bool
 		want      string
-	}{{false, "ERROR: Could not connect to node 10.0.0.4: No route to host\n"}, {true, "ERROR: Connection closed by remote host\n"}} {
+	}{{false, "ERROR: Could not connect to node 10.0.0.4: No route to host\n"}, {true, "ERROR: Connection to 10.0.0.4 closed by remote host.\n"}} {
 		u := upgradeCluster(t, "1.2.0")
 		u.set(dataID, UpgradePatch{Seconds: new(1.0)})
 		go func() {

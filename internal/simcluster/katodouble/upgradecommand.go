@@ -513,8 +513,10 @@ func (u *upgrader) tellSuccess() int {
 	return 0
 }
 
-// errLost is of a node that was booted anew meanwhile.
-var errLost = errors.New("Connection closed by remote host")
+// lost is the error of a node that was booted anew meanwhile.
+type lost struct{ id string }
+
+func (e lost) Error() string { return "Connection to " + e.id + " closed by remote host." }
 
 // look sees what has changed on the nodes.
 func (u *upgrader) look() upgrading {
@@ -533,7 +535,7 @@ func (u *upgrader) spend(d time.Duration) error {
 	case !n.up:
 		return away{n.id}
 	case !n.boot.Equal(u.node.boot):
-		return errLost
+		return lost{n.id}
 	}
 	return nil
 }
