@@ -189,6 +189,14 @@ func Faults() []Fault {
 			return h.RelocateWith(p)
 		}},
 		{"heal-relocate", "", "end relocate-with", plain((*Host).HealRelocate)},
+		{"upgrade-with", "JSON", `let kato node upgrade go so, as {"releases":["1.3.0"],"seconds":5,"restart":"reboot"} or {"fault":"interrupted","times":1}`, func(h *Host, args []string) error {
+			p, err := katodouble.ParseUpgradePatch(strings.Join(args, " "))
+			if err != nil {
+				return err
+			}
+			return h.UpgradeWith(p)
+		}},
+		{"heal-upgrade", "", "end the fault and the seconds of upgrade-with, and give the host its kato back", plain((*Host).HealUpgrade)},
 		{"quota-support", "[on|off]", "let quotaon and quotaoff answer as on a kernel that has Linux quotas", toggle((*Host).QuotaSupport)},
 		{"quota-tools", "[on|off]", "let quotacheck, quotaon and quotaoff be there, or not", toggle((*Host).QuotaTools)},
 		{"make-init-script", "NAME", "put setup_helion_lxc or setup_stackato_lxc into /etc/init.d, which boots run", func(h *Host, args []string) error {

@@ -365,7 +365,7 @@ func changes(args []string) bool {
 	case "config":
 		return second == "set" || second == "del"
 	case "node":
-		return second == "retire"
+		return second == "retire" || second == "upgrade" && !slices.ContainsFunc(args, func(a string) bool { return slices.Contains([]string{"--status", "--help", "-h"}, a) })
 	case "patch":
 		return slices.Contains([]string{"install", "revert", "reinstall", "mark", "reset"}, second)
 	case "data", "op":

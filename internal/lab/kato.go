@@ -18,9 +18,13 @@ import (
 
 const katoUnit = katodouble.AgentUnit
 
+// katoVersion is the version of all hosts at the start.
+const katoVersion = "3.4.2"
+
 // katoSite is the host's /etc/kato/node.json.
 func (h *Host) katoSite() katodouble.Site {
-	out := katodouble.Site{ID: h.Address(), Version: "3.4.2", RoleStart: h.c.cfg.RoleStart.String(), Login: LoginUser, Database: h.c.databaseURL, Manifest: h.c.manifestURL}
+	out := katodouble.Site{ID: h.Address(), Version: katoVersion, RoleStart: h.c.cfg.RoleStart.String(), Login: LoginUser, Database: h.c.databaseURL, Manifest: h.c.manifestURL,
+		Marker: katodouble.UpgradeMarker, Reboot: []string{"systemctl", "reboot"}}
 	for _, o := range h.c.hosts {
 		apps := o.cfg.Apps
 		if apps == 0 {
@@ -58,11 +62,13 @@ func (c *Cluster) Maintenance() (bool, error) {
 	return v == true || v == "true", nil
 }
 
-// startController serves the cluster's Cloud Controller in this process, at the lab's address outside of the hosts. Its maintenance mode is that of the Core's kato;
+// startController serves the cluster's Cloud Controller in this process, at the lab's address outside of the hosts. Its maintenance mode and its version are those of the Core's kato;
 // while the Core does not answer, what it said last. The hosts' katos export and import its content by way of the bridge, which NoOutbound does not close: in a
 // real cluster it lies on the Core.
 func (c *Cluster) startController() (*cloudcontroller.Joined, error) {
 	var last atomic.Bool
+	var version atomic.Value
+	version.Store(katoVersion)
 	roles := map[string][]string{}
 	for _, h := range c.hosts {
 		roles[h.Address()] = h.cfg.Roles
@@ -80,6 +86,13 @@ func (c *Cluster) startController() (*cloudcontroller.Joined, error) {
 				return
 			}
 			last.Store(on)
+		},
+		Version: func() string {
+			var s katodouble.NodeState
+			if err := c.core().askKatoWithin(2*time.Second, http.MethodGet, "/state", nil, &s); err == nil {
+				version.Store(s.Version)
+			}
+			return "v" + version.Load().(string)
 		},
 		Nodes: func() map[string][]string { return roles },
 	})
@@ -161,6 +174,28 @@ func (h *Host) Patches() (katodouble.NodePatches, error) {
 	return s.Patches, err
 }
 
+// UpgradeWith changes what `kato node upgrade` does on the host and what it has done there; katodouble.UpgradePatch says what can be set. What it does not name stays.
+func (h *Host) UpgradeWith(p katodouble.UpgradePatch) error {
+	return h.Kato(katodouble.StatePatch{Upgrade: &p})
+}
+
+// HealUpgrade ends the fault of the host's upgrades, gives it its kato back, and makes upgrades take no time. What they have done stays so.
+func (h *Host) HealUpgrade() error {
+	return h.UpgradeWith(katodouble.UpgradePatch{Heal: true})
+}
+
+// KatoVersion is the version of the host.
+func (h *Host) KatoVersion() (string, error) {
+	s, err := h.KatoState()
+	return s.Version, err
+}
+
+// KatoUpgrade is what upgrades of the host do, and what they have done there.
+func (h *Host) KatoUpgrade() (katodouble.Upgrade, error) {
+	s, err := h.KatoState()
+	return s.Upgrade, err
+}
+
 // Importing says whether `kato data import` is at work on the host; false while its kato does not answer.
 func (h *Host) Importing() bool {
 	s, err := h.KatoState()
@@ -186,7 +221,11 @@ func (c *Cluster) changeConfig(change katodouble.ConfigChange) error {
 }
 
 func (h *Host) askKato(method, path string, body []byte, out any) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	return h.askKatoWithin(10*time.Second, method, path, body, out)
+}
+
+func (h *Host) askKatoWithin(d time.Duration, method, path string, body []byte, out any) error {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
 	defer cancel()
 	url := "http://" + net.JoinHostPort(h.Address(), strconv.Itoa(katodouble.AgentPort)) + path
 	r, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
