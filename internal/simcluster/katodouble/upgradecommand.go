@@ -408,6 +408,9 @@ func (n upgrading) finished(p *UpgradePatch) StatePatch {
 
 // upgradeNode upgrades a node, if there is something to do.
 func (k *call) upgradeNode(id string, o upgradeOptions, releases []string) int {
+	if k.c.refresh != nil { // it may have been asked, or another node upgraded, for long
+		k.c.refresh(k.ctx)
+	}
 	if exit := k.available(id); exit != 0 {
 		return exit
 	}
@@ -468,8 +471,11 @@ func (u *upgrader) say(format string, args ...any) {
 
 // run returns kato's exit code.
 func (u *upgrader) run() int {
-	if u.now.Fault == UpgradeAsks && u.options.skip && !u.confirmed() {
-		return u.aborted()
+	if u.now.Fault == UpgradeAsks && u.options.skip {
+		if !u.confirmed() {
+			return u.aborted()
+		}
+		u.node.boot = u.look().boot
 	}
 	u.say("inspecting")
 	if u.now.Fault == UpgradeFails {
