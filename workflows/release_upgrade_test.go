@@ -60,13 +60,6 @@ func newReleaseWorld(t *testing.T) *releaseWorld {
 	return w
 }
 
-func (w *releaseWorld) note(ctx context.Context, name string) error {
-	w.f.mu.Lock()
-	w.modes[name] = w.f.maintenance
-	w.f.mu.Unlock()
-	return w.f.call(ctx, name, "")
-}
-
 func (w *releaseWorld) ReleaseNodes(ctx context.Context, in activities.ReleaseNodesInput) (activities.ReleaseNodesResult, error) {
 	err := w.f.call(ctx, "ReleaseNodes", "")
 	w.f.mu.Lock()
