@@ -284,7 +284,7 @@ func (h *Host) Commands() ([]Execution, error) {
 	for _, a := range accepted {
 		e := Execution{Node: h.Name(), Argv: slices.Clone(a.Argv), Start: a.SubmitTime.time()}
 		e.Argv[0] = path.Base(e.Argv[0])
-		if e.Argv[0] == "true" || e.Argv[0] == "kill" || e.Argv[0] == "docker" && len(e.Argv) > 1 && slices.Contains(dockerReads, e.Argv[1]) {
+		if e.Argv[0] == "true" || e.Argv[0] == "kill" || e.Argv[0] == "timeout" && len(e.Argv) > 2 && e.Argv[2] == "du" || e.Argv[0] == "docker" && len(e.Argv) > 1 && slices.Contains(dockerReads, e.Argv[1]) {
 			continue
 		}
 		if slices.Equal(e.Argv, []string{"sh", "-c", "true"}) || len(e.Argv) == 5 && e.Argv[2] == `touch "$1"` && strings.HasPrefix(e.Argv[4], "/run/katoflow-") { // asked whether it may, and a word to a job
