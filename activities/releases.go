@@ -475,6 +475,12 @@ func asksToGoOn(out string) bool {
 	return asks
 }
 
+// tellsToResume reports whether kato has said that an upgrade was interrupted and is to be resumed, which is more than naming the option in its usage.
+func tellsToResume(out string) bool {
+	text := strings.ToLower(kato.Clean([]byte(out)))
+	return strings.Contains(text, "--resume") && !strings.Contains(text, "usage:")
+}
+
 // UpgradeNodeResult is how it ended, and what was found.
 type UpgradeNodeResult struct {
 	JobResult
@@ -538,7 +544,7 @@ func (x *Releases) UpgradeNode(ctx context.Context, in ReleaseNodeInput) (Upgrad
 		said := refusal(tail)
 		switch {
 		case failed == nil && said == "": // its own reboot, too
-		case in.Dialect.Resume && !way.resume && strings.Contains(tail, "--resume") && end.State == remote.JobExited:
+		case in.Dialect.Resume && !way.resume && tellsToResume(tail) && end.State == remote.JobExited:
 			out.Notes = append(out.Notes, "kato said that the upgrade was interrupted: resumed")
 			way = upgradeWay{resume: true}
 			continue

@@ -59,6 +59,13 @@ func TestAsksToGoOn_OnlyTheConfirmationIsAnswered(t *testing.T) {
 	}
 }
 
+func TestTellsToResume_TheUsageTextIsNoSuchWord(t *testing.T) {
+	t.Parallel()
+	require.True(t, tellsToResume("ERROR: The upgrade of 10.0.0.5 to 1.3.0 was interrupted. Run kato node upgrade --resume\n"))
+	require.False(t, tellsToResume("Usage:\n  kato node upgrade [options]\n\nOptions:\n  --resume  go on\n"))
+	require.False(t, tellsToResume("ERROR: no"))
+}
+
 func TestNodeUpgradeJob_EveryWay_IsAJobOfItsOwn(t *testing.T) {
 	b := start(t, simcluster.Config{Nodes: clusterOf("core", "dea-1"), Platform: "als"}, "")
 	s, err := b.nodes.Source.site(b.cluster.Name())

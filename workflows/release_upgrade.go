@@ -185,7 +185,8 @@ func (u *releaseUpgrade) answers(n *operation.NodeReport, f operation.Failure) (
 	if n.Step == operation.StepNodeUpgrade && f.Type == operation.ErrVerify {
 		more = append(more, operation.Accept)
 	}
-	if u.core.Dialect.Rollback && (n.Step == operation.StepNodeUpgrade || n.Step == operation.StepGates || n.Step == operation.StepNodeBack) && !(n.Release != nil && n.Release.Back) {
+	upgraded := n.Release != nil && n.Release.Before != "" && !operation.SameVersion(n.Release.Before, u.in.To) // otherwise kato would go further back than that
+	if u.core.Dialect.Rollback && upgraded && !n.Release.Back && (n.Step == operation.StepNodeUpgrade || n.Step == operation.StepGates || n.Step == operation.StepNodeBack) {
 		more = append(more, operation.Back)
 	}
 	return more

@@ -254,17 +254,17 @@ func TestRelease_VersionNotTold_IsAcceptedByAnAnswer(t *testing.T) {
 }
 
 func TestRelease_Accept_IsNotOfferedForWhatFailed(t *testing.T) {
-	w := newReleaseWorld(t)
-	u := &releaseUpgrade{}
-	n := &operation.NodeReport{Step: operation.StepNodeUpgrade}
+	u := &releaseUpgrade{in: operation.ReleaseUpgradeInput{To: "1.3.0"}}
+	n := &operation.NodeReport{Step: operation.StepNodeUpgrade, NodeProgress: operation.NodeProgress{Release: &operation.ReleaseProgress{Before: "1.2.0"}}}
 	require.Empty(t, u.answers(n, operation.Failure{Type: operation.ErrRemoteExit}))
 	require.Equal(t, []operation.Decision{operation.Accept}, u.answers(n, operation.Failure{Type: operation.ErrVerify}))
 	u.core.Dialect.Rollback = true
 	require.Equal(t, []operation.Decision{operation.Back}, u.answers(n, operation.Failure{Type: operation.ErrRemoteExit}))
 	require.Empty(t, u.answers(n, operation.Failure{Type: operation.ErrTimeout}), "it may still run")
-	n.Step = operation.StepRelease
+	n.Release.Before = "1.3.0"
+	require.Empty(t, u.answers(n, operation.Failure{Type: operation.ErrRemoteExit}), "kato would go further back than that")
+	n.Release.Before, n.Step = "1.2.0", operation.StepRelease
 	require.Empty(t, u.answers(n, operation.Failure{Type: operation.ErrVerify}))
-	_ = w
 }
 
 func TestRelease_CoreRebootsInAnUpgradeOfAnotherNode_RunAgain(t *testing.T) {
