@@ -248,15 +248,27 @@ func (x *Releases) ReleaseCore(ctx context.Context, in ReleaseCoreInput) (Releas
 		return ReleaseCoreResult{}, err
 	}
 	var out ReleaseCoreResult
-	said, err := x.katoSays(a.ctx, s, core, s.kato().UpgradeHelp())
+	var said answer
+	for try := 0; try < 3; try++ { // a connection lost by chance says nothing of kato
+		if said, err = x.katoSays(a.ctx, s, core, s.kato().UpgradeHelp()); !remote.IsKind(err, remote.KindTransport) || sleep(a.ctx, firstPause) != nil {
+			break
+		}
+	}
 	if a.ctx.Err() != nil {
 		return out, ended(a.ctx)
 	}
+	problem := func(format string, args ...any) {
+		out.Problems = append(out.Problems, oneLine(core.node.Name+": "+fmt.Sprintf(format, args...), 600))
+	}
 	if err != nil {
+		problem("which options kato node upgrade has could not be asked: %s", withoutNode(failureOf(nodeError(err)).Message, core.host.Name))
 		return out, nil
 	}
-	if out.Dialect, err = kato.ParseUpgradeHelp([]byte(said.sections["said"])); err != nil {
-		out.Problems = append(out.Problems, oneLine(core.node.Name+": "+err.Error(), 500))
+	switch out.Dialect, err = kato.ParseUpgradeHelp([]byte(said.sections["said"])); {
+	case err != nil:
+		problem("%s", err)
+	case !out.Dialect.Version:
+		problem("kato node upgrade has no --version there: it would go to whatever is the newest")
 	}
 	why := make([]string, len(targets))
 	each(len(targets), func(i int) {
@@ -300,11 +312,11 @@ func (x *Releases) Buildpacks(ctx context.Context, in OperationInput) ([]string,
 		return nil, controllerError(err)
 	}
 	out := make([]string, 0, len(all))
-	for _, b := range all[:min(len(all), 100)] {
+	for _, b := range all {
 		out = append(out, oneLine(b.Name, 100))
 	}
 	slices.Sort(out)
-	return out, nil
+	return out[:min(len(out), 1000)], nil
 }
 
 // OperationInput is only which operation asks.
@@ -358,8 +370,15 @@ func (x *Releases) onCore(ctx context.Context, phase string, in CoreReleaseInput
 		return JobResult{}, asking(err)
 	}
 	result, err := run.result(end)
-	if said := refusal(string(end.tail)); err == nil && said != "" && result.Started && !result.Interrupted {
-		err = failJob(operation.ErrVerify, t.host.Name, run.spec.ID.Dir(), remote.Tail(end.tail, maxTail), "%s ended well and said: %s", run.spec.ID.Step, said)
+	if err != nil || !result.Started || result.Interrupted {
+		return result, err
+	}
+	text, err := x.output(a, t, ReleaseNodeInput{NodeInput: in.NodeInput}, run.spec.ID)
+	if err != nil {
+		return result, err
+	}
+	if said := refusal(text); said != "" {
+		err = failJob(operation.ErrVerify, t.host.Name, run.spec.ID.Dir(), remote.Tail([]byte(text), maxTail), "%s ended well and said: %s", run.spec.ID.Step, said)
 	}
 	return result, err
 }
@@ -388,12 +407,14 @@ type ReleaseNodeInput struct {
 	Offline bool `json:"offline,omitempty"`
 	// Progress is what was found before.
 	Progress operation.ReleaseProgress `json:"progress"`
+	// Again: the Core rebooted in the middle of the run before. kato is run whatever the version is by now: it stops by itself where the node is whole (kato.md §5).
+	Again bool `json:"again,omitempty"`
 	// Timeout of one run of kato; BootTimeout is how long a node may be away for its reboot.
 	Timeout     operation.Duration `json:"timeout"`
 	BootTimeout operation.Duration `json:"bootTimeout"`
 }
 
-// LookAtRelease asks one node which version it has. It changes nothing. Errors: Verify when kato does not tell it; Unreachable, and what package remote tells of a node.
+// LookAtRelease asks one node which version it has. It changes nothing. Errors: RemoteExit when kato does not tell it; Unreachable, and what package remote tells of a node.
 func (x *Releases) LookAtRelease(ctx context.Context, in ReleaseNodeInput) (operation.ReleaseProgress, error) {
 	a := begin(ctx, "which version it has")
 	defer a.finish()
@@ -413,19 +434,27 @@ func (x *Releases) LookAtRelease(ctx context.Context, in ReleaseNodeInput) (oper
 	return out, nil
 }
 
-// look asks until kato tells the version: it may be restarted just then.
+// look asks until kato tells the version: it may be restarted just then, and its node with it.
 func (x *Releases) look(a *attempt, s site, t target, in ReleaseNodeInput, job string) (f releaseFacts, err error) {
-	patience := max(in.UnreachableAfter.D(), in.BootTimeout.D())
-	for began := a.since("kato version"); ; {
+	patience, silence := max(in.UnreachableAfter.D(), in.BootTimeout.D()), min(in.UnreachableAfter.D(), katoWithin)
+	if in.Again {
+		silence = patience
+	}
+	var silent time.Time
+	for {
 		err = a.persist(t.host.Name, patience, job, func(ctx context.Context) (err error) {
 			f, err = x.facts(ctx, s, t, false, nil)
 			return err
 		})
-		switch {
-		case err != nil || f.version != "":
+		if err != nil || f.version != "" {
 			return f, err
-		case time.Since(began) > min(in.UnreachableAfter.D(), katoWithin):
-			return f, failJob(operation.ErrVerify, t.host.Name, job, "", "%s", remote.Escape(f.noVersion()))
+		}
+		if silent.IsZero() {
+			silent = time.Now()
+		}
+		switch {
+		case time.Since(silent) > silence:
+			return f, failJob(operation.ErrRemoteExit, t.host.Name, job, "", "%s", remote.Escape(f.noVersion()))
 		case !a.pause(firstPause):
 			return f, ended(a.ctx)
 		}
@@ -460,19 +489,13 @@ func (s site) nodeUpgradeJob(in ReleaseNodeInput, node, core string, way upgrade
 	return remote.JobSpec{ID: jobID(in.Operation, in.Node.Name, way.name(), in.JobTry), Lease: lease(in.Operation), Login: true, Env: s.proxy(), Argv: argv}
 }
 
-// asksToGoOn reports whether kato has asked for a confirmation, and for nothing else.
+// asksToGoOn reports whether kato has asked for a confirmation, and nothing else is said that a yes might be an answer to: of what failed, what is to be ignored, put back or removed.
 func asksToGoOn(out string) bool {
-	asks := false
-	for line := range strings.Lines(strings.ToLower(kato.Clean([]byte(out)))) {
-		if !slices.ContainsFunc([]string{"[y/n]", "(y/n)", "[yes/no]", "(yes/no)"}, func(s string) bool { return strings.Contains(line, s) }) {
-			continue
-		}
-		if strings.Contains(line, "roll") {
-			return false
-		}
-		asks = true
+	text := strings.ToLower(kato.Clean([]byte(out)))
+	has := func(words ...string) bool {
+		return slices.ContainsFunc(words, func(w string) bool { return strings.Contains(text, w) })
 	}
-	return asks
+	return has("[y/n]", "(y/n)", "[yes/no]", "(yes/no)") && !has("fail", "error", "ignor", "restor", "roll", "revert", "delet", "remov", "overwrit")
 }
 
 // tellsToResume reports whether kato has said that an upgrade was interrupted and is to be resumed, which is more than naming the option in its usage.
@@ -491,7 +514,7 @@ type UpgradeNodeResult struct {
 // node itself and from the Core: kato's exit code and words are no proof (kato.md §5). What kato itself demands is done in the same try: an upgrade that was interrupted is resumed where kato says so, once, and
 // its question is answered, once, where it asks although it was told not to. Each run is a job of its own, started at most once a try and never stopped, because nobody knows what half an upgrade is.
 //
-// The Core rebooting in the middle of its own upgrade is part of it; in the middle of another node's it is a result with Interrupted.
+// The Core rebooting in the middle, also by its own upgrade, is a result with Interrupted: see Again.
 //
 // Errors: RemoteExit when kato failed; Verify when it ended well and the node has another version, or kato left the mark of a failure; Lost; Timeout; Unreachable; and what package remote tells of a node.
 func (x *Releases) UpgradeNode(ctx context.Context, in ReleaseNodeInput) (UpgradeNodeResult, error) {
@@ -514,10 +537,9 @@ func (x *Releases) UpgradeNode(ctx context.Context, in ReleaseNodeInput) (Upgrad
 	if err != nil {
 		return out, err
 	}
-	own := core.node == t.node
 	job := func(way upgradeWay) jobRun {
 		run := x.Nodes.job(in.NodeInput, core, s.nodeUpgradeJob(in, id, coreID, way), in.Timeout.D())
-		if own {
+		if core.node == t.node {
 			run.unreachableAfter = max(run.unreachableAfter, in.BootTimeout.D())
 		}
 		return run
@@ -525,10 +547,17 @@ func (x *Releases) UpgradeNode(ctx context.Context, in ReleaseNodeInput) (Upgrad
 	if in.Settle {
 		return x.settleUpgrade(a, job, out)
 	}
-	if done, err := x.upgradedBefore(a, s, t, core, in, &out); done || err != nil {
+	if in.Again { // the Core has just booted
+		if _, err := x.look(a, s, core, in, ""); err != nil {
+			return out, err
+		}
+	} else if done, err := x.upgradedBefore(a, s, t, core, in, &out); done || err != nil {
 		return out, err
 	}
-	way := upgradeWay{}
+	way, err := x.furthest(a, core, job, in)
+	if err != nil {
+		return out, err
+	}
 	for {
 		run := job(way)
 		end, err := run.run(a)
@@ -536,24 +565,30 @@ func (x *Releases) UpgradeNode(ctx context.Context, in ReleaseNodeInput) (Upgrad
 			return out, asking(err)
 		}
 		result, failed := run.result(end)
-		out.JobResult = JobResult{Started: result.Started, Interrupted: result.Interrupted && !own, Notes: notes(append(out.Notes, result.Notes...)...)}
-		name, tail := run.spec.ID.Dir(), string(end.tail)
+		out.JobResult = JobResult{Started: result.Started, Interrupted: result.Interrupted, Notes: notes(append(out.Notes, result.Notes...)...)}
 		if out.Interrupted {
 			return out, nil
 		}
-		said := refusal(tail)
+		name := run.spec.ID.Dir()
+		text := ""
+		if end.State == remote.JobExited && !end.NeverStarted {
+			if text, err = x.output(a, core, in, run.spec.ID); err != nil {
+				return out, err
+			}
+		}
+		said := refusal(text)
 		switch {
-		case failed == nil && said == "": // its own reboot, too
-		case in.Dialect.Resume && !way.resume && tellsToResume(tail) && end.State == remote.JobExited:
+		case end.State != remote.JobExited || failed == nil && said == "" && !asksToGoOn(text):
+		case in.Dialect.Resume && !way.resume && tellsToResume(text):
 			out.Notes = append(out.Notes, "kato said that the upgrade was interrupted: resumed")
 			way = upgradeWay{resume: true}
 			continue
-		case !way.answer && end.State == remote.JobExited && end.ExitCode != 0 && asksToGoOn(tail):
+		case !way.answer && asksToGoOn(text):
 			f, err := x.look(a, s, t, in, name)
 			if err != nil {
 				return out, err
 			}
-			if f.version == in.Progress.Before {
+			if f.version == in.Progress.Before && len(newMarks(f.marks, in.Progress.Marks)) == 0 {
 				out.Notes = append(out.Notes, "kato asked whether to go on, although it was told not to ask: answered with yes")
 				way.answer = true
 				continue
@@ -567,8 +602,35 @@ func (x *Releases) UpgradeNode(ctx context.Context, in ReleaseNodeInput) (Upgrad
 		if failed != nil {
 			return out, failed
 		}
-		return out, x.proveVersion(a, s, t, core, in, &out, proof{job: name, tail: remote.Tail(end.tail, maxTail), said: said, boot: result.Interrupted})
+		return out, x.proveVersion(a, s, t, core, in, &out, proof{job: name, tail: remote.Tail([]byte(text), maxTail), said: said})
 	}
+}
+
+// output is what a run of kato has printed, whole as far as it counts: what an attempt has heard of it begins where the one before ended.
+func (x *Releases) output(a *attempt, core target, in ReleaseNodeInput, id remote.JobID) (text string, err error) {
+	err = a.persist(core.host.Name, max(in.UnreachableAfter.D(), in.BootTimeout.D()), id.Dir(), func(ctx context.Context) error {
+		out, err := x.Nodes.Jobs.Output(ctx, core.host, id, 256<<10)
+		text = string(out)
+		return err
+	})
+	return text, err
+}
+
+// furthest is the last run of a try that was begun: an attempt before may have been as far, and what it has judged is not judged anew.
+func (x *Releases) furthest(a *attempt, core target, job func(upgradeWay) jobRun, in ReleaseNodeInput) (upgradeWay, error) {
+	for _, way := range []upgradeWay{{resume: true, answer: true}, {resume: true}, {answer: true}} {
+		var begun remote.JobStatus
+		if err := a.persist(core.host.Name, max(in.UnreachableAfter.D(), in.BootTimeout.D()), "", func(ctx context.Context) (err error) {
+			begun, err = x.Nodes.Jobs.Status(ctx, core.host, job(way).spec.ID)
+			return err
+		}); err != nil {
+			return upgradeWay{}, err
+		}
+		if begun.State != remote.JobAbsent {
+			return way, nil
+		}
+	}
+	return upgradeWay{}, nil
 }
 
 // upgradedBefore reports whether a further try finds the node upgraded, so that there is nothing to start.
@@ -597,60 +659,68 @@ func (x *Releases) upgradedBefore(a *attempt, s site, t, core target, in Release
 }
 
 // proof is what a run of kato has left to be proved.
-type proof struct {
-	job, tail, said string
-	// boot: the Core rebooted by its own upgrade.
-	boot bool
-}
+type proof struct{ job, tail, said string }
 
-// proveVersion reads from the node itself and from the Core that a node has the version.
+// proveVersion reads from the node itself and from the Core that a node has the version. What kato has said of a failure counts although it ended well: kato before 3.4.1 always does (kato.md §0.4).
 func (x *Releases) proveVersion(a *attempt, s site, t, core target, in ReleaseNodeInput, out *UpgradeNodeResult, p proof) error {
 	f, err := x.look(a, s, t, in, p.job)
 	if err != nil {
 		return err
 	}
 	out.Progress.Now = f.version
-	also := ""
-	if p.said != "" {
-		also = "; it said: " + p.said
-	}
 	verify := func(format string, args ...any) error {
-		return failJob(operation.ErrVerify, t.host.Name, p.job, p.tail, "%s%s", oneLine(fmt.Sprintf(format, args...), 500), also)
-	}
-	how := "kato node upgrade ended well"
-	if p.boot {
-		how = "the Core rebooted in the middle of its upgrade"
+		text := fmt.Sprintf("kato node upgrade ended well, "+format, args...)
+		if p.said != "" {
+			text += "; it said: " + p.said
+		}
+		return failJob(operation.ErrVerify, t.host.Name, p.job, p.tail, "%s", oneLine(text, 700))
 	}
 	if marks := newMarks(f.marks, in.Progress.Marks); len(marks) > 0 {
-		return verify("%s, and left %s, which marks an upgrade that failed; version %s", how, marks[0], f.version)
+		_, file, _ := strings.Cut(marks[0], " ")
+		return verify("and left %s, which marks an upgrade that failed; version %s", file, f.version)
 	}
 	if !kato.SameVersion(f.version, in.To) {
-		return verify("%s, and the node has version %s, not %s", how, f.version, in.To)
+		return verify("and the node has version %s, not %s", f.version, in.To)
+	}
+	if p.said != "" {
+		return verify("and the node has version %s, but it did not say that all is well", f.version)
 	}
 	if core.node != t.node {
-		id, err := nodeID(a.ctx, t)
+		v, id, err := x.knownAs(a, s, t, core, in, p.job)
 		if err != nil {
 			return err
 		}
-		var said answer
-		if err := a.persist(core.host.Name, in.UnreachableAfter.D(), p.job, func(ctx context.Context) (err error) {
-			said, err = x.katoSays(ctx, s, core, s.kato().NodeVersion(id))
-			return err
-		}); err != nil {
-			return err
-		}
-		if v := kato.ParseVersion([]byte(said.sections["said"])); v != "" && !kato.SameVersion(v, in.To) {
-			return verify("%s, the node itself has version %s, and the Core knows it as %s: kato node version %s", how, f.version, v, id)
+		if v != "" {
+			return verify("the node itself has version %s, and the Core knows it as %s: kato node version %s", f.version, v, id)
 		}
 	}
 	out.Progress.Upgraded = true
-	if p.said != "" {
-		out.Notes = append(out.Notes, oneLine("kato node upgrade ended well, the version is right, and it said: "+p.said, 300))
-	}
-	if p.boot {
-		out.Notes = append(out.Notes, "the Core rebooted in its own upgrade")
-	}
 	return nil
+}
+
+// knownAs is the version as which the Core knows a node, where it is another one than the node's own and stays so; "" where it is the same, or the Core does not tell.
+func (x *Releases) knownAs(a *attempt, s site, t, core target, in ReleaseNodeInput, job string) (version, id string, err error) {
+	if id, err = nodeID(a.ctx, t); err != nil {
+		return "", "", err
+	}
+	for began := time.Now(); ; {
+		var said answer
+		if err := a.persist(core.host.Name, in.UnreachableAfter.D(), job, func(ctx context.Context) (err error) {
+			said, err = x.katoSays(ctx, s, core, s.kato().NodeVersion(id))
+			return err
+		}); err != nil {
+			return "", id, err
+		}
+		version = kato.ParseVersion([]byte(said.sections["said"]))
+		switch {
+		case failedWords(said, "said") != "" || version == "" || kato.SameVersion(version, in.To):
+			return "", id, nil
+		case time.Since(began) > min(in.UnreachableAfter.D(), katoWithin):
+			return version, id, nil
+		case !a.pause(firstPause):
+			return "", id, ended(a.ctx)
+		}
+	}
 }
 
 // newMarks are those that were not there before.
@@ -708,9 +778,15 @@ func (x *Releases) RollBackNode(ctx context.Context, in ReleaseNodeInput) (Upgra
 	if out.JobResult, err = run.result(end); err != nil || !out.Started || in.Settle {
 		return out, err
 	}
-	out.Interrupted = out.Interrupted && core.node != t.node
 	if out.Interrupted {
 		return out, nil
+	}
+	text, err := x.output(a, core, in, run.spec.ID)
+	if err != nil {
+		return out, err
+	}
+	if said := refusal(text); said != "" {
+		return out, failJob(operation.ErrVerify, t.host.Name, run.spec.ID.Dir(), remote.Tail([]byte(text), maxTail), "kato node upgrade --rollback ended well and said: %s", said)
 	}
 	f, err := x.look(a, s, t, in, run.spec.ID.Dir())
 	if err != nil {

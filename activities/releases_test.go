@@ -54,6 +54,7 @@ func TestAsksToGoOn_OnlyTheConfirmationIsAnswered(t *testing.T) {
 	for text, want := range map[string]bool{
 		"Do you want to continue? [y/N] Aborted.\n": true, "INFO: x\nContinue (Y/n)?": true, "go on? (yes/no) ": true,
 		"Validation failed. Roll back? [y/N] ": false, "Do you want to continue? [y/N] y\nRoll back now? [y/N]": false, "ERROR: no": false, "": false, "[sudo] password for stackato: ": false,
+		"The inspection failed. Ignore that and continue? [y/N]": false, "Validation failed.\nRestore the previous version? (y/n)": false, "ERROR: x\nContinue? [y/N]": false, "Remove /s/old? [y/N]": false,
 	} {
 		require.Equal(t, want, asksToGoOn(text), text)
 	}

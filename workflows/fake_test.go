@@ -181,7 +181,7 @@ func (f *fake) mutated() []string {
 	var out []string
 	for _, c := range f.calls {
 		switch strings.Fields(c)[0] {
-		case "Retire", "Upgrade", "Repair", "Reboot", "EnterMaintenance", "Fence", "Probe":
+		case "Retire", "Upgrade", "Repair", "Reboot", "EnterMaintenance", "Fence", "Probe", "UpdateKato", "DownloadRelease", "UpgradeNode", "RollBackNode", "Backup":
 			out = append(out, c)
 		}
 	}

@@ -90,6 +90,9 @@ func (r *run) maySetBatch(in operation.SetBatchRequest) error {
 	if in.Batch == "" {
 		return fmt.Errorf("batch is missing: write a number of nodes or a percentage")
 	}
+	if _, ok := r.procedure.(oneAtATime); ok {
+		return fmt.Errorf("operation %s does one node at a time, and has no batch of them", r.req.OperationID)
+	}
 	if r.preflightSettled && len(r.plan.Nodes) == 0 {
 		return fmt.Errorf("operation %s has no nodes, and no batch of them", r.req.OperationID)
 	}

@@ -81,6 +81,11 @@ func (u *releaseUpgrade) ready(ctx workflow.Context) (problems, warnings []strin
 	if len(u.known.Marked) > 0 {
 		warnings = append(warnings, "an upgrade has failed before on "+strings.Join(bound(u.known.Marked, 10), ", ")+": kato has left its mark there")
 	}
+	for _, n := range u.plan.Nodes {
+		if v := u.known.Versions[n.Name]; v != "" && operation.CompareVersions(v, u.in.To) > 0 {
+			problems = append(problems, fmt.Sprintf("%s: has version %s, which is newer than %s", n.Name, oneLine(v, 40), u.in.To))
+		}
+	}
 	if len(u.todo()) == 0 {
 		return problems, warnings, nil
 	}
@@ -105,7 +110,11 @@ func (u *releaseUpgrade) cached() bool {
 func (u *releaseUpgrade) askNodes(ctx workflow.Context, checklist bool) (all activities.ReleaseNodesResult, err error) {
 	var releases *activities.Releases
 	all.Versions = map[string]string{}
-	for part := range slices.Chunk(names(u.plan), nodesPerChunk) {
+	nodes := names(u.plan)
+	if checklist && !slices.Contains(nodes, u.plan.Core) { // kato runs there, and has the packages there
+		nodes = append(nodes, u.plan.Core)
+	}
+	for part := range slices.Chunk(nodes, nodesPerChunk) {
 		var out activities.ReleaseNodesResult
 		if err := workflow.ExecuteActivity(following(ctx, "version of "+count(len(part), "node"), nodesWithin), releases.ReleaseNodes, activities.ReleaseNodesInput{Cluster: u.in.Cluster, Nodes: part,
 			Checklist: checklist, Cached: u.cached(), Offline: u.in.Offline, Force: u.in.Force}).Get(ctx, &out); err != nil {
@@ -122,10 +131,10 @@ func (u *releaseUpgrade) askNodes(ctx workflow.Context, checklist bool) (all act
 	return all, nil
 }
 
-// todo are the nodes that have another version, or do not tell one, or have the mark of an upgrade that failed.
+// todo are the nodes that have another version, or do not tell one.
 func (u *releaseUpgrade) todo() (nodes []operation.PlannedNode) {
 	for _, n := range u.plan.Nodes {
-		if !operation.SameVersion(u.known.Versions[n.Name], u.in.To) || slices.Contains(u.known.Marked, n.Name) {
+		if !operation.SameVersion(u.known.Versions[n.Name], u.in.To) {
 			nodes = append(nodes, n)
 		}
 	}
@@ -170,6 +179,8 @@ func (u *releaseUpgrade) nodeInput(task nodeTask) any {
 	return nodeReleaseInput{nodeTask: task, Dialect: u.core.Dialect, To: u.in.To, Cached: u.report.Release.Downloaded, Offline: u.in.Offline}
 }
 
+func (u *releaseUpgrade) oneAtATime() {}
+
 func (u *releaseUpgrade) first(*operation.NodeReport) {}
 
 // tries: a node on which nothing was done says nothing of the release.
@@ -213,22 +224,33 @@ func (u *releaseUpgrade) answered(d operation.Decision, next nodeTask) nodeTask 
 
 func (u *releaseUpgrade) steps(ctx workflow.Context) {
 	// A window may have been waited for since the preflight.
-	if now, err := u.askNodes(ctx, false); err == nil {
-		u.known.Versions, u.known.Marked = now.Versions, now.Marked
-	} else if ctx.Err() != nil {
+	if !u.askAgain(ctx) {
 		return
 	}
-	todo := u.todo()
-	for i := range u.report.Nodes {
-		if !slices.ContainsFunc(todo, func(n operation.PlannedNode) bool { return n.Name == u.report.Nodes[i].Name }) {
-			u.report.Nodes[i].Status, u.report.Nodes[i].Notes = operation.NodeDone, []string{u.nothing()}
+	if done := u.done(); len(done) > 0 {
+		// After a Reset a node's former workflow may still be at it, although it tells the version already.
+		var ids []string
+		for _, n := range done {
+			ids = append(ids, operation.NodeWorkflowID(u.workflowID, n))
+		}
+		if err := awaitClosed(ctx, "wait for what was begun before a reset", ids...); err != nil && ctx.Err() != nil || !u.askAgain(ctx) {
+			return
 		}
 	}
-	if len(todo) == 0 {
+	done := u.done()
+	for i := range u.report.Nodes {
+		if n := &u.report.Nodes[i]; slices.Contains(done, n.Name) {
+			n.Status, n.Notes = operation.NodeDone, []string{u.nothing()}
+			if broken := u.baselineOf(n.Name); len(broken) > 0 {
+				u.warn(fmt.Sprintf("%s has version %s and is not well: %s", n.Name, u.in.To, oneLine(broken[0].Check, 200)))
+			}
+		}
+	}
+	if len(done) == len(u.plan.Nodes) {
 		return
 	}
-	u.report.Release.Buildpacks = u.buildpacks(ctx)
-	if !u.madeSafe(ctx) || !u.madeReady(ctx) {
+	u.report.Release.Buildpacks, _ = u.buildpacks(ctx)
+	if !u.madeSafe(ctx) || !u.madeReady(ctx) || !u.awaitWindow(ctx) {
 		return
 	}
 	u.begun = true
@@ -237,6 +259,26 @@ func (u *releaseUpgrade) steps(ctx workflow.Context) {
 	}
 	u.roll(ctx)
 	u.afterwards(ctx)
+}
+
+// done are the names of the nodes that have the version.
+func (u *releaseUpgrade) done() (done []string) {
+	todo := u.todo()
+	for _, n := range names(u.plan) {
+		if !slices.ContainsFunc(todo, func(t operation.PlannedNode) bool { return t.Name == n }) {
+			done = append(done, n)
+		}
+	}
+	return done
+}
+
+// askAgain asks the versions once more; where that fails what was known holds. False: cancelled.
+func (u *releaseUpgrade) askAgain(ctx workflow.Context) bool {
+	now, err := u.askNodes(ctx, false)
+	if err == nil {
+		u.known.Versions = now.Versions
+	}
+	return ctx.Err() == nil
 }
 
 // madeSafe makes the export or the snapshot. False: cancelled or aborted.
@@ -303,6 +345,8 @@ func (u *releaseUpgrade) madeReady(ctx workflow.Context) bool {
 			return false
 		} else if !done {
 			u.warn("kato on the Core was not brought up to date before")
+		} else if !u.dialectAgain(ctx) {
+			return false
 		}
 	}
 	u.report.Release.Downloaded = u.in.Offline
@@ -316,6 +360,22 @@ func (u *releaseUpgrade) madeReady(ctx workflow.Context) bool {
 		}
 	}
 	return true
+}
+
+// dialectAgain asks which options kato has now that it is another one. False: cancelled.
+func (u *releaseUpgrade) dialectAgain(ctx workflow.Context) bool {
+	var releases *activities.Releases
+	var now activities.ReleaseCoreResult
+	err := workflow.ExecuteActivity(following(ctx, "kato node upgrade on the Core, as it is now", nodesWithin), releases.ReleaseCore, activities.ReleaseCoreInput{Operation: u.op}).Get(ctx, &now)
+	switch {
+	case err != nil && ctx.Err() == nil:
+		u.warn("which options kato has after its update was not asked: " + operation.FailureOf(err).Message)
+	case err == nil && len(now.Problems) > 0:
+		u.warn("which options kato has after its update is not known: " + now.Problems[0])
+	case err == nil:
+		u.core.Dialect = now.Dialect
+	}
+	return ctx.Err() == nil
 }
 
 // onCore does one thing on the Core. ok is false when the operation is cancelled or aborted, done when it was skipped by an answer.
@@ -333,11 +393,7 @@ func (u *releaseUpgrade) onCore(ctx workflow.Context, step, summary string, acti
 		err := workflow.ExecuteActivity(following(ctx, summary, coreCeiling), activity, in).Get(ctx, &out)
 		u.report.Message = ""
 		if ctx.Err() != nil {
-			disconnected, _ := workflow.NewDisconnectedContext(ctx)
-			in.Settle = true
-			if err := workflow.ExecuteActivity(following(disconnected, "cancel: let kato end", coreCeiling), activity, in).Get(disconnected, &out); err != nil {
-				u.warn(step + ": " + operation.FailureOf(err).Message)
-			}
+			u.settleCore(ctx, step, try, activity, in)
 			return false, false
 		}
 		if err == nil && !out.Interrupted {
@@ -351,30 +407,61 @@ func (u *releaseUpgrade) onCore(ctx workflow.Context, step, summary string, acti
 				continue
 			}
 			f = &operation.Failure{Type: operation.ErrInterrupted, Message: u.plan.Core + ": the node rebooted again in the middle of " + step + ": see why, then retry"}
-		} else if !operation.OutcomeUnknown(f.Type) {
-			job++
 		}
 		choices := []operation.Decision{operation.Retry, operation.Skip, operation.Abort}
-		if operation.OutcomeUnknown(f.Type) { // it may still run, and kato does one thing at a time
+		unknown := operation.OutcomeUnknown(f.Type)
+		if unknown { // it may still run, and kato does one thing at a time
 			choices = []operation.Decision{operation.Retry, operation.Abort}
+		} else if err != nil {
+			job++
 		}
 		switch u.decide(ctx, step, try, f, choices...) {
 		case operation.Retry:
 		case operation.Skip:
 			return true, false
-		default:
+		case operation.Abort:
+			if unknown {
+				u.warn("job " + f.Job + " may still run on the Core: the next operation finds it and waits")
+			}
+			return false, false
+		default: // cancelled while the question was open
+			if unknown {
+				u.settleCore(ctx, step, try, activity, in)
+			}
 			return false, false
 		}
 	}
 }
 
+// settleCore follows what may still run on the Core to its end, while the operation is being cancelled. Where that cannot be done it is a question: wait for it, or leave it and let the report name it.
+func (u *releaseUpgrade) settleCore(ctx workflow.Context, step string, try int, activity any, in activities.CoreReleaseInput) {
+	ctx, _ = workflow.NewDisconnectedContext(ctx)
+	in.Settle = true
+	for ; ; try++ {
+		err := workflow.ExecuteActivity(following(ctx, "cancel: let kato end", coreCeiling), activity, in).Get(ctx, nil)
+		if err == nil {
+			return
+		}
+		f := operation.FailureOf(err)
+		if !operation.OutcomeUnknown(f.Type) {
+			u.warn(step + ": " + f.Message)
+			return
+		}
+		if u.maxFailures != nil || u.ask(ctx, operation.ClusterNode, step, try+1, *f, operation.Wait, operation.Leave) != operation.Wait {
+			u.warn("left while cancelling: " + f.Message)
+			return
+		}
+	}
+}
+
 // buildpacks are those that the cluster has; where they cannot be read that is told.
-func (u *releaseUpgrade) buildpacks(ctx workflow.Context) (all []string) {
+func (u *releaseUpgrade) buildpacks(ctx workflow.Context) (all []string, ok bool) {
 	var releases *activities.Releases
 	if err := workflow.ExecuteActivity(looking(ctx, "buildpacks"), releases.Buildpacks, activities.OperationInput{Operation: u.op}).Get(ctx, &all); err != nil {
 		u.warn("buildpacks that somebody has added are lost by an upgrade, and which there are was not read: " + operation.FailureOf(err).Message)
+		return nil, false
 	}
-	return all
+	return all, true
 }
 
 // afterwards writes into the report what is left to do by hand, when a node was upgraded.
@@ -382,7 +469,7 @@ func (u *releaseUpgrade) afterwards(ctx workflow.Context) {
 	upgraded := false
 	for i := range u.report.Nodes {
 		n := &u.report.Nodes[i]
-		upgraded = upgraded || n.Release != nil && (n.Release.Upgraded || n.Release.Accepted)
+		upgraded = upgraded || n.Release != nil && (n.Release.Upgraded || n.Release.Accepted || n.Release.Begun)
 	}
 	if !upgraded {
 		return
@@ -390,7 +477,7 @@ func (u *releaseUpgrade) afterwards(ctx workflow.Context) {
 	r := u.report.Release
 	if len(r.Buildpacks) > 0 {
 		ctx, _ := workflow.NewDisconnectedContext(ctx)
-		if now := u.buildpacks(ctx); len(now) > 0 {
+		if now, ok := u.buildpacks(ctx); ok {
 			for _, b := range r.Buildpacks {
 				if !slices.Contains(now, b) {
 					r.Lost = append(r.Lost, b)

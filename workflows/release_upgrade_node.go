@@ -71,10 +71,10 @@ func (n *nodeRelease) look(ctx workflow.Context) error {
 	return nil
 }
 
-// upgrade has kato do it. A reboot of the Core in the middle of another node's upgrade is told, and kato is run once more.
+// upgrade has kato do it. When the Core rebooted in the middle, as it may by its own upgrade, kato is run once more: it stops by itself where the node is whole, and says where it is not.
 func (n *nodeRelease) upgrade(ctx workflow.Context) error {
 	for again := false; ; again = true {
-		out, err := n.run(ctx, fmt.Sprintf("kato node upgrade to %s", n.in.To), false)
+		out, err := n.run(ctx, fmt.Sprintf("kato node upgrade to %s", n.in.To), again, false)
 		if err != nil {
 			return err
 		}
@@ -84,15 +84,19 @@ func (n *nodeRelease) upgrade(ctx workflow.Context) error {
 		if again {
 			return operation.NewError(operation.Failure{Type: operation.ErrInterrupted, Message: n.Node.Name + ": the Core rebooted again in the middle of kato node upgrade: see why, then retry"})
 		}
-		n.note("the Core rebooted in the middle of kato node upgrade: run again")
+		if n.Node.Core {
+			n.note("the Core rebooted in its own upgrade: kato was asked once more whether it is whole")
+		} else {
+			n.note("the Core rebooted in the middle of kato node upgrade: run again")
+		}
 		n.jobTry++
 	}
 }
 
-func (n *nodeRelease) run(ctx workflow.Context, what string, settle bool) (out activities.UpgradeNodeResult, err error) {
+func (n *nodeRelease) run(ctx workflow.Context, what string, again, settle bool) (out activities.UpgradeNodeResult, err error) {
 	var releases *activities.Releases
 	in := n.releaseInput()
-	in.Settle = settle
+	in.Again, in.Settle = again, settle
 	if err = workflow.ExecuteActivity(following(ctx, n.summary(what), n.upgradeCeiling()), releases.UpgradeNode, in).Get(ctx, &out); err != nil {
 		return out, err
 	}
@@ -152,11 +156,12 @@ func (n *nodeRelease) settle(ctx workflow.Context) nodeResult {
 	var err error
 	switch n.at.Step {
 	case operation.StepNodeUpgrade:
-		out, err = n.run(ctx, "cancel: let kato end", true)
+		out, err = n.run(ctx, "cancel: let kato end", false, true)
 	case operation.StepNodeBack:
 		out, err = n.rollBack(ctx, "cancel: let kato end", true)
 	}
 	if err == nil && out.Started {
+		n.found().Begun = true
 		state = "kato node upgrade has ended, its version and its gates were not read: see kato version there"
 		if out.Interrupted {
 			state = "the Core rebooted in the middle of kato node upgrade: see kato version there"

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/mock"
 	"github.com/stretchr/testify/require"
@@ -24,6 +25,7 @@ type releaseWorld struct {
 	dialect  operation.UpgradeDialect
 	problems []string
 	packs    []string
+	checked  []string
 	// interrupted runs, by node.
 	interrupted map[string]int
 	upgraded    []activities.ReleaseNodeInput
@@ -48,7 +50,9 @@ func newReleaseWorld(t *testing.T) *releaseWorld {
 		w.f.mu.Lock()
 		defer w.f.mu.Unlock()
 		w.backups = append(w.backups, in)
-		w.f.calls = append(w.f.calls, "Backup")
+		if !in.DryRun {
+			w.f.calls = append(w.f.calls, "Backup")
+		}
 		if len(w.backupFails) > 0 {
 			err := w.backupFails[0]
 			if w.backupFails = w.backupFails[1:]; err != nil {
@@ -70,6 +74,7 @@ func (w *releaseWorld) ReleaseNodes(ctx context.Context, in activities.ReleaseNo
 	}
 	if in.Checklist {
 		out.Problems = w.problems
+		w.checked = append(w.checked, in.Nodes...)
 	}
 	return out, err
 }
@@ -347,6 +352,68 @@ func TestRelease_ExportNotPossible_IsAProblemBeforehand(t *testing.T) {
 	report, _ := reportOf(t, w.world)
 	require.Equal(t, []string{"cluster: the export before it: no bucket; --safety says what else may be made", "cluster: the export before it: no node; --safety says what else may be made"}, report.Failure.Problems)
 	require.Empty(t, w.f.mutated())
+}
+
+func TestRelease_OutcomeUnknown_NoOtherNodeIsBegun(t *testing.T) {
+	hangs := operation.NewError(operation.Failure{Type: operation.ErrTimeout, Message: "core: still runs", Job: "op-1-dea-1"})
+	w := newReleaseWorld(t)
+	w.f.script["UpgradeNode dea-1"] = []error{hangs}
+	w.answer(operation.Abort)
+	report, err := w.release()
+	require.Error(t, err)
+	require.Zero(t, w.f.count("UpgradeNode dea-2"))
+	require.Contains(t, strings.Join(report.Warnings, "\n"), "maintenance mode was put back although job op-1-dea-1 may still run")
+
+	w = newReleaseWorld(t)
+	w.f.script["UpgradeNode dea-1"] = []error{hangs}
+	_, err = w.release(func(in *operation.ReleaseUpgradeInput) { in.MaxFailures = new(3) })
+	require.Error(t, err)
+	require.Zero(t, w.f.count("UpgradeNode dea-2"), "nobody is there, and kato does one thing at a time")
+}
+
+func TestRelease_SetBatch_IsRefused(t *testing.T) {
+	r := &run{req: operation.Request{OperationID: "op-1"}, procedure: &releaseUpgrade{}}
+	require.ErrorContains(t, r.maySetBatch(operation.SetBatchRequest{Batch: "2"}), "one node at a time")
+}
+
+func TestRelease_NewerThanThat_IsAProblem(t *testing.T) {
+	w := newReleaseWorld(t)
+	w.versions["core"] = "1.10.0"
+	_, err := w.release()
+	require.Equal(t, operation.ErrPreflight, typeOf(err))
+	report, _ := reportOf(t, w.world)
+	require.Equal(t, []string{"core: has version 1.10.0, which is newer than 1.3.0"}, report.Failure.Problems)
+	require.Empty(t, w.f.mutated())
+}
+
+func TestRelease_CoreNotAmongTheNodes_ItsChecklistIsAskedAllTheSame(t *testing.T) {
+	w := newReleaseWorld(t)
+	w.f.plan.Nodes = w.f.plan.Nodes[:1]
+	w.f.plan.Others = []string{"core"}
+	_, err := w.release()
+	require.NoError(t, err)
+	require.Contains(t, w.checked, "core")
+}
+
+func TestRelease_CoreRebootsInItsOwnUpgrade_KatoIsAskedOnceMore(t *testing.T) {
+	w := newReleaseWorld(t)
+	w.interrupted["core"] = 1
+	report, err := w.release()
+	require.NoError(t, err)
+	require.Equal(t, 1, w.f.count("UpgradeNode core try=2"))
+	require.Contains(t, strings.Join(node(t, report, "core").Notes, "\n"), "the Core rebooted in its own upgrade")
+	require.True(t, w.upgraded[2].Again)
+}
+
+func TestRelease_CancelledWhileADownloadThatMayRunIsAsked_IsFollowedToItsEnd(t *testing.T) {
+	w := newReleaseWorld(t)
+	w.f.script["DownloadRelease core"] = []error{operation.NewError(operation.Failure{Type: operation.ErrTimeout, Message: "core: still runs", Job: "j"})}
+	w.RegisterDelayedCallback(w.CancelWorkflow, time.Hour)
+	report, err := w.release()
+	require.Error(t, err)
+	require.Equal(t, operation.PhaseCancelled, report.Phase)
+	require.Equal(t, 1, w.f.count("DownloadRelease core settle"))
+	require.Empty(t, w.upgraded)
 }
 
 func TestRelease_Checklist_NamesAllAndTouchesNothing(t *testing.T) {

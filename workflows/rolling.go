@@ -53,6 +53,9 @@ type moreAnswers interface {
 	answered(d operation.Decision, retry nodeTask) nodeTask
 }
 
+// oneAtATime is a rolling procedure that never has two nodes in work, and begins none while something may still run on another one: what does it can only do one thing at a time.
+type oneAtATime interface{ oneAtATime() }
+
 // rollingOptions are the parts of a rolling procedure's input that say how it rolls.
 type rollingOptions struct {
 	// noCanary lets the first batch be a whole one; soakFor is how long the canary is watched.
@@ -349,18 +352,23 @@ func (r *rolling) failed(ctx workflow.Context, i int, in nodeTask, out nodeResul
 	if ok {
 		further = more.answers(n, *out.Failure)
 	}
+	choices := slices.Concat([]operation.Decision{operation.Retry}, further, []operation.Decision{operation.Skip, operation.Abort})
+	_, alone := r.work.(oneAtATime)
+	if alone = alone && unknownJob(out.Failure); alone {
+		choices = []operation.Decision{operation.Retry, operation.Abort}
+	}
 	switch {
 	case r.aborting:
 		decision = operation.Abort
 	case r.maxFailures != nil:
 		r.failures++
 		decision = operation.Skip
-		if r.failures > *r.maxFailures {
+		if alone || r.failures > *r.maxFailures {
 			decision = operation.Abort
 		}
 		r.record(ctx, n.Name, out.Step, out.Try, decision, "max-failures")
 	default:
-		decision = r.ask(ctx, n.Name, out.Step, out.Try, *out.Failure, slices.Concat([]operation.Decision{operation.Retry}, further, []operation.Decision{operation.Skip, operation.Abort})...)
+		decision = r.ask(ctx, n.Name, out.Step, out.Try, *out.Failure, choices...)
 	}
 	if slices.Contains(further, decision) {
 		return more.answered(decision, in.retry(out)), true
@@ -380,6 +388,9 @@ func (r *rolling) failed(ctx workflow.Context, i int, in nodeTask, out nodeResul
 		n.Status = operation.NodeFailed
 		if unknownJob(out.Failure) {
 			n.Notes = append(n.Notes, "job "+out.Failure.Job+" may still run there; the next operation finds it and waits")
+			if r.readOnly {
+				r.warn("maintenance mode was put back although job " + out.Failure.Job + " may still run")
+			}
 		}
 	default: // cancelled while the question was open
 		r.settle(ctx, i, in, out)

@@ -12,9 +12,9 @@ code=$?
 say section
 say version-exit "$code"
 # kato leaves a file where an upgrade has failed; its name is not known (kato.md §5).
-for file in "$HOME"/*upgrade*fail* "$HOME"/.*upgrade*fail* /s/*upgrade*fail* /s/logs/*upgrade*fail* /s/code/sentinel/*upgrade*fail* /var/stackato/*upgrade*fail* /tmp/*upgrade*fail*; do
+for file in "$HOME"/*upgrade*fail* "$HOME"/.*upgrade*fail* /s/*upgrade*fail* /s/code/sentinel/*upgrade*fail* /var/stackato/*upgrade*fail*; do
 	if [ -e "$file" ]; then
-		say mark "$file"
+		say mark "$(stat -c %Y "$file" 2>/dev/null)" "$file"
 	fi
 done
 if [ "$all" = 1 ]; then

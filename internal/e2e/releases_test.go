@@ -95,6 +95,19 @@ func (s *site) nodeUpgrades() (out []string) {
 	return out
 }
 
+// oneByOne requires that no two runs of kato node upgrade were under way on the Core at any time.
+func (s *site) oneByOne() {
+	s.t.Helper()
+	var last execution
+	for _, e := range s.cluster.Node("core").Commands() {
+		if len(e.Argv) < 3 || e.Argv[0] != "kato" || e.Argv[2] != "upgrade" {
+			continue
+		}
+		require.False(s.t, last.Start.IsZero() == false && (last.End.IsZero() || e.Start.Before(last.End)), "%s at %s began before the end of %s at %s", e.Command(), e.Start, last.Command(), last.End)
+		last = e
+	}
+}
+
 // address of a node, as kato knows it.
 func (s *site) address(node string) string {
 	s.t.Helper()
@@ -111,6 +124,7 @@ func (s *site) allReleased() {
 		require.Empty(s.t, u.Interrupted, n)
 	}
 	require.False(s.t, s.cluster.Maintenance())
+	s.oneByOne()
 	again := s.repeated()
 	repeatedInAll.Add(int64(len(again)))
 	require.Empty(s.t, again, "commands that ran more than once")
@@ -358,7 +372,7 @@ func TestReleases_MachinesReboot_TheirOwnUpgradesAreSeenThrough(t *testing.T) {
 	f := s.fault("every node reboots in its upgrade, the Core too, on which kato runs")
 	r := s.release().done(4 * time.Minute)
 	s.allReleased()
-	require.Contains(t, strings.Join(nodeOf(t, r, "core").Notes, "\n"), "the Core rebooted in its own upgrade")
+	require.Contains(t, strings.Join(nodeOf(t, r, "core").Notes, "\n"), "the Core rebooted in its own upgrade: kato was asked once more whether it is whole")
 	f.end(wentOn)
 }
 
@@ -448,6 +462,21 @@ func TestKillMatrix_OfReleases(t *testing.T) {
 		m.lanes(t, "operation", 2, boundaries("ReleaseCore", "ReleaseNodes", "Buildpacks", "UpdateKato", "DownloadRelease", "EnterMaintenance", "LeaveMaintenance"))
 		m.lanes(t, "node", 2, inChild("dea-1", slices.Concat(boundaries("Probe", "LookAtRelease"), within("UpgradeNode", inUpgrade), boundaries("Gates"))))
 		m.lanes(t, "the Core itself", 1, inChild("core", boundaries("UpgradeNode")))
+		// Each try may have further runs of kato, which a new worker has to find.
+		for fault, run := range map[katodouble.UpgradeFault]string{katodouble.UpgradeInterrupted: "--resume", katodouble.UpgradeAsks: "printf"} {
+			further := m
+			further.site = func(t *testing.T) *site {
+				s := m.site(t)
+				s.upgradeWith("dea-1", katodouble.UpgradePatch{Fault: new(fault), Times: new(1), Seconds: new(3.0)})
+				return s
+			}
+			further.intact = func(o *op, _ int) {
+				o.done(3 * time.Minute)
+				require.Len(o.t, o.nodeUpgrades(), 6, "%v", o.nodeUpgrades())
+				o.allReleased()
+			}
+			further.lanes(t, string(fault), 1, inChild("dea-1", within("UpgradeNode", killPoint{name: "in the further run of kato", moment: inProcess("core", run)})))
+		}
 	})
 	tellKills(t, "releases")
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"strconv"
 	"strings"
 )
 
@@ -123,8 +124,51 @@ func CheckVersion(version string) error {
 	return nil
 }
 
-// SameVersion reports whether a node that tells a version has the one that is wanted: a build number behind it makes no difference.
+// SameVersion reports whether a node that tells a version has the one that is wanted: a build number behind it makes no difference, nor do zeros that are missing at its end.
 func SameVersion(has, wanted string) bool {
+	if wanted == "" {
+		return false
+	}
+	_, behind := numbers(wanted)
 	rest, ok := strings.CutPrefix(has, wanted)
-	return ok && (rest == "" || strings.ContainsAny(rest[:1], "-+~"))
+	if ok && behind != "" {
+		return rest == "" || strings.ContainsAny(rest[:1], "-+~.")
+	}
+	_, after := numbers(has)
+	return CompareVersions(has, wanted) == 0 && has != "" && (behind == "" || behind == after)
+}
+
+// CompareVersions is negative where the numbers of a are lower than those of b, 0 where they are the same, and positive otherwise; what stands behind the numbers is not compared.
+func CompareVersions(a, b string) int {
+	x, _ := numbers(a)
+	y, _ := numbers(b)
+	for i := range max(len(x), len(y)) {
+		var p, q int
+		if i < len(x) {
+			p = x[i]
+		}
+		if i < len(y) {
+			q = y[i]
+		}
+		if p != q {
+			return p - q
+		}
+	}
+	return 0
+}
+
+// numbers of a version, and what stands behind them.
+func numbers(version string) (n []int, behind string) {
+	end := strings.IndexAny(version, "-+~")
+	if end < 0 {
+		end = len(version)
+	}
+	for _, part := range strings.Split(version[:end], ".") {
+		v, err := strconv.Atoi(part)
+		if err != nil {
+			return n, version
+		}
+		n = append(n, v)
+	}
+	return n, version[end:]
 }

@@ -85,7 +85,16 @@ func TestParseVersion_WhateverStandsAroundIt_IsFound(t *testing.T) {
 	}
 	require.True(t, SameVersion("1.3.0", "1.3.0"))
 	require.True(t, SameVersion("1.3.0-g12ab", "1.3.0"))
-	require.False(t, SameVersion("1.3.01", "1.3.0"))
+	require.True(t, SameVersion("1.3.0", "1.3"))
+	require.True(t, SameVersion("1.3", "1.3.0"))
+	require.True(t, SameVersion("1.3.0-rc1", "1.3.0-rc1"))
+	require.False(t, SameVersion("1.3.0-rc2", "1.3.0-rc1"))
+	require.False(t, SameVersion("1.3.0", "1.3.0-rc1"))
+	require.False(t, SameVersion("", "1.3.0"))
+	require.False(t, SameVersion("1.3.0", ""))
+	require.Negative(t, CompareVersions("1.9.0", "1.10"))
+	require.Positive(t, CompareVersions("1.3.0.1", "1.3"))
+	require.False(t, SameVersion("1.3.010", "1.3.0"))
 	require.False(t, SameVersion("1.3.0.1", "1.3.0"))
 	require.False(t, SameVersion("1.2.0", "1.3.0"))
 	for _, v := range []string{"1.3.0", "1.3", "3.4.2-rc1", "1.3.0+b.7"} {

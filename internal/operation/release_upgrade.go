@@ -91,10 +91,11 @@ type ReleaseProgress struct {
 	// Before is the version that kato told there at first, Now the one that it told last; "" for none.
 	Before string `json:"before,omitempty"`
 	Now    string `json:"now,omitempty"`
-	// Marks are files of upgrades that had failed before.
+	// Marks are files of upgrades that had failed before, each as its time and its name.
 	Marks []string `json:"marks,omitempty"`
-	// Upgraded: kato has upgraded it. Accepted: an answer took it as upgraded, whatever kato says. Back: it was rolled back.
+	// Upgraded: kato has upgraded it. Begun: it may have, because it was let end while the operation was being cancelled. Accepted: an answer took it as upgraded, whatever kato says. Back: it was rolled back.
 	Upgraded bool `json:"upgraded,omitempty"`
+	Begun    bool `json:"begun,omitempty"`
 	Accepted bool `json:"accepted,omitempty"`
 	Back     bool `json:"back,omitempty"`
 }
@@ -113,6 +114,9 @@ type ReleaseReport struct {
 	// Afterwards is what is left to do by hand, one line each.
 	Afterwards []string `json:"afterwards,omitempty"`
 }
+
+// CompareVersions is negative where a is older than b, 0 where they are the same, and positive otherwise.
+func CompareVersions(a, b string) int { return kato.CompareVersions(a, b) }
 
 // SameVersion reports whether a node that tells a version has the one that is wanted.
 func SameVersion(has, wanted string) bool { return kato.SameVersion(has, wanted) }
