@@ -510,6 +510,26 @@ type UpgradeNodeResult struct {
 	Progress operation.ReleaseProgress `json:"progress"`
 }
 
+// fromTheCore is a node that something is done to from the Core, with its id.
+func (x *Releases) fromTheCore(ctx context.Context, in ReleaseNodeInput) (s site, t, core target, id string, err error) {
+	if s, t, err = x.Nodes.where(in.Operation, in.Node.Name); err == nil {
+		core, err = s.core()
+	}
+	if err == nil {
+		id, err = nodeID(ctx, t)
+	}
+	return s, t, core, id, err
+}
+
+// jobOnCore is a run of kato there for a node. The Core's own may reboot it.
+func (x *Releases) jobOnCore(in ReleaseNodeInput, core, t target, spec remote.JobSpec) jobRun {
+	run := x.Nodes.job(in.NodeInput, core, spec, in.Timeout.D())
+	if core.node == t.node {
+		run.unreachableAfter = max(run.unreachableAfter, in.BootTimeout.D())
+	}
+	return run
+}
+
 // UpgradeNode upgrades one node to the version (job `node-upgrade` on the Core: kato node upgrade --node, which downloads, retires a DEA, upgrades, validates and restarts), and then reads the version from the
 // node itself and from the Core: kato's exit code and words are no proof (kato.md §5). What kato itself demands is done in the same try: an upgrade that was interrupted is resumed where kato says so, once, and
 // its question is answered, once, where it asks although it was told not to. Each run is a job of its own, started at most once a try and never stopped, because nobody knows what half an upgrade is.
@@ -521,15 +541,7 @@ func (x *Releases) UpgradeNode(ctx context.Context, in ReleaseNodeInput) (Upgrad
 	a := begin(ctx, "upgrade")
 	defer a.finish()
 	out := UpgradeNodeResult{Progress: in.Progress}
-	s, t, err := x.Nodes.where(in.Operation, in.Node.Name)
-	if err != nil {
-		return out, err
-	}
-	core, err := s.core()
-	if err != nil {
-		return out, err
-	}
-	id, err := nodeID(a.ctx, t)
+	s, t, core, id, err := x.fromTheCore(a.ctx, in)
 	if err != nil {
 		return out, err
 	}
@@ -538,11 +550,7 @@ func (x *Releases) UpgradeNode(ctx context.Context, in ReleaseNodeInput) (Upgrad
 		return out, err
 	}
 	job := func(way upgradeWay) jobRun {
-		run := x.Nodes.job(in.NodeInput, core, s.nodeUpgradeJob(in, id, coreID, way), in.Timeout.D())
-		if core.node == t.node {
-			run.unreachableAfter = max(run.unreachableAfter, in.BootTimeout.D())
-		}
-		return run
+		return x.jobOnCore(in, core, t, s.nodeUpgradeJob(in, id, coreID, way))
 	}
 	if in.Settle {
 		return x.settleUpgrade(a, job, out)
@@ -755,22 +763,11 @@ func (x *Releases) RollBackNode(ctx context.Context, in ReleaseNodeInput) (Upgra
 	a := begin(ctx, "roll back")
 	defer a.finish()
 	out := UpgradeNodeResult{Progress: in.Progress}
-	s, t, err := x.Nodes.where(in.Operation, in.Node.Name)
+	s, t, core, id, err := x.fromTheCore(a.ctx, in)
 	if err != nil {
 		return out, err
 	}
-	core, err := s.core()
-	if err != nil {
-		return out, err
-	}
-	id, err := nodeID(a.ctx, t)
-	if err != nil {
-		return out, err
-	}
-	run := x.Nodes.job(in.NodeInput, core, s.nodeBackJob(in, id), in.Timeout.D())
-	if core.node == t.node {
-		run.unreachableAfter = max(run.unreachableAfter, in.BootTimeout.D())
-	}
+	run := x.jobOnCore(in, core, t, s.nodeBackJob(in, id))
 	end, err := run.run(a)
 	if err != nil {
 		return out, asking(err)
