@@ -149,12 +149,17 @@ func (n *localNode) processes() []int {
 
 // endProcesses is what a power cut does to them.
 func (n *localNode) endProcesses() {
+	// One that is just being executed shows no environment, and is not seen for that moment.
+	none := 0
 	waitUntil(n.t, "all processes ended", func() bool {
 		pids := n.processes()
 		for _, pid := range pids {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
-		return len(pids) == 0
+		if none++; len(pids) > 0 {
+			none = 0
+		}
+		return none >= 5
 	})
 }
 
