@@ -437,6 +437,20 @@ func TestReleases_WithAnExport_IsMadeBeforeAndNamed(t *testing.T) {
 	require.Contains(t, s.cli(0, "op", "show", o.id).Stdout, "export before it: s3://")
 }
 
+func TestReleases_WithSnapshots_AreTakenBeforeAndNamed(t *testing.T) {
+	t.Parallel()
+	onlySimulated(t, "its hosts are no VMs")
+	s := released(t, onVMs)
+	s.worker("")
+	o := s.release("--safety", "snapshot", "--nodes", "dea-1")
+	r := o.done(2 * time.Minute)
+	require.Equal(t, operation.SafetyID(o.id, 1), r.Release.SafetyAt)
+	require.Equal(t, releaseTo, s.releaseOf("dea-1"))
+	require.Contains(t, s.cli(0, "op", "show", o.id).Stdout, "snapshot before it: "+r.Release.SafetyAt)
+	require.Contains(t, s.cli(0, "snapshot", "list", s.cluster.Name()).Stdout, r.Release.SafetyAt)
+	require.False(t, s.cluster.Maintenance())
+}
+
 // TestKillMatrix_OfReleases kills the worker at every boundary of every step and in the middle of kato node upgrade, and requires that kato ran exactly once for each node.
 func TestKillMatrix_OfReleases(t *testing.T) {
 	t.Parallel()
