@@ -242,7 +242,7 @@ func TestFromHost_Reset_LeavesNoHoldBehind(t *testing.T) {
 			old, target := twoRunning(t, false, true)
 			target.worker("")
 			target.controller().Empty()
-			target.cluster.Node(core).SlowCommand("kato data import", -1, 3*time.Second)
+			target.cluster.Node(core).SlowCommand("kato data import", -1, in(3*time.Second, 10*time.Second))
 			f := target.fault("an import of a running cluster is reset %s while kato reads", name)
 			o := target.fromHost(old)
 			target.eventually(60*time.Second, "kato to import", func() bool { return target.running(core, "kato data import") })

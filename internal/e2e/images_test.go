@@ -432,7 +432,7 @@ func TestImages_Cancelled_WhileItIsBuilt_LeavesLatestAlone(t *testing.T) {
 	s := newSite(t, nil, nil, withImages)
 	s.worker("")
 	before := s.latestImages()
-	s.cluster.Node("dea-1").SlowCommand("docker build", 1, 5*time.Second)
+	s.cluster.Node("dea-1").SlowCommand("docker build", 1, in(5*time.Second, 20*time.Second))
 	o := s.imageUpgradeDirectly(operation.ImageUpgradeInput{})
 	ctx, cancel := context.WithTimeout(context.Background(), stretched(60*time.Second))
 	defer cancel()

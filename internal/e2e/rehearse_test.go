@@ -294,7 +294,7 @@ func TestRehearse_ThatGoesWrong_IsRememberedOnlyWhereItSaysSomethingOfTheArchive
 			scratch.controller().Fail("DELETE /v2/organizations/", -1, 403)
 		}, step: operation.StepEmpty, answer: operation.Abort, phase: operation.PhaseAborted},
 		"the Core reboots in the import": {breaks: func(_, scratch *site) {
-			seconds := 3.0
+			seconds := in(3.0, 12.0)
 			require.NoError(scratch.t, scratch.importer().ImportWith(katodouble.ImportPatch{Seconds: &seconds}))
 		}, acts: func(o *op) {
 			o.eventually(60*time.Second, "kato to import", func() bool { return o.running(core, "kato data import") })

@@ -379,7 +379,7 @@ func TestReleases_MachinesReboot_TheirOwnUpgradesAreSeenThrough(t *testing.T) {
 func TestReleases_CoreRebootsInAnotherNodesUpgrade_ItIsResumed(t *testing.T) {
 	t.Parallel()
 	s := released(t)
-	s.upgradeWith("dea-1", katodouble.UpgradePatch{Seconds: new(4.0)})
+	s.upgradeWith("dea-1", katodouble.UpgradePatch{Seconds: new(in(4.0, 15.0))})
 	s.worker("")
 	o := s.release()
 	f := s.fault("the Core is rebooted by something else in the middle of a DEA's upgrade")
@@ -403,7 +403,7 @@ func (s *site) upgradingNow(node string) bool {
 func TestReleases_Cancelled_KatoIsLetEnd(t *testing.T) {
 	t.Parallel()
 	s := released(t)
-	s.upgradeWith("dea-1", katodouble.UpgradePatch{Seconds: new(2.0)})
+	s.upgradeWith("dea-1", katodouble.UpgradePatch{Seconds: new(in(2.0, 10.0))})
 	s.worker("")
 	o := s.releaseDirectly(operation.ReleaseUpgradeInput{})
 	s.eventually(time.Minute, "kato upgrades dea-1", func() bool { return s.upgradingNow("dea-1") })
@@ -481,7 +481,7 @@ func TestKillMatrix_OfReleases(t *testing.T) {
 			further := m
 			further.site = func(t *testing.T) *site {
 				s := m.site(t)
-				s.upgradeWith("dea-1", katodouble.UpgradePatch{Fault: new(fault), Times: new(1), Seconds: new(3.0)})
+				s.upgradeWith("dea-1", katodouble.UpgradePatch{Fault: new(fault), Times: new(1), Seconds: new(in(3.0, 6.0))})
 				return s
 			}
 			further.intact = func(o *op, _ int) {

@@ -670,7 +670,7 @@ func TestRestore_NodeOrItsNetworkGone_GoesOnOrAsks(t *testing.T) {
 			s.limits(patient)
 			s.worker("")
 			before := s.archived()
-			seconds := 3.0
+			seconds := in(3.0, 12.0)
 			require.NoError(t, s.importer().ImportWith(katodouble.ImportPatch{Seconds: &seconds}))
 			f := s.fault("%s", name)
 			o := s.restore(before.id, "--no-safety-backup")

@@ -215,7 +215,7 @@ func (s *site) worker(address string) *harness.Worker {
 // cli runs katoflow and requires an exit code.
 func (s *site) cli(code int, args ...string) harness.Output {
 	s.t.Helper()
-	out, err := s.Katoflow(2*time.Minute, args...)
+	out, err := s.Katoflow(stretched(time.Minute), args...)
 	require.NoError(s.t, err)
 	require.Equal(s.t, code, out.Code, "katoflow %s\n%s\n%s", strings.Join(args, " "), out.Stdout, out.Stderr)
 	return out

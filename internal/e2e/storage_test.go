@@ -237,7 +237,7 @@ func TestStorage_Relocate_KatoFailsOrLies_AllGoesBackAndTheNodeRunsWhileItIsAske
 func TestStorage_Relocate_TheDiskFillsUp_AllGoesBackAndItCanBeLeftSo(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, nil, nil, withVolumes)
-	s.relocateWith("data", katodouble.RelocatePatch{Seconds: new(2.0)})
+	s.relocateWith("data", katodouble.RelocatePatch{Seconds: new(in(2.0, 10.0))})
 	s.worker("")
 	before := s.content("data", servicesFrom)
 	f := s.fault("the volume fills up while data are copied to it")
@@ -265,7 +265,7 @@ func TestStorage_Relocate_GatesDoNotHoldAtTheNewPlace_BackOrLeft(t *testing.T) {
 		t.Run(string(decision), func(t *testing.T) {
 			t.Parallel()
 			s := newSite(t, nil, nil, withVolumes)
-			s.relocateWith("data", katodouble.RelocatePatch{Seconds: new(0.5)})
+			s.relocateWith("data", katodouble.RelocatePatch{Seconds: new(in(2.0, 8.0))})
 			s.inventory(strings.Replace(quickGates, "timeout: 20s}", "timeout: 5s, commands: ['test ! -e /tmp/ill']}", 1))
 			s.worker("")
 			before := s.content("data", servicesFrom)
@@ -311,7 +311,7 @@ func TestStorage_Relocate_CancelledOrRebootedInTheMiddle_NothingIsHalfDone(t *te
 	t.Run("cancelled", func(t *testing.T) {
 		t.Parallel()
 		s := newSite(t, nil, nil, withVolumes)
-		s.relocateWith("data", katodouble.RelocatePatch{Seconds: new(2.0)})
+		s.relocateWith("data", katodouble.RelocatePatch{Seconds: new(in(2.0, 10.0))})
 		s.worker("")
 		before, droplets := s.content("data", servicesFrom), s.content("data", dropletsFrom)
 		f := s.fault("cancelled while kato relocate runs")

@@ -265,6 +265,22 @@ const lookName = "katoflow-look"
 // dockerReads are docker's commands that change nothing; what runs in a container stays there.
 var dockerReads = []string{"exec", "history", "images", "info", "inspect", "ps", "version"}
 
+// sudoLog is what sudo has run. It writes each entry over the end of the file, which a reader may find half done.
+func (h *Host) sudoLog() (accepted []sudoEvent, exits map[string]sudoEvent, err error) {
+	err = retry(20, func() error {
+		b, err := os.ReadFile(h.path("var/log/sudo.json"))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		accepted, exits, err = parseSudoLog(b)
+		return err
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("sudo's log of %s: %w", h.Name(), err)
+	}
+	return accepted, exits, nil
+}
+
 // Commands returns the runs of commands that change the host, in order of their start: what sudo has run as root, kato's, and on hosts with disks the
 // programs that change file systems, also in scripts.
 func (h *Host) Commands() ([]Execution, error) {
@@ -272,13 +288,9 @@ func (h *Host) Commands() ([]Execution, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := os.ReadFile(h.path("var/log/sudo.json"))
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
-	accepted, exits, err := parseSudoLog(b)
+	accepted, exits, err := h.sudoLog()
 	if err != nil {
-		return nil, fmt.Errorf("sudo's log of %s: %w", h.Name(), err)
+		return nil, err
 	}
 	var out []Execution
 	for _, a := range accepted {

@@ -190,13 +190,29 @@ func (h *Host) PowerOn() {
 	h.boot()
 }
 
-// RebootNow resets the host as its reset button does.
+// RebootNow resets the host as its reset button does: nothing that ran on it runs any more when this returns.
 func (h *Host) RebootNow() error {
-	err := h.do("exec systemctl reboot --force --force")
-	if err != nil && strings.Contains(err.Error(), "is off") {
-		return err
+	h.mu.Lock()
+	cmd := h.process
+	h.reset = cmd != nil
+	h.mu.Unlock()
+	if cmd == nil {
+		return fmt.Errorf("%s is off", h.Name())
 	}
-	return nil // the command goes down with the host
+	for deadline := time.Now().Add(execWithin); ; time.Sleep(20 * time.Millisecond) {
+		if leader, err := h.leaderOf(cmd); err == nil {
+			_ = syscall.Kill(leader, syscall.SIGKILL)
+		}
+		h.mu.Lock()
+		down := h.process != cmd
+		h.mu.Unlock()
+		if down {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s was reset and is not down after %s", h.Name(), execWithin)
+		}
+	}
 }
 
 // SudoPassword lets sudo ask the login user for a password.

@@ -53,6 +53,7 @@ type Host struct {
 	running     bool
 	off         bool // to be left off when it ends
 	neverReturn bool
+	reset       bool // to be booted again however it ends
 	process     *exec.Cmd
 	ended       chan struct{} // closed when the current supervision has ended
 }
@@ -359,8 +360,8 @@ func (h *Host) supervise(ended chan struct{}) {
 		h.c.mark(h, true)
 		h.mu.Lock()
 		h.process = nil
-		again := code == rebooted && !h.off && !h.neverReturn
-		h.running = again
+		again := (code == rebooted || h.reset) && !h.off && !h.neverReturn
+		h.running, h.reset = again, false
 		h.mu.Unlock()
 		h.c.lab.cfg.Log("%s is down (nspawn %d)", h.Name(), code)
 		if !again {
@@ -460,6 +461,11 @@ func (h *Host) leader() (int, error) {
 	if cmd == nil {
 		return 0, fmt.Errorf("%s is off", h.Name())
 	}
+	return h.leaderOf(cmd)
+}
+
+// leaderOf is leader for the boot whose nspawn is cmd.
+func (h *Host) leaderOf(cmd *exec.Cmd) (int, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", cmd.Process.Pid, cmd.Process.Pid))
 	if err != nil {
 		return 0, fmt.Errorf("%s is going down", h.Name())

@@ -55,7 +55,7 @@ type Jobs struct {
 	Runner Runner
 	// Logger receives what is odd but no error; nil for none.
 	Logger *zap.Logger
-	// FollowPoll is how often the node looks for new output; 0 = 100 ms. The end of a job is noticed at once.
+	// FollowPoll is how often the node looks for new output; 0 = 500 ms. Each look costs it two processes. The end of a job is noticed at once.
 	FollowPoll time.Duration
 
 	bootIDPath  string                           // of the node; "" = /proc/sys/kernel/random/boot_id

@@ -46,7 +46,7 @@ func (j *Jobs) Follow(ctx context.Context, h Host, id JobID, from int64, sink fu
 func (j *Jobs) followOnce(ctx context.Context, h Host, id JobID, out *followed, slice time.Duration) (JobStatus, error) {
 	poll := j.FollowPoll
 	if poll <= 0 {
-		poll = 100 * time.Millisecond
+		poll = 500 * time.Millisecond
 	}
 	poll = max(poll, 10*time.Millisecond)
 	offset := int64(-1)
