@@ -291,7 +291,7 @@ func TestFault_NodeNeverReturns_ParksAndDoesWhatIsDecided(t *testing.T) {
 				onlySimulated(t, "the node sees nothing of these answers that it does not see of the others")
 			}
 			s := newSite(t, nil, nil, plain("a", "b", "c"))
-			s.limits("unreachable_after: 5s, boot: " + bootLimit().String() + ", upgrade: 2m, apt_lock: 30s")
+			s.limits("unreachable_after: " + in("5s", "20s") + ", boot: " + bootLimit().String() + ", upgrade: 2m, apt_lock: 30s")
 			s.worker("")
 			s.cluster.Node("a").NeverReturn(true)
 			f := s.fault("%s", "node does not return from its reboot; "+name)

@@ -174,7 +174,7 @@ func (s *site) inventory(extra string) {
 	text := string(s.cluster.InventoryYAML())
 	key := "  " + s.cluster.Name() + ":\n"
 	if onHosts() {
-		extra = strings.Replace(shortLimit.ReplaceAllString(extra, "$1: "+bootLimit().String()), "boot: 20s", "boot: 90s", 1)
+		extra = longerLimits.Replace(shortLimit.ReplaceAllString(extra, "$1: "+bootLimit().String()))
 	}
 	require.Contains(s.t, text, key)
 	require.NoError(s.t, os.WriteFile(s.Inventory, []byte(strings.Replace(text, key, key+s.s3+s.kato+extra, 1)), 0o600))
@@ -182,6 +182,9 @@ func (s *site) inventory(extra string) {
 
 // shortLimit is a limit that real hosts need more time for.
 var shortLimit = regexp.MustCompile(`\b(boot|timeout): [0-9]s`)
+
+// longerLimits are limits that nothing is to run into: several real hosts that boot at once share the processors.
+var longerLimits = strings.NewReplacer(" boot: 20s", " boot: 90s", " timeout: 20s", " timeout: 60s", "unreachable_after: 20s", "unreachable_after: 40s")
 
 // bootLimit is a limit for a reboot that a case waits out: real hosts take 2 to 3 seconds when they have the machine to themselves. Cases that wait for the end of a reboot have 90 s.
 func bootLimit() time.Duration { return in(4*time.Second, 25*time.Second) }
