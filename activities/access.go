@@ -538,7 +538,8 @@ func (x *Access) waysOf(a *attempt, from, to target, in AccessNodeInput) (ways [
 	return ways, nil
 }
 
-// judge waits for the trial to begin, tries the logins, and confirms it when they work. It returns why it did not confirm; nil also when there was nothing to judge.
+// judge waits for the trial to begin, tries the logins, and confirms it when they work. It returns what was wrong last; nil also when there was nothing to judge. A login that works at last may be one that works
+// because the trial is over.
 func (x *Access) judge(ctx context.Context, s site, from, t target, spec remote.JobSpec, in AccessNodeInput) error {
 	var wrong error
 	for {
@@ -568,7 +569,10 @@ func (x *Access) judge(ctx context.Context, s site, from, t target, spec remote.
 			return wrong
 		}
 	}
-	return x.answerTrial(ctx, t, confirmation(spec.ID))
+	if err := x.answerTrial(ctx, t, confirmation(spec.ID)); err != nil {
+		return err
+	}
+	return wrong
 }
 
 // answerTrial makes the file that a trial waits for, until that is done or the trial is over.
