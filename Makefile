@@ -44,7 +44,7 @@ $(BIN)/devstack: $(DEVSTACK)
 demo: build ## a rolling security upgrade of a simulated cluster, with the Web UI (ONCE=1 ends by itself; PORT=, UI_PORT=)
 	@ONCE=$(ONCE) deploy/demo/run
 
-# With KATOFLOW_SHARE=2/6 the kill matrices, the deaths at every statement and the race detector are tried for the second of six parts only; all else runs always.
+# With KATOFLOW_SHARE=2/12 the kill matrices, the deaths at every statement and the race detector are tried for the second of twelve parts only; all else runs always.
 # Most tests wait: several packages at a time. The end-to-end tests run processes that are built without the race detector, and it would only slow the cases down.
 UNITS = $(GO) list ./... | grep -v -e /internal/e2e -e /hypervisor/libvirt$$
 # make check has vetted them where there is a share, which is in the gate.

@@ -13,7 +13,7 @@ const Variable = "KATOFLOW_SHARE"
 // Share is one part of so many. The zero value has all.
 type Share struct{ part, parts int }
 
-// Parse reads "2/6", the second of six parts; "" has all.
+// Parse reads "2/12", the second of twelve parts; "" has all.
 func Parse(text string) (Share, error) {
 	var s Share
 	if text == "" {
@@ -21,7 +21,7 @@ func Parse(text string) (Share, error) {
 	}
 	var rest string
 	if n, _ := fmt.Sscanf(text, "%d/%d%s", &s.part, &s.parts, &rest); n != 2 || s.part < 1 || s.part > s.parts {
-		return Share{}, fmt.Errorf("%s=%q is no part: write 2/6 for the second of six", Variable, text)
+		return Share{}, fmt.Errorf("%s=%q is no part: write 2/12 for the second of twelve", Variable, text)
 	}
 	s.part--
 	return s, nil

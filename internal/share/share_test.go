@@ -52,12 +52,13 @@ func TestParse_WhatIsNoPart_IsRefused(t *testing.T) {
 }
 
 func TestHasName_OverAllParts_EveryNameHasItsTurn(t *testing.T) {
-	for _, hands := range []int{1, 2, 3, 6} {
-		tried, together := make([]int, 6), 0
+	const parts = 12
+	for _, hands := range []int{1, 3, 4, 12} {
+		tried, together := make([]int, parts), 0
 		for i := range 1200 {
 			name, turns := fmt.Sprint("TestCase", i), 0
-			for part := range 6 {
-				s, err := Parse(fmt.Sprintf("%d/6", part+1))
+			for part := range parts {
+				s, err := Parse(fmt.Sprintf("%d/%d", part+1, parts))
 				require.NoError(t, err)
 				if s.HasName(name, hands, 0) {
 					turns++
@@ -67,7 +68,7 @@ func TestHasName_OverAllParts_EveryNameHasItsTurn(t *testing.T) {
 					}
 				}
 			}
-			require.Equal(t, 6/hands, turns, name)
+			require.Equal(t, parts/hands, turns, name)
 			require.True(t, Share{}.HasName(name, hands, 0), "without a share all are tried")
 		}
 		require.Zero(t, together)
