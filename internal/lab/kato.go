@@ -220,6 +220,9 @@ func (c *Cluster) changeConfig(change katodouble.ConfigChange) error {
 	return c.core().askKato(http.MethodPatch, "/config", b, nil)
 }
 
+// agents asks on a connection of its own each time: the next host may have the address of one that is gone.
+var agents = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+
 func (h *Host) askKato(method, path string, body []byte, out any) error {
 	return h.askKatoWithin(10*time.Second, method, path, body, out)
 }
@@ -232,7 +235,7 @@ func (h *Host) askKatoWithin(d time.Duration, method, path string, body []byte, 
 	if err != nil {
 		return err
 	}
-	answer, err := http.DefaultClient.Do(r)
+	answer, err := agents.Do(r)
 	if err != nil {
 		return fmt.Errorf("kato of %s: %w", h.Name(), err)
 	}
