@@ -1,13 +1,11 @@
 package e2e
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"slices"
 	"strconv"
@@ -396,19 +394,7 @@ func (h host) RoleNeverStarts(role string) {
 func (h host) StartRole(role string) { h.patch(katodouble.StatePatch{Start: []string{role}}) }
 
 // patch changes what the host's kato says of it.
-func (h host) patch(p katodouble.StatePatch) {
-	h.c.t.Helper()
-	body, err := json.Marshal(p)
-	h.must(err)
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, http.MethodPatch, fmt.Sprintf("http://%s:%d/state", h.Address(), katodouble.AgentPort), bytes.NewReader(body))
-	h.must(err)
-	answer, err := http.DefaultClient.Do(r)
-	h.must(err)
-	defer answer.Body.Close()
-	require.Equal(h.c.t, http.StatusOK, answer.StatusCode)
-}
+func (h host) patch(p katodouble.StatePatch) { h.must(h.Kato(p)) }
 
 // Heal ends what can be ended on any host at any time; the faults of its network, clock and keys are ended by those who made them.
 func (h host) Heal() {
