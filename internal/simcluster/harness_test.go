@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"syscall"
 	"testing"
 	"time"
 
@@ -56,9 +57,13 @@ func tryDial(t testing.TB, n *Node) (*ssh.Client, error) {
 	return ssh.Dial("tcp", net.JoinHostPort(n.Address(), strconv.Itoa(n.Port())), clientConfig(t, n))
 }
 
+// dial logs in to a node, which may be just about to listen after a boot.
 func dial(t testing.TB, n *Node) *ssh.Client {
 	t.Helper()
 	c, err := tryDial(t, n)
+	for deadline := time.Now().Add(10 * time.Second); errors.Is(err, syscall.ECONNREFUSED) && time.Now().Before(deadline); c, err = tryDial(t, n) {
+		time.Sleep(5 * time.Millisecond)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
