@@ -674,7 +674,11 @@ func TestRestore_NodeOrItsNetworkGone_GoesOnOrAsks(t *testing.T) {
 			require.NoError(t, s.importer().ImportWith(katodouble.ImportPatch{Seconds: &seconds}))
 			f := s.fault("%s", name)
 			o := s.restore(before.id, "--no-safety-backup")
-			s.eventually(60*time.Second, "kato to import", func() bool { return s.running(core, "kato data import") })
+			// kato's own logins, from the Core to every node, are over by then: those would be dropped, too.
+			s.eventually(60*time.Second, "kato to import", func() bool {
+				return s.running(core, "kato data import") &&
+					strings.Contains(s.shell(core, "cat ~/.local/state/katoflow/jobs/*/output /var/lib/katoflow/*/jobs/*/output 2>/dev/null || true"), "Unpacking")
+			})
 			c.breaks(s)
 			if !c.asks {
 				o.done(2 * time.Minute)
