@@ -363,7 +363,7 @@ func (c *Cluster) LoginUser() string { return c.loginUser() }
 type Event struct {
 	Time   time.Time `json:"time"`
 	Node   string    `json:"node"`
-	Kind   string    `json:"kind"` // boot, down, command, fault, out-of-service, in-service, package, session
+	Kind   string    `json:"kind"` // boot, down, command, fault, out-of-service, in-service, package, session, frozen, thawed
 	Detail string    `json:"detail"`
 }
 

@@ -256,6 +256,23 @@ func Faults() []Fault {
 			})
 		}},
 		{"registry-down", "[on|off]", "the docker registry of the cluster refuses connections", toggle(func(n *Node, on bool) { n.cluster.SetRegistryDown(on) })},
+		{"slow-freeze", "MOUNT DURATION", "let freezing a mount take so long", func(n *Node, args []string) error {
+			if len(args) != 2 {
+				return errors.New("takes MOUNT DURATION")
+			}
+			return duration(func(n *Node, d time.Duration) { n.SlowFreeze(args[0], d) })(n, args[1:])
+		}},
+		{"refuse-freeze", "MOUNT [MESSAGE]", "let the kernel refuse to freeze a mount (no MESSAGE ends it)", func(n *Node, args []string) error {
+			if len(args) == 0 {
+				return errors.New("takes MOUNT [MESSAGE]")
+			}
+			n.RefuseFreeze(args[0], strings.Join(args[1:], " "))
+			return nil
+		}},
+		{"kill-freeze", "", "kill the main process of the freeze that is at work", plain((*Node).KillFreeze)},
+		{"kill-both-freeze", "", "kill the freeze that is at work with its guard: what is frozen stays so", plain((*Node).KillBothFreeze)},
+		{"thaw", "", "thaw what is frozen", plain((*Node).Thaw)},
+		{"without-freeze", "", "take katoflow-freeze away until heal", plain((*Node).WithoutFreeze)},
 		{"heal", "", "end all faults but those of roles, and power on", plain((*Node).Heal)},
 	}
 }
@@ -321,12 +338,13 @@ type NodeStatus struct {
 	RebootRequired bool     `json:"reboot_required"`
 	OutOfService   []string `json:"out_of_service,omitempty"`
 	Processes      []string `json:"processes,omitempty"`
+	Frozen         []string `json:"frozen,omitempty"`
 }
 
 // Status of the node now.
 func (n *Node) Status() NodeStatus {
 	return NodeStatus{Name: n.name, Address: n.address, Port: n.port, Roles: n.cfg.Roles, Running: n.Running(), BootID: n.BootID(), Boots: n.Boots(), Kernel: n.KernelRunning(),
-		Pending: n.PendingCount(), HalfConfigured: n.HalfConfigured(), RebootRequired: n.RebootRequired(), OutOfService: n.OutOfService(), Processes: n.Processes()}
+		Pending: n.PendingCount(), HalfConfigured: n.HalfConfigured(), RebootRequired: n.RebootRequired(), OutOfService: n.OutOfService(), Processes: n.Processes(), Frozen: n.Frozen()}
 }
 
 // ClusterStatus is the answer of GET /status.

@@ -11,6 +11,8 @@
 // A reboot ends every process of the node where it stands, drops its connections, empties /run, changes the boot id, and starts
 // the installed kernel. The rest of the file tree and the packages survive, half-configured ones too.
 //
+// While a file system of a node is frozen, no command begins there, as on one whose /var is: logins and sudo write to it.
+//
 // Faults (dropped connections, a full disk, a held apt lock, a node that never returns...) are methods of Node, and calls of a
 // loopback HTTP API for a cluster that runs as its own process (cmd/simcluster). Every command that changes a node is recorded with its
 // time, boot id, user and environment, so that a test can count what really ran.

@@ -308,6 +308,65 @@ func (n *Node) DropOutbound() {
 	n.dropOutbound()
 }
 
+// SlowFreeze makes freezing a mount take so long, which nobody can cut short; 0 ends it.
+func (n *Node) SlowFreeze(mount string, d time.Duration) {
+	n.fault("freezing %s takes %s", mount, d)
+	n.set(func(f *faults) {
+		if f.slowFreeze == nil {
+			f.slowFreeze = map[string]time.Duration{}
+		}
+		f.slowFreeze[mount] = d
+	})
+}
+
+// RefuseFreeze makes the kernel refuse to freeze a mount, with an error of that text, such as "Input/output error"; "" ends it.
+func (n *Node) RefuseFreeze(mount, text string) {
+	n.fault("freezing %s is refused: %s", mount, text)
+	n.set(func(f *faults) {
+		if f.refuseFreeze == nil {
+			f.refuseFreeze = map[string]string{}
+		}
+		f.refuseFreeze[mount] = text
+	})
+}
+
+// KillFreeze kills the main process of the freeze that is at work, as SIGKILL does: the one that guards it thaws. It does nothing without one.
+func (n *Node) KillFreeze() {
+	n.fault("freeze killed")
+	if r := n.lastFreeze(); r != nil {
+		r.main.kill(sigKILL)
+	}
+}
+
+// KillBothFreeze kills all processes of the freeze that is at work at once: what is frozen stays so until Thaw, `fsfreeze -u` or the end of the boot. It does nothing without one.
+func (n *Node) KillBothFreeze() {
+	n.fault("freeze killed with its guard")
+	if r := n.lastFreeze(); r != nil {
+		r.abandoned.Store(true)
+		r.main.kill(sigKILL)
+		r.guard.kill(sigKILL)
+	}
+}
+
+// Thaw thaws every file system of the node, as somebody does at its console.
+func (n *Node) Thaw() {
+	n.fault("thawed by somebody")
+	n.thawAll()
+}
+
+// WithoutFreeze takes the program katoflow-freeze away until Heal.
+func (n *Node) WithoutFreeze() {
+	n.fault("katoflow-freeze is not installed")
+	n.set(func(f *faults) { f.noFreeze = true })
+}
+
+// noFreeze says whether the program is not installed.
+func (n *Node) noFreeze() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.faults.noFreeze
+}
+
 // FreeSpace leaves so many bytes free on the file system that holds path; -1 = as many as at the start.
 func (n *Node) FreeSpace(path string, free int64) error {
 	n.fault("free space of %s: %d", path, free)
@@ -605,6 +664,9 @@ func (n *Node) Heal() {
 		f.healCommands()
 		*f = faults{refuse: f.refuse, roleNeverStarts: f.roleNeverStarts}
 	})
+	if r := n.lastFreeze(); r == nil || r.over() {
+		n.thawAll()
+	}
 	n.healSSHD()
 	n.Refuse(false)
 	n.PowerOn()

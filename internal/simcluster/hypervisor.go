@@ -329,7 +329,7 @@ func (h *Hypervisor) wait(d time.Duration) bool {
 
 // stateOf is what is true of a node now.
 func (c *Cluster) stateOf(n *Node, name string) SnapshotState {
-	s := SnapshotState{Node: n.name, Name: name, At: time.Now(), Running: n.Running(), Maintenance: c.Maintenance()}
+	s := SnapshotState{Node: n.name, Name: name, At: time.Now(), Running: n.Running(), Maintenance: c.Maintenance(), Frozen: n.Frozen()}
 	if c.kato != nil && s.Running {
 		if state, ok := c.kato.NodeState(n.address); ok {
 			for role, how := range state.Roles {

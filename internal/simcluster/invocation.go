@@ -236,6 +236,9 @@ func (n *Node) programAt(p string) (program, bool) {
 	if strings.HasPrefix(path.Base(p), "quota") && n.noQuotaTools() {
 		return program{}, false
 	}
+	if p == freezeProgram && n.noFreeze() {
+		return program{}, false
+	}
 	return prog, ok && prog.dir == path.Dir(p)
 }
 

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/katoflow/katoflow/internal/remote"
@@ -152,6 +154,51 @@ func TestJobs_DiskFull_StartNothing(t *testing.T) {
 	require.Equal(t, 5, st.ExitCode)
 	_, err = n.ReadFile("/run/user/1000/ran")
 	require.Error(t, err)
+}
+
+func TestJobs_NodeFrozen_BeginAfterTheThaw(t *testing.T) {
+	n, jobs, host := jobsOn(t, simcluster.Config{Nodes: []simcluster.NodeConfig{{Name: "one", Roles: []string{"base", "primary", "controller"}, Mounts: []simcluster.Mount{{Path: "/srv/data", Type: "xfs"}}}}})
+	before := spec("before", "sh", "-c", "while [ ! -e /run/user/1000/go ]; do sleep 0.01; done; exit 3")
+	_, err := jobs.Start(t.Context(), host, before)
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	in, thaw := io.Pipe()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_, err := jobs.Runner.Run(ctx, host, remote.Command{Argv: []string{"sudo", "-n", "/usr/local/sbin/katoflow-freeze", "freeze", "a", "300", "/srv/data"}, Stdin: in})
+		assert.NoError(t, err)
+	})
+	defer wg.Wait()
+	defer thaw.Close()
+	require.Eventually(t, func() bool { return len(n.Frozen()) == 1 }, 10*time.Second, 5*time.Millisecond)
+	later := spec("later", "sh", "-c", "date +%s%N >/run/user/1000/began")
+	started := make(chan error, 1)
+	wg.Go(func() {
+		_, err := jobs.Start(ctx, host, later)
+		started <- err
+	})
+	require.NoError(t, n.WriteFile("/run/user/1000/go", nil))
+	select {
+	case err := <-started:
+		t.Fatalf("it has started on a frozen node: %v", err)
+	case <-time.After(300 * time.Millisecond):
+	}
+	require.Equal(t, []string{"/srv/data"}, n.Frozen())
+	_, err = io.WriteString(thaw, "thaw\n")
+	require.NoError(t, err)
+	require.NoError(t, <-started)
+	st, _ := follow(t, jobs, host, before.ID)
+	require.Equal(t, 3, st.ExitCode, "a job that runs goes on")
+	st, _ = follow(t, jobs, host, later.ID)
+	require.Equal(t, remote.JobExited, st.State)
+	began, err := n.ReadFile("/run/user/1000/began")
+	require.NoError(t, err)
+	state, err := n.ReadFile("/run/katoflow-freeze/a/state")
+	require.NoError(t, err)
+	_, thawed, _ := strings.Cut(string(state), "thawed /srv/data ")
+	thawed, _, _ = strings.Cut(thawed, "\n")
+	require.Greater(t, strings.TrimSpace(string(began)), thawed)
 }
 
 func TestJobs_PayloadOutlivesItsWrapper_IsNotLostBefore(t *testing.T) {

@@ -35,6 +35,7 @@ type Node struct {
 	locks       *lockTable
 	packages    *packageState
 	docker      *Docker // nil but on a DEA of ALS
+	freezer     freezer
 
 	made     sync.Once
 	makeErr  error
@@ -78,6 +79,10 @@ type faults struct {
 	commands          []*commandFault
 	commandsHealed    chan struct{}
 	roleNeverStarts   map[string]bool
+	// of file systems that are frozen, by mount point.
+	slowFreeze   map[string]time.Duration
+	refuseFreeze map[string]string
+	noFreeze     bool
 	// of sshd; keysBroken is the configuration with which no key is accepted.
 	neverReloads, breakKeys bool
 	keysBroken              *string
@@ -350,6 +355,7 @@ func (n *Node) down(why string) {
 		k.NodeDown(n.address)
 	}
 	b.end()
+	n.forgetFrozen()
 	n.packages.poweredOff()
 	n.docker.poweredOff()
 	n.cluster.mark(n.name, "upgrade", false)

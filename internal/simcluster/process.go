@@ -363,6 +363,19 @@ func (p *process) sleep(d time.Duration) bool {
 // fileKey identifies a file whatever its name: two names of one file share their locks, and a renamed file keeps them.
 type fileKey struct{ inode uint64 }
 
+// key of the file that is open; false when it is none.
+func (d *description) key() (fileKey, bool) {
+	if d == nil || d.file == nil {
+		return fileKey{}, false
+	}
+	fi, err := d.file.Stat()
+	if err != nil {
+		return fileKey{}, false
+	}
+	inode, _, _ := inodeOf(fi, d.path)
+	return fileKey{inode}, true
+}
+
 // lockTable holds the flocks of a node.
 type lockTable struct {
 	mu      sync.Mutex

@@ -613,6 +613,7 @@ func (n *Node) startCommand(command string, fds fdTable) (*process, error) {
 	s := &shell{node: n, p: p, bash: true, arg0: "bash", fds: fds, dir: env["HOME"], umask: 0o022, mainPID: p.pid}
 	s.vars = variables(env, env["HOME"])
 	go func() {
+		n.untilThawed(p, command)
 		if command == "" {
 			s.login()
 			s.standardInput()

@@ -335,6 +335,7 @@ func (n *Node) runSession(channel ssh.Channel, p *process, shellRequest bool, co
 	}
 	done := make(chan int, 1)
 	go func() {
+		n.untilThawed(p, command)
 		if shellRequest {
 			s.login()
 			s.standardInput()

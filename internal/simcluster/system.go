@@ -35,6 +35,7 @@ func commandTable() map[string]program {
 		"logname": bin(func(c *invocation) int { c.printf("%s\n", c.node.loginUser()); return 0 }), "lsb_release": bin(lsbRelease), "runlevel": sbin(func(c *invocation) int { c.printf("N 5\n"); return 0 }),
 		"kato": {"/home/stackato/bin", katoProgram}, "ssh": bin(sshProgram), "ssh-keygen": bin(sshKeygen), "sshd": sbin(sshdProgram), "service": sbin(serviceProgram), "getent": bin(getent), "curl": bin(curlProgram), "vmctl": bin(vmctl), "docker": bin(docker),
 		"mount": bin(mountProgram), "mountpoint": bin(mountpoint), "quotacheck": sbin(quotacheck), "quotaon": sbin(quotaon), "quotaoff": sbin(quotaon),
+		"fsfreeze": sbin(fsfreezeProgram), path.Base(freezeProgram): {path.Dir(freezeProgram), freezeDouble},
 	})
 	return t
 }
@@ -71,23 +72,12 @@ func flock(c *invocation) int {
 		}
 		argv = []string{"/bin/sh", "-c", argv[1]}
 	}
-	key := func(d *description) (fileKey, bool) {
-		if d == nil || d.file == nil {
-			return fileKey{}, false
-		}
-		fi, err := d.file.Stat()
-		if err != nil {
-			return fileKey{}, false
-		}
-		inode, _, _ := inodeOf(fi, d.path)
-		return fileKey{inode}, true
-	}
 	if len(argv) == 0 { // an open descriptor
 		fd, err := strconv.Atoi(rest[0])
 		if err != nil || fd < 0 || fd >= maxFD || c.fds[fd] == nil {
 			return c.fail(65, "bad file descriptor: '%s'", rest[0])
 		}
-		k, ok := key(c.fds[fd])
+		k, ok := c.fds[fd].key()
 		if !ok {
 			return c.fail(65, "%s: Bad file descriptor", rest[0])
 		}
@@ -106,7 +96,7 @@ func flock(c *invocation) int {
 	if err != nil {
 		return c.fail(66, "cannot open lock file %s: %s", rest[0], errorText(err))
 	}
-	k, ok := key(d)
+	k, ok := d.key()
 	if !ok {
 		d.release()
 		return c.fail(66, "cannot open lock file %s: Bad file descriptor", rest[0])
