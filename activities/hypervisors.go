@@ -6,6 +6,7 @@ import (
 	"github.com/katoflow/katoflow/internal/hypervisor"
 	"github.com/katoflow/katoflow/internal/hypervisor/command"
 	"github.com/katoflow/katoflow/internal/hypervisor/libvirt"
+	"github.com/katoflow/katoflow/internal/hypervisor/openstack"
 	"github.com/katoflow/katoflow/internal/hypervisor/overssh"
 	"github.com/katoflow/katoflow/internal/inventory"
 	"github.com/katoflow/katoflow/internal/remote"
@@ -34,6 +35,12 @@ func (p Providers) Open(file *inventory.File, c *inventory.Cluster, env func(str
 			Rollback: h.Command.Rollback, Power: h.Command.Power, Start: h.Command.Start, Stop: h.Command.Stop, Kill: h.Command.Kill, Check: h.Command.Check}}, nil
 	case inventory.ProviderLibvirt:
 		return &libvirt.Provider{Hosts: overssh.Hosts{Runner: p.Runner, ByName: hosts}, URI: h.Libvirt.URI}, nil
+	case inventory.ProviderOpenStack:
+		cfg, err := openstack.ConfigOf(file, h.OpenStack, env)
+		if err != nil {
+			return nil, err
+		}
+		return openstack.Open(cfg)
 	}
 	return nil, fmt.Errorf("provider %s is not built in", h.Provider)
 }

@@ -77,6 +77,15 @@ func (x *Snapshots) RollbackReady(ctx context.Context, in RollbackReadyInput) (R
 	for _, text := range state.Problems {
 		problem("%s", text)
 	}
+	if checker, ok := p.(hypervisor.RollbackChecker); ok && len(state.Problems) == 0 {
+		found := slices.Concat(checkRollback(a.ctx, checker, out.Set, in.Safety)...)
+		if a.ctx.Err() != nil {
+			return out, ended(a.ctx)
+		}
+		for _, f := range found {
+			problem("%s", f.String())
+		}
+	}
 	if in.Safety {
 		found, err := p.Check(a.ctx, vms)
 		if a.ctx.Err() != nil {
@@ -91,6 +100,18 @@ func (x *Snapshots) RollbackReady(ctx context.Context, in RollbackReadyInput) (R
 	}
 	out.Problems = shortList(out.Problems, 200)
 	return out, nil
+}
+
+// checkRollback asks what keeps the VMs of a set, all of whose snapshots are there, from going back to it.
+func checkRollback(ctx context.Context, p hypervisor.RollbackChecker, set operation.SnapshotSet, another bool) [][]hypervisor.Problem {
+	found := make([][]hypervisor.Problem, len(set.Snapshots))
+	each(len(found), func(i int) {
+		to, err := set.Snapshots[i], error(nil)
+		if found[i], err = p.CheckRollback(ctx, hypervisor.VM{Node: to.Node, ID: to.VM, Host: to.Host}, to.Name, another); err != nil {
+			found[i] = append(found[i], hypervisor.Problem{Text: err.Error()})
+		}
+	})
+	return found
 }
 
 // missingForSets is what a cluster lacks for sets of snapshots as a whole, one line each.

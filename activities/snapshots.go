@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -35,6 +36,7 @@ type Snapshots struct {
 	Connections Connections
 	Jobs        Jobs
 	Hypervisors Hypervisors
+	Freezer     *remote.Freezer
 	// Logger gets the output of jobs line by line; nil for none.
 	Logger *zap.Logger
 }
@@ -48,6 +50,10 @@ const (
 	stoppedWithin = 2 * time.Minute
 	// settleSnapshot is how long a request whose answer was lost is looked for.
 	settleSnapshot = 30 * time.Second
+	// answersWithin is how long a node may take to answer, beyond the time for which a freeze that was left may hold it up.
+	answersWithin = time.Minute
+	// settleFrozen is how long while file systems are frozen: what writes to them waits.
+	settleFrozen = 3 * time.Second
 	// vmPoll is the time between two looks at a VM's power, or at a snapshot that is copied.
 	vmPoll = time.Second
 )
@@ -301,6 +307,9 @@ func (x *Snapshots) SnapshotReady(ctx context.Context, in SnapshotReadyInput) (S
 	if slices.Contains(in.Quiesce, operation.QuiesceVMsStopped) {
 		out.Problems = append(out.Problems, missingCommands(s.cluster.Hypervisor, "quiesce vms-stopped", "power", "start", "stop")...)
 	}
+	if slices.Contains(in.Quiesce, operation.QuiesceFrozen) {
+		out.Problems = append(out.Problems, x.freezable(a.ctx, s, in.Nodes)...)
+	}
 	_, p, vms, err := x.open(in.Operation.Cluster, in.Nodes)
 	if err != nil {
 		problem("%s", operation.FailureOf(err).Message)
@@ -347,14 +356,19 @@ type TakeSnapshotsInput struct {
 	Clocks bool `json:"clocks,omitempty"`
 	// VMsOff: the VMs are shut down, which is proved before and after.
 	VMsOff bool `json:"vmsOff,omitempty"`
+	// Frozen: the file systems that the inventory names are frozen from before the first request until after the last answer.
+	Frozen           bool               `json:"frozen,omitempty"`
+	UnreachableAfter operation.Duration `json:"unreachableAfter,omitempty"`
 }
 
 // TakenSnapshot is one node of a round.
 type TakenSnapshot struct {
 	operation.SnapshotOf
-	// PreparedAt and ResumedAt are between which the activity itself kept the node quiet, by the node's clock in Unix nanoseconds; 0 when it did not.
+	// PreparedAt and ResumedAt are between which the activity itself kept the node quiet, by the worker's clock in Unix nanoseconds; 0 when it did not.
 	PreparedAt int64 `json:"preparedAt,omitempty"`
 	ResumedAt  int64 `json:"resumedAt,omitempty"`
+	// Frozen is how long its file systems were, by its own clock.
+	Frozen operation.Duration `json:"frozen,omitempty"`
 	// Found: it was there already, made by an earlier attempt whose request is not known.
 	Found   bool               `json:"found,omitempty"`
 	Failure *operation.Failure `json:"failure,omitempty"`
@@ -369,7 +383,15 @@ type TakeSnapshotsResult struct {
 type taking struct {
 	vm   hypervisor.VM
 	shot hypervisor.Shot
-	out  TakenSnapshot
+	// held freezes its file systems, by that id; nil when they are not frozen.
+	held     *remote.Freeze
+	freezeID string
+	// unsure: the freeze failed, and whether the node has thawed is not known. froze is when it began.
+	unsure bool
+	froze  time.Time
+	// givenUp: its request was, because another node had thawed.
+	givenUp bool
+	out     TakenSnapshot
 }
 
 func (t *taking) fail(errorType, format string, args ...any) {
@@ -380,6 +402,9 @@ func (t *taking) fail(errorType, format string, args ...any) {
 
 // TakeSnapshots takes one round: everything is made ready for all nodes first, then all requests are sent at the same instant. A snapshot that an earlier attempt has made is found by its
 // name and not taken again. A node that fails is in the result, and the round then is void; nothing of it is deleted here. Only an attempt that ended is an error.
+//
+// With Frozen the file systems of all nodes are frozen before the first request and thawed after the last answer, or when anything fails. When this attempt ends in any other way, its connections
+// end and the nodes thaw by themselves, at the latest at the deadline of the inventory.
 func (x *Snapshots) TakeSnapshots(ctx context.Context, in TakeSnapshotsInput) (TakeSnapshotsResult, error) {
 	a := begin(ctx, "making the snapshots ready")
 	defer a.finish()
@@ -389,6 +414,15 @@ func (x *Snapshots) TakeSnapshots(ctx context.Context, in TakeSnapshotsInput) (T
 	}
 	defer func() { _ = p.Close() }()
 	name := snapshotName(in.Operation, in.Round)
+	if in.Frozen && a.again {
+		// What an earlier attempt has asked for may be taken at any time yet, when nothing is frozen any more.
+		var out TakeSnapshotsResult
+		for _, vm := range vms {
+			out.Taken = append(out.Taken, TakenSnapshot{SnapshotOf: operation.SnapshotOf{Node: vm.Node, VM: vm.ID, Host: vm.Host, Name: name},
+				Failure: &operation.Failure{Type: operation.ErrSnapshot, Message: vm.Node + ": a worker was lost while the snapshots were taken, and its freeze with it"}})
+		}
+		return out, nil
+	}
 	all := make([]*taking, len(vms))
 	for i, vm := range vms {
 		all[i] = &taking{vm: vm, out: TakenSnapshot{SnapshotOf: operation.SnapshotOf{Node: vm.Node, VM: vm.ID, Host: vm.Host, Name: name}}}
@@ -410,11 +444,20 @@ func (x *Snapshots) TakeSnapshots(ctx context.Context, in TakeSnapshotsInput) (T
 	if a.ctx.Err() != nil {
 		return TakeSnapshotsResult{}, ended(a.ctx)
 	}
+	limit, settle := time.Now().Add(in.Deadline.D()), settleSnapshot
+	if in.Frozen {
+		if !failedAny(all) {
+			limit, settle = x.freeze(a, s, all, in), settleFrozen
+		}
+	}
 	if !failedAny(all) {
-		x.fire(a, p, all, name, in.Deadline.D())
+		x.fire(a, p, all, name, limit, settle)
 		if in.VMsOff {
 			together(all, func(t *taking) { requireOff(a.ctx, p, t, "after") })
 		}
+	}
+	if in.Frozen {
+		x.thaw(a, s, all, in)
 	}
 	if a.ctx.Err() != nil {
 		return TakeSnapshotsResult{}, ended(a.ctx)
@@ -483,6 +526,8 @@ func (x *Snapshots) measureClock(ctx context.Context, s site, t *taking) {
 		t.fail(operation.ErrInternal, "%v", err)
 		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, s.cluster.FreezeDeadline()+answersWithin)
+	defer cancel()
 	offset, within, err := remote.ClockOffset(ctx, x.Connections, target.host)
 	if err != nil {
 		t.fail(operation.ErrSnapshot, "its clock cannot be read: %s", failureOf(err).Message)
@@ -491,10 +536,24 @@ func (x *Snapshots) measureClock(ctx context.Context, s site, t *taking) {
 	t.out.ClockOffset, t.out.ClockError = operation.Duration(offset), operation.Duration(within)
 }
 
-// fire sends all requests at the same instant and waits for all answers. A lost answer is looked for.
-func (x *Snapshots) fire(a *attempt, p hypervisor.Provider, all []*taking, name string, deadline time.Duration) {
-	ctx, cancel := context.WithTimeout(a.ctx, deadline)
+// fire sends all requests at the same instant and waits for all answers, until the limit. A lost answer is looked for until it has settled.
+func (x *Snapshots) fire(a *attempt, p hypervisor.Provider, all []*taking, name string, limit time.Time, settle time.Duration) {
+	ctx, cancel := context.WithDeadline(a.ctx, limit)
 	defer cancel()
+	var thawed atomic.Bool
+	for _, t := range all {
+		if t.held != nil {
+			gone := t.held.Gone()
+			go func() {
+				select {
+				case <-gone: // the round does not count any more: what waits for it can go on
+					thawed.Store(true)
+					cancel()
+				case <-ctx.Done():
+				}
+			}()
+		}
+	}
 	a.phase("taking the snapshots")
 	start := make(chan struct{})
 	var ready, done sync.WaitGroup
@@ -517,7 +576,9 @@ func (x *Snapshots) fire(a *attempt, p hypervisor.Provider, all []*taking, name 
 				}
 				return
 			}
-			x.lookFor(a.ctx, p, t, name, ctx.Err() != nil, err)
+			if t.givenUp = thawed.Load(); !t.givenUp {
+				x.lookFor(a.ctx, p, t, name, settle, ctx.Err() != nil, err)
+			}
 		})
 	}
 	ready.Wait()
@@ -526,10 +587,10 @@ func (x *Snapshots) fire(a *attempt, p hypervisor.Provider, all []*taking, name 
 }
 
 // lookFor finds out what became of a request that failed. One that was carried out all the same counts, as complete when it was seen.
-func (x *Snapshots) lookFor(ctx context.Context, p hypervisor.Provider, t *taking, name string, late bool, cause error) {
+func (x *Snapshots) lookFor(ctx context.Context, p hypervisor.Provider, t *taking, name string, settle time.Duration, late bool, cause error) {
 	var unknown *hypervisor.UnknownError
 	if late {
-		t.fail(operation.ErrSnapshot, "%s: the snapshot took longer than the deadline of the round: %v", t.vm.Node, cause)
+		t.fail(operation.ErrSnapshot, "%s: the snapshot took longer than it may (deadline of the round, or of the freeze): %v", t.vm.Node, cause)
 		return
 	}
 	if !errors.As(cause, &unknown) {
@@ -545,7 +606,7 @@ func (x *Snapshots) lookFor(ctx context.Context, p hypervisor.Provider, t *takin
 			}
 			return
 		}
-		if time.Since(began) > settleSnapshot || sleep(ctx, vmPoll) != nil {
+		if time.Since(began) > settle || sleep(ctx, vmPoll) != nil {
 			t.fail(operation.ErrSnapshot, "%v", cause)
 			return
 		}
@@ -865,6 +926,9 @@ func (x *Snapshots) PlanSnapshots(ctx context.Context, in PlanSnapshotsInput) (P
 		}
 		if does(operation.QuiesceVMsStopped) {
 			command(operation.StepStopVMs, "shut down VM "+vm.ID, onHost(vm))
+		}
+		if does(operation.QuiesceFrozen) {
+			command(operation.StepSnapshots, remote.Quote(remote.FreezeCommand("ID", s.cluster.FreezeDeadline(), s.cluster.FrozenOf(t.node))), "before the snapshots of all nodes; thawed after them")
 		}
 		command(operation.StepSnapshots, "snapshot "+snapshotName(in.Operation, 1)+" of VM "+vm.ID, s.cluster.Hypervisor.Provider+onHost(vm))
 		if does(operation.QuiesceVMsStopped) {

@@ -108,7 +108,7 @@ func codeOfType(errorType string) int {
 		return exitAborted
 	case operation.ErrCancelled:
 		return exitCancelled
-	case operation.ErrArchive, operation.ErrSnapshot:
+	case operation.ErrArchive, operation.ErrSnapshot, operation.ErrFrozen:
 		return exitArchive
 	case operation.ErrAppsFailed, operation.ErrRestored:
 		return exitAppsFailed

@@ -52,8 +52,9 @@ moment was: how far the requests were apart, how far any two snapshots may be ap
 time in which nothing was written.
 
 --quiesce says what is done so that they fit together: maintenance (the Cloud Controller is read-only), roles-stopped (kato stop on
-every node), vms-stopped (the VMs are shut down), or none. The default is
-maintenance and roles-stopped, and none on a plain cluster. Whatever is stopped is started again, whatever happens.
+every node), frozen (the file systems that the inventory names are frozen while the snapshots are taken), vms-stopped (the VMs are
+shut down), or none. The default is maintenance and roles-stopped, and none on a plain cluster. Whatever is stopped is started
+again, and whatever is frozen thawed, whatever happens.
 
 A round is void when a snapshot fails, takes longer than --deadline, or the skew may be more than --max-skew: what there is of it is
 deleted, the cluster resumed, and the next round tried.`,
@@ -65,6 +66,9 @@ deleted, the cluster resumed, and the next round tried.`,
 
   # of VMs that are shut down
   katoflow snapshot create prod --quiesce vms-stopped,maintenance
+
+  # of running VMs whose file systems are frozen for the moment of the snapshots
+  katoflow snapshot create prod --quiesce frozen,maintenance
 
   # void if two snapshots may be more than half a second apart
   katoflow snapshot create prod --quiesce maintenance --max-skew 500ms --rounds 5`,
@@ -126,6 +130,16 @@ func (f *snapshotFlags) input(c *cli, cluster string) (operation.SnapshotInput, 
 	}
 	if local.Hypervisor == nil {
 		return in, badInput("cluster %s has no hypervisor in the inventory: write which provider its VMs run on, one of %s", cluster, strings.Join(inventory.HypervisorProviders(), ", "))
+	}
+	if slices.Contains(in.Quiesce, operation.QuiesceFrozen) {
+		for _, n := range local.Nodes {
+			if len(local.FrozenOf(n)) == 0 {
+				problems = append(problems, fmt.Sprintf("--quiesce frozen: the inventory names no mount points of %s to freeze: write hypervisor.freeze.mounts, or freeze at the node", n.Name))
+			}
+		}
+		if len(problems) > 0 {
+			return in, badInputs(problems)
+		}
 	}
 	return in, nil
 }

@@ -39,7 +39,7 @@ func register(w worker.Registry, h hands) {
 	w.RegisterActivity(&activities.Kato{Source: source, Connections: h.pool, Jobs: jobs, Logger: h.log})
 	w.RegisterActivity(&activities.Catalog{Source: source, Operations: h.client, Logger: h.log})
 	w.RegisterActivity(&activities.Archives{Source: source, Connections: h.pool, Jobs: jobs, Logger: h.log})
-	w.RegisterActivity(&activities.Snapshots{Source: source, Connections: h.pool, Jobs: jobs, Hypervisors: activities.Providers{Runner: h.pool}, Logger: h.log})
+	w.RegisterActivity(&activities.Snapshots{Source: source, Connections: h.pool, Jobs: jobs, Hypervisors: activities.Providers{Runner: h.pool}, Freezer: &remote.Freezer{Runner: h.pool}, Logger: h.log})
 	apps := &activities.Apps{Source: source, Operations: h.client, Logger: h.log}
 	w.RegisterActivity(apps)
 	w.RegisterActivity(&activities.Releases{Nodes: nodes, Access: access, Apps: apps})

@@ -6,7 +6,7 @@ package workflows
 //  1. the cluster in maintenance mode;
 //  2. kato stop on all nodes, side by side, the Core last;
 //  3. the VMs shut down;
-//  4. every snapshot requested at the same instant, once all nodes are ready;
+//  4. every snapshot requested at the same instant, once all nodes are ready and their file systems frozen;
 //  5. the VMs on, kato start on the Core, then on the others; the gates hold; maintenance mode as found;
 //
 // of which 1 to 3 are done as the quiesce levels say. A round whose snapshots are not all there, or whose moment is not as good as was asked for, is void: what there is of it
@@ -40,8 +40,10 @@ type snapshot struct {
 	levels   []operation.Quiesce
 	provider string
 	// off says that VMs may be: they are to be started again on every path. stopping: some may be on their way down.
-	off       bool
-	stopping  bool
+	off      bool
+	stopping bool
+	// froze: file systems may have been frozen in this round.
+	froze     bool
 	downSince time.Time
 	taken     []activities.TakenSnapshot
 	// began: a round was begun, so that there may be snapshots.
@@ -148,10 +150,19 @@ func (s *snapshot) rounds(ctx workflow.Context, one func(workflow.Context) *oper
 // oneRound is one round from the first thing that is stopped to the last that is started. The failure is why it does not count; it is resumed all the same.
 func (s *snapshot) oneRound(ctx workflow.Context) *operation.Failure {
 	s.stopped, s.started, s.down, s.taken, s.off = map[string]int64{}, map[string]int64{}, map[string]bool{}, nil, false
-	s.report.Snapshot.Moment, s.report.Snapshot.Snapshots = nil, nil
+	s.froze = false
+	s.report.Snapshot.Moment, s.report.Snapshot.Snapshots, s.report.Snapshot.Frozen = nil, nil, 0
 	f := s.quiet(ctx)
 	if f == nil {
 		f = s.take(ctx)
+	}
+	if f != nil && f.Type == operation.ErrFrozen {
+		// Nothing else goes on there before somebody has thawed it.
+		switch s.ask(ctx, operation.ClusterNode, operation.StepSnapshots, s.report.Snapshot.Round, *f, operation.Retry, operation.Abort) {
+		case operation.Retry:
+		case operation.Abort:
+			s.aborting = true
+		}
 	}
 	s.resume(ctx)
 	if f == nil {
@@ -207,13 +218,13 @@ func (s *snapshot) stopVMs(ctx workflow.Context) bool {
 // take is the barrier: one activity makes everything ready and sends all requests at the same instant.
 func (s *snapshot) take(ctx workflow.Context) *operation.Failure {
 	s.at(ctx, operation.StepSnapshots)
-	s.began = true
+	s.began, s.froze = true, s.does(operation.QuiesceFrozen)
 	var snapshots *activities.Snapshots
 	var out activities.TakeSnapshotsResult
 	deadline := s.in.RoundDeadline()
 	err := workflow.ExecuteActivity(following(ctx, fmt.Sprintf("snapshots of %s, round %d", count(len(s.plan.Nodes), "node"), s.report.Snapshot.Round), deadline.D()+time.Hour), snapshots.TakeSnapshots,
 		activities.TakeSnapshotsInput{Operation: s.op, Nodes: s.names(), Round: s.report.Snapshot.Round, Deadline: deadline,
-			Clocks: !s.does(operation.QuiesceVMsStopped), VMsOff: s.does(operation.QuiesceVMsStopped)}).Get(ctx, &out)
+			Clocks: !s.does(operation.QuiesceVMsStopped), VMsOff: s.does(operation.QuiesceVMsStopped), Frozen: s.does(operation.QuiesceFrozen), UnreachableAfter: s.plan.UnreachableAfter}).Get(ctx, &out)
 	if err != nil {
 		return operation.FailureOf(err)
 	}
@@ -224,6 +235,14 @@ func (s *snapshot) take(ctx workflow.Context) *operation.Failure {
 			failed = append(failed, activities.NodeOutcome{Node: t.Node, Failure: t.Failure})
 		}
 	}
+	// What nobody but the operator can mend comes first.
+	rank := func(o activities.NodeOutcome) int {
+		if o.Failure.Type == operation.ErrFrozen {
+			return 0
+		}
+		return 1
+	}
+	slices.SortStableFunc(failed, func(a, b activities.NodeOutcome) int { return rank(a) - rank(b) })
 	if len(failed) > 0 {
 		f := together(failed)
 		return &f
@@ -245,8 +264,10 @@ func (s *snapshot) resume(ctx workflow.Context) {
 	if len(s.down) > 0 {
 		s.startRoles(ctx)
 	}
-	if !s.downSince.IsZero() {
+	if !s.downSince.IsZero() || s.froze {
 		s.resumed(ctx)
+	}
+	if !s.downSince.IsZero() {
 		s.report.Snapshot.Down += operation.Duration(workflow.Now(ctx).Sub(s.downSince))
 		s.downSince = time.Time{}
 	}
@@ -265,6 +286,8 @@ func (s *snapshot) judge() *operation.Failure {
 	switch {
 	case s.does(operation.QuiesceVMsStopped):
 		quiet = "VMs stopped"
+	case s.does(operation.QuiesceFrozen):
+		quiet = "file systems frozen"
 	case s.does(operation.QuiesceRolesStopped):
 		quiet = "roles stopped"
 	}
@@ -273,13 +296,16 @@ func (s *snapshot) judge() *operation.Failure {
 	for _, t := range s.taken {
 		m := operation.MeasuredSnapshot{Requested: timeOf(t.Requested), Completed: timeOf(t.Completed), Offset: t.ClockOffset.D(), Error: t.ClockError.D()}
 		prepared, resumed := t.PreparedAt, t.ResumedAt
-		if prepared == 0 && s.does(operation.QuiesceRolesStopped) {
+		if prepared > 0 { // by the worker's clock, as the requests are
+			m.Offset, m.Error = 0, 0
+		} else if quiet == "roles stopped" {
 			prepared, resumed = s.stopped[t.Node], s.started[t.Node]
 		}
 		if prepared > 0 && resumed > 0 {
 			m.Prepared, m.Resumed = time.Unix(0, prepared), time.Unix(0, resumed)
 			t.SnapshotOf.Prepared, t.SnapshotOf.Resumed = fine(m.Prepared.Add(-m.Offset)), fine(m.Resumed.Add(-m.Offset))
 		}
+		out.Frozen = max(out.Frozen, t.Frozen)
 		measured = append(measured, m)
 		out.Snapshots = append(out.Snapshots, t.SnapshotOf)
 	}
@@ -327,6 +353,9 @@ func (s *snapshot) keep(ctx workflow.Context) bool {
 		}
 		return err
 	})
+	if ok && s.does(operation.QuiesceFrozen) && out.Round > 1 {
+		s.discard(ctx, out.Round) // a request that was given up at a thaw may have been carried out since
+	}
 	return ok && s.until(ctx, operation.StepSetManifest, func() error {
 		return workflow.ExecuteActivity(quick(ctx, "manifest of the set"), snapshots.KeepSet, s.set()).Get(ctx, &out.Location)
 	})

@@ -96,6 +96,13 @@ type Provider interface {
 	Close() error
 }
 
+// RollbackChecker is a Provider that cannot go back to every snapshot that is ready.
+type RollbackChecker interface {
+	// CheckRollback asks what keeps a VM from being put back to the snapshot of that name, whatever its power; with another, when one more is taken of it before. It changes
+	// nothing. Problems come all at once.
+	CheckRollback(ctx context.Context, vm VM, name string, another bool) ([]Problem, error)
+}
+
 // Shot is a snapshot's request that only needs to be sent.
 type Shot interface {
 	// Take sends the request and returns when the moment of the snapshot has certainly passed: it lies between the call and the return. The snapshot may be Pending then; Find

@@ -62,6 +62,12 @@ func (c *Cluster) fillDefaults() {
 	}
 	if h := c.Hypervisor; h != nil {
 		setDefault(&h.StopWithin, Duration(10*time.Minute))
+		if h.OpenStack != nil {
+			h.OpenStack.fillDefaults()
+		}
+		if h.Freeze != nil {
+			setDefault(&h.Freeze.Deadline, Duration(defaultFreeze))
+		}
 	}
 	if c.Export != nil { // one that is left out stays so: the digest of a cluster that does not speak of exports is that of earlier versions
 		c.Export.fillDefaults()

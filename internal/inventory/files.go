@@ -109,6 +109,9 @@ func (c *fileChecker) cluster(cluster *Cluster, path string) {
 			s := cluster.SSHOf(&Node{Name: host.Name, SSH: host.SSH})
 			c.keyFiles(host.SSH.KeyFiles, s.Passphrase, at, at)
 		}
+		if h.OpenStack != nil {
+			c.openStack(h.OpenStack, path+".hypervisor.openstack")
+		}
 	}
 	if cc := cluster.Controller; cc != nil {
 		c.at(path+".controller.password", c.secret(cc.Password).err)

@@ -167,6 +167,36 @@ func TestCheckFiles_EverythingWrong_EachAtItsPlace(t *testing.T) {
 	}, s.check(f))
 }
 
+func TestCheckFiles_OpenStack_EachReferenceAtItsPlace(t *testing.T) {
+	s := newSite(t)
+	s.key("key", "", 0o600)
+	s.write("ca.pem", "no certificate", 0o600)
+	s.env["SET"] = "hunter2"
+	f := s.load(`clusters:
+  a:
+    ssh: {key_files: [key]}
+    nodes: [{name: n, address: 192.0.2.1}]
+    hypervisor:
+      provider: openstack
+      openstack: {auth_url: "https://k/v3", user: u, project: p, password: {env: NOT_SET}, ca_file: ca.pem}
+  b:
+    ssh: {key_files: [key]}
+    nodes: [{name: n, address: 192.0.2.1}]
+    hypervisor:
+      provider: openstack
+      openstack: {auth_url: "https://k/v3", application_credential: {id: x, secret: {file: nowhere}}}
+  c:
+    ssh: {key_files: [key]}
+    nodes: [{name: n, address: 192.0.2.1}]
+    hypervisor: {provider: openstack, openstack: {auth_url: "https://k/v3", application_credential: {id: x, secret: {env: SET}}}}
+`)
+	assert.Equal(t, []string{
+		`inventory.yaml:7:76: clusters.a.hypervisor.openstack.password: the environment variable "NOT_SET" is not set: set it for the worker`,
+		`inventory.yaml:7:101: clusters.a.hypervisor.openstack.ca_file: "ca.pem" holds no certificate: name a PEM file`,
+		`inventory.yaml:13:85: clusters.b.hypervisor.openstack.application_credential.secret: no such file "nowhere": write where it is on the worker`,
+	}, s.check(f))
+}
+
 func TestCheckFiles_NoKeyAtAll_SaysSoOnce(t *testing.T) {
 	s := newSite(t)
 	f := s.load("clusters: {a: {nodes: [{name: n, address: 192.0.2.1}, {name: m, address: 192.0.2.2}]}}")

@@ -5,18 +5,22 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/katoflow/katoflow/internal/remote"
 )
 
-// Providers of snapshots: the site's own commands, and libvirt's QEMU domains.
+// Providers of snapshots: the site's own commands, libvirt's QEMU domains, and servers of an OpenStack cloud.
 const (
-	ProviderCommand = "command"
-	ProviderLibvirt = "libvirt"
+	ProviderCommand   = "command"
+	ProviderLibvirt   = "libvirt"
+	ProviderOpenStack = "openstack"
 )
 
 // HypervisorProviders returns what a hypervisor section may have as its provider.
-func HypervisorProviders() []string { return []string{ProviderCommand, ProviderLibvirt} }
+func HypervisorProviders() []string {
+	return []string{ProviderCommand, ProviderLibvirt, ProviderOpenStack}
+}
 
 var (
 	// vmForm keeps what a VM is called from being taken for an option, and from breaking lines.
@@ -35,6 +39,25 @@ func (c *Cluster) VMOf(n *Node) (id, host string) {
 		host = c.Hypervisor.Hosts[0].Name
 	}
 	return id, host
+}
+
+// defaultFreeze is the deadline of a freeze.
+const defaultFreeze = time.Minute
+
+// FrozenOf returns the mount points of a node that are frozen while snapshots are taken, in order; none where the inventory names none.
+func (c *Cluster) FrozenOf(n *Node) []string {
+	if len(n.Freeze) > 0 || c.Hypervisor == nil || c.Hypervisor.Freeze == nil {
+		return n.Freeze
+	}
+	return c.Hypervisor.Freeze.Mounts
+}
+
+// FreezeDeadline is how long file systems are frozen at most.
+func (c *Cluster) FreezeDeadline() time.Duration {
+	if c.Hypervisor == nil || c.Hypervisor.Freeze == nil {
+		return defaultFreeze
+	}
+	return c.Hypervisor.Freeze.Deadline.Std()
 }
 
 // HypervisorHost returns how the worker reaches a host of the hypervisor section, as Host does for a node.
@@ -77,12 +100,16 @@ func (v validator) hypervisor(c *Cluster, path string) {
 		}
 		v.ssh(host.SSH, at+".ssh")
 	}
-	if len(h.Hosts) == 0 && v.missing(path+".hosts") && v.given(provider) && !v.broken[provider] {
+	cloud := h.Provider == ProviderOpenStack
+	if p := path + ".hosts"; cloud && v.given(p) {
+		v.at(p, "no host is logged in to with provider: openstack: take it out")
+	}
+	if len(h.Hosts) == 0 && !cloud && v.missing(path+".hosts") && v.given(provider) && !v.broken[provider] {
 		v.at(path+".hosts", "is missing: write name and address of the host that has the VMs, or that the commands run on")
 	}
 	for _, section := range []struct {
 		field, provider string
-	}{{"command", ProviderCommand}, {"libvirt", ProviderLibvirt}} {
+	}{{"command", ProviderCommand}, {"libvirt", ProviderLibvirt}, {"openstack", ProviderOpenStack}} {
 		if p := path + "." + section.field; v.given(p) && h.Provider != section.provider {
 			v.at(p, "goes with provider: %s", section.provider)
 		}
@@ -97,6 +124,19 @@ func (v validator) hypervisor(c *Cluster, path string) {
 	case h.Command != nil && !v.broken[commands]:
 		v.commands(h.Command, commands)
 	}
+	openStack := path + ".openstack"
+	switch {
+	case cloud && v.missing(openStack):
+		v.at(openStack, "is missing: write the cloud's auth_url, and user, password and project or an application_credential")
+	case h.OpenStack != nil && !v.broken[openStack]:
+		v.openStack(h.OpenStack, openStack)
+	}
+	if f, p := h.Freeze, path+".freeze"; f != nil && !v.broken[p] {
+		v.mounts(f.Mounts, p+".mounts")
+		if d := f.Deadline.Std(); v.given(p+".deadline") && (d < remote.MinFreeze || d > remote.MaxFreeze) {
+			v.at(p+".deadline", "%s: write a time from %s to %s", f.Deadline, Duration(remote.MinFreeze), Duration(remote.MaxFreeze))
+		}
+	}
 	nodes := parent(path) + ".nodes"
 	for i, n := range c.Nodes {
 		at := item(nodes, i)
@@ -105,6 +145,8 @@ func (v validator) hypervisor(c *Cluster, path string) {
 		}
 		p := at + ".vm_host"
 		switch {
+		case cloud && v.given(p):
+			v.at(p, "the cloud knows where its servers are: take it out")
 		case v.given(p) && !slices.ContainsFunc(h.Hosts, func(host *HypervisorHost) bool { return host.Name == n.VMHost }):
 			v.at(p, "the hypervisor has no host %s", quote(n.VMHost))
 		case v.missing(p) && len(h.Hosts) > 1:
@@ -132,13 +174,32 @@ func (v validator) commands(c *HypervisorCommands, path string) {
 	}
 }
 
+// mounts checks a list of mount points that are frozen.
+func (v validator) mounts(mounts []string, path string) {
+	if !v.given(path) || v.broken[path] {
+		return
+	}
+	if len(mounts) == 0 || len(mounts) > remote.MaxFreezeMounts {
+		v.at(path, "has %d mount points: write 1 to %d, or leave it out", len(mounts), remote.MaxFreezeMounts)
+	}
+	for i, m := range mounts {
+		at := item(path, i)
+		if err := remote.CheckMount(m); err != nil {
+			v.at(at, "%v", err)
+		} else if first := slices.Index(mounts, m); first < i {
+			v.at(at, "%s is also %s: leave one out", quote(m), item(path[strings.LastIndex(path, ".")+1:], first))
+		}
+	}
+}
+
 // vm checks what a node says of its VM.
 func (v validator) vm(n *Node, c *Cluster, at string) {
 	if p := at + ".vm"; v.given(p) && !vmForm.MatchString(n.VM) {
 		v.at(p, "%s is not the name of a VM: use letters, digits and _.:/@ +-, not '-' first", quote(n.VM))
 	}
+	v.mounts(n.Freeze, at+".freeze")
 	if c.Hypervisor == nil {
-		for _, field := range []string{"vm", "vm_host"} {
+		for _, field := range []string{"vm", "vm_host", "freeze"} {
 			if p := at + "." + field; v.given(p) {
 				v.at(p, "goes with the cluster's hypervisor section: write that or take it out")
 			}

@@ -124,6 +124,7 @@ func generateSchema(t *testing.T) []byte {
 	}
 	prop("Controller", "url").Pattern = urlPattern
 	prop("Controller", "user").MinLength = &one
+	prop("HypervisorOpenStack", "auth_url").Pattern = `^https?://[^/@\s]+(/[^@\s?#]*)?$`
 	prop("Export", "node").Pattern = prop("Node", "name").Pattern
 	prop("Export", "folder").Pattern = folderForm.String()
 	list("Export", "data_folders", 1).Items.Pattern = folderForm.String()
@@ -236,6 +237,8 @@ func TestSchema_BadInventories_DoNotValidate(t *testing.T) {
 		"retention":            "clusters: {a: {s3: {bucket: abc, lock_mode: GOVERNANCE, lock_for: 1y}, nodes: [{name: n, address: 192.0.2.1}]}}",
 		"controller on plain":  "clusters: {a: {controller: {url: 'https://a', user: u, password: {env: P}}, nodes: [{name: n, address: 192.0.2.1}]}}",
 		"no password":          "clusters: {a: {platform: als, controller: {url: 'https://a', user: u}, nodes: [{name: n, address: 192.0.2.1, roles: [primary]}]}}",
+		"openstack's secret":   "clusters: {a: {hypervisor: {provider: openstack, openstack: {auth_url: 'https://k/v3', application_credential: {id: x}}}, nodes: [{name: n, address: 192.0.2.1}]}}",
+		"keystone's user":      "clusters: {a: {hypervisor: {provider: openstack, openstack: {auth_url: 'https://u:p@k/v3', application_credential: {id: x, secret: {env: S}}}}, nodes: [{name: n, address: 192.0.2.1}]}}",
 		"relative folder":      "clusters: {a: {platform: als, export: {folder: tmp}, nodes: [{name: n, address: 192.0.2.1, roles: [primary]}]}}",
 		"proxy with password":  "clusters: {a: {proxy: {http: 'http://u:p@proxy:1'}, nodes: [{name: n, address: 192.0.2.1}]}}",
 	} {

@@ -83,6 +83,8 @@ type Node struct {
 	VM string `yaml:"vm,omitempty" json:"vm,omitempty"`
 	// VMHost is the host of the hypervisor section that has the VM (default: the only one).
 	VMHost string `yaml:"vm_host,omitempty" json:"vm_host,omitempty"`
+	// Freeze are the node's mount points that `snapshot create --quiesce frozen` freezes, in place of those of the hypervisor section.
+	Freeze []string `yaml:"freeze,omitempty" json:"freeze,omitempty"`
 }
 
 // SSH is how to log in to a node.
@@ -250,7 +252,7 @@ type Maintenance struct {
 
 // Hypervisor is what the VMs of a cluster run on.
 type Hypervisor struct {
-	// Provider that takes the snapshots: "libvirt", QEMU domains by virsh on their host; or "command", the site's own commands.
+	// Provider that takes the snapshots: "libvirt", QEMU domains by virsh on their host; "openstack", servers of an OpenStack cloud; or "command", the site's own commands.
 	Provider string `yaml:"provider" json:"provider"`
 	// Hosts that are logged in to: those that have the domains, or where the site's own commands run.
 	Hosts []*HypervisorHost `yaml:"hosts,omitempty" json:"hosts,omitempty"`
@@ -258,8 +260,20 @@ type Hypervisor struct {
 	Command *HypervisorCommands `yaml:"command,omitempty" json:"command,omitempty"`
 	// Libvirt, with provider: libvirt.
 	Libvirt HypervisorLibvirt `yaml:"libvirt,omitempty" json:"libvirt,omitzero"`
+	// OpenStack, with provider: openstack.
+	OpenStack *HypervisorOpenStack `yaml:"openstack,omitempty" json:"openstack,omitempty"`
 	// StopWithin is how long a VM may take to shut down (default 10m).
 	StopWithin Duration `yaml:"stop_within,omitempty" json:"stop_within,omitempty"`
+	// Freeze is what `snapshot create --quiesce frozen` freezes on the nodes.
+	Freeze *HypervisorFreeze `yaml:"freeze,omitempty" json:"freeze,omitempty"`
+}
+
+// HypervisorFreeze says which file systems are frozen while snapshots are taken, by the program katoflow-freeze on the nodes.
+type HypervisorFreeze struct {
+	// Mounts are mount points of every node that does not name its own, frozen in this order and thawed in reverse order.
+	Mounts []string `yaml:"mounts,omitempty" json:"mounts,omitempty"`
+	// Deadline after which a node thaws by itself, whatever happens (default 1m, 5s to 5m). Freezing may take half of it.
+	Deadline Duration `yaml:"deadline,omitempty" json:"deadline,omitempty"`
 }
 
 // HypervisorHost is a host that has VMs, reached over SSH.
@@ -298,6 +312,36 @@ type HypervisorCommands struct {
 type HypervisorLibvirt struct {
 	// URI that virsh connects to on each host (default qemu:///system).
 	URI string `yaml:"uri,omitempty" json:"uri,omitempty"`
+}
+
+// HypervisorOpenStack is an OpenStack cloud and an account on it: user, password and project, or an application credential.
+type HypervisorOpenStack struct {
+	// AuthURL of Keystone, such as https://keystone.example.org:5000/v3. With http the password is not protected on its way.
+	AuthURL string `yaml:"auth_url" json:"auth_url"`
+	// Region of the cloud; left out where there is one only.
+	Region string `yaml:"region,omitempty" json:"region,omitempty"`
+	// User is the account's name.
+	User string `yaml:"user,omitempty" json:"user,omitempty"`
+	// UserDomain is the domain of the user (default "Default").
+	UserDomain string `yaml:"user_domain,omitempty" json:"user_domain,omitempty"`
+	// Password of the user, by reference.
+	Password *Secret `yaml:"password,omitempty" json:"password,omitempty"`
+	// Project that has the servers.
+	Project string `yaml:"project,omitempty" json:"project,omitempty"`
+	// ProjectDomain is the domain of the project (default that of the user).
+	ProjectDomain string `yaml:"project_domain,omitempty" json:"project_domain,omitempty"`
+	// ApplicationCredential is used in place of a user; it has its project.
+	ApplicationCredential *OpenStackCredential `yaml:"application_credential,omitempty" json:"application_credential,omitempty"`
+	// CAFile holds the certificates that the cloud is verified against. Relative to the inventory file.
+	CAFile string `yaml:"ca_file,omitempty" json:"ca_file,omitempty"`
+}
+
+// OpenStackCredential is an application credential of OpenStack.
+type OpenStackCredential struct {
+	// ID of the credential, not its name.
+	ID string `yaml:"id" json:"id"`
+	// Secret of the credential, by reference.
+	Secret *Secret `yaml:"secret" json:"secret"`
 }
 
 // Secret is a reference, exactly one of its fields set; a value in clear text is refused.

@@ -37,6 +37,9 @@ const (
 // ErrSnapshot says that a set of snapshots is not complete, or that its moment is not as good as was asked for.
 const ErrSnapshot = "Snapshot"
 
+// ErrFrozen says that file systems of a node may be frozen yet, and nothing there thaws them by itself.
+const ErrFrozen = "Frozen"
+
 // Quiesce is one thing that is done so that the snapshots of several nodes fit together, as the source page ("Snapshots") names them.
 type Quiesce string
 
@@ -44,13 +47,14 @@ type Quiesce string
 const (
 	QuiesceVMsStopped   Quiesce = "vms-stopped"   // "snapshot VMs in a stopped state"
 	QuiesceRolesStopped Quiesce = "roles-stopped" // "run kato stop on all roles"
+	QuiesceFrozen       Quiesce = "frozen"        // the inventory's file systems hold every write back while the snapshots are taken
 	QuiesceMaintenance  Quiesce = "maintenance"   // "put the cluster in Maintenance Mode"
 	QuiesceNone         Quiesce = "none"          // nothing: each node as after a power cut
 )
 
 // QuiesceLevels are all of them, the strongest first.
 func QuiesceLevels() []Quiesce {
-	return []Quiesce{QuiesceVMsStopped, QuiesceRolesStopped, QuiesceMaintenance, QuiesceNone}
+	return []Quiesce{QuiesceVMsStopped, QuiesceRolesStopped, QuiesceFrozen, QuiesceMaintenance, QuiesceNone}
 }
 
 // Defaults of a set of snapshots.
@@ -118,12 +122,15 @@ func (in SnapshotInput) Check(platform string) []string {
 		case !slices.Contains(QuiesceLevels(), q):
 			problem("quiesce %q: choose of %s", Shorten(string(q), 40), strings.Join(names, ", "))
 		case platform == "plain" && (q == QuiesceRolesStopped || q == QuiesceMaintenance):
-			problem("quiesce %s: only an ALS cluster has kato; choose vms-stopped or none", q)
+			problem("quiesce %s: only an ALS cluster has kato; choose vms-stopped, frozen or none", q)
 		}
 	}
 	has := func(q Quiesce) bool { return slices.Contains(in.Quiesce, q) }
 	if has(QuiesceNone) && len(in.Quiesce) > 1 {
 		problem("quiesce none goes with nothing else")
+	}
+	if has(QuiesceFrozen) && has(QuiesceVMsStopped) {
+		problem("quiesce frozen does not go with vms-stopped: a VM that is off writes nothing, leave frozen out")
 	}
 	if in.MaxSkew < 0 {
 		problem("max-skew is negative")
@@ -152,7 +159,7 @@ type SnapshotOf struct {
 	// Requested and Completed are the times between which its moment lies, by the clock of the worker that took all of the set (RFC 3339, with fractions).
 	Requested string `json:"requested,omitempty"`
 	Completed string `json:"completed,omitempty"`
-	// Prepared and Resumed are between which nothing wrote on the node, by the same clock: roles stopped, or shut down.
+	// Prepared and Resumed are between which nothing wrote on the node, by the same clock: its file systems frozen, roles stopped, or shut down.
 	Prepared string `json:"prepared,omitempty"`
 	Resumed  string `json:"resumed,omitempty"`
 	// ClockOffset is the node's clock less the worker's, ClockError how far that may be wrong.
@@ -179,6 +186,8 @@ type Snapshotted struct {
 	Location string `json:"location,omitempty"`
 	// Down is how long roles or VMs were stopped.
 	Down Duration `json:"down,omitempty"`
+	// Frozen is the longest that the file systems of a node were frozen in the round that counted.
+	Frozen Duration `json:"frozen,omitempty"`
 	// MaintenanceFound is how the maintenance mode was found: what a rollback puts back.
 	MaintenanceFound string `json:"maintenanceFound,omitempty"`
 }
@@ -191,7 +200,7 @@ type Moment struct {
 	RequestSpread Duration `json:"requestSpread,omitempty"`
 	// SkewBound is from the earliest request to the latest completion: no two snapshots are further apart.
 	SkewBound Duration `json:"skewBound,omitempty"`
-	// Quiet says by what nothing was written: "VMs stopped", "roles stopped"; "" where nothing of it was asked for.
+	// Quiet says by what nothing was written: "VMs stopped", "file systems frozen", "roles stopped"; "" where nothing of it was asked for.
 	Quiet string `json:"quiet,omitempty"`
 	// QuietInterval is from the latest prepared to the earliest resumed, both taken at the worse end of the clock's error.
 	QuietInterval Duration `json:"quietInterval,omitempty"`

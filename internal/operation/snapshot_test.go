@@ -62,20 +62,22 @@ func TestSnapshotInput_Check_NamesWhatIsWrong(t *testing.T) {
 		platform string
 		in       SnapshotInput
 	}{
-		"cluster is missing: name one of the inventory":                                   {"", SnapshotInput{}},
-		`quiesce "frosty": choose of vms-stopped, roles-stopped, maintenance, none`:       {"als", in(func(s *SnapshotInput) { s.Quiesce = []Quiesce{"frosty"} })},
-		"quiesce roles-stopped: only an ALS cluster has kato; choose vms-stopped or none": {"plain", in(func(s *SnapshotInput) { s.Quiesce = []Quiesce{QuiesceRolesStopped} })},
-		"quiesce none goes with nothing else":                                             {"als", in(func(s *SnapshotInput) { s.Quiesce = []Quiesce{QuiesceNone, QuiesceMaintenance} })},
-		"max-skew is negative":                                                            {"als", in(func(s *SnapshotInput) { s.MaxSkew = -1 })},
-		"deadline 500ms: at least 1s":                                                     {"als", in(func(s *SnapshotInput) { s.Deadline = Duration(500 * time.Millisecond) })},
-		"rounds 21: write a number from 1 to 20":                                          {"als", in(func(s *SnapshotInput) { s.Rounds = 21 })},
-		"note: one line of at most 200 bytes":                                             {"als", in(func(s *SnapshotInput) { s.Note = "a\nb" })},
+		"cluster is missing: name one of the inventory":                                                  {"", SnapshotInput{}},
+		`quiesce "frosty": choose of vms-stopped, roles-stopped, frozen, maintenance, none`:              {"als", in(func(s *SnapshotInput) { s.Quiesce = []Quiesce{"frosty"} })},
+		"quiesce roles-stopped: only an ALS cluster has kato; choose vms-stopped, frozen or none":        {"plain", in(func(s *SnapshotInput) { s.Quiesce = []Quiesce{QuiesceRolesStopped} })},
+		"quiesce none goes with nothing else":                                                            {"als", in(func(s *SnapshotInput) { s.Quiesce = []Quiesce{QuiesceNone, QuiesceMaintenance} })},
+		"quiesce frozen does not go with vms-stopped: a VM that is off writes nothing, leave frozen out": {"als", in(func(s *SnapshotInput) { s.Quiesce = []Quiesce{QuiesceVMsStopped, QuiesceFrozen} })},
+		"max-skew is negative":                   {"als", in(func(s *SnapshotInput) { s.MaxSkew = -1 })},
+		"deadline 500ms: at least 1s":            {"als", in(func(s *SnapshotInput) { s.Deadline = Duration(500 * time.Millisecond) })},
+		"rounds 21: write a number from 1 to 20": {"als", in(func(s *SnapshotInput) { s.Rounds = 21 })},
+		"note: one line of at most 200 bytes":    {"als", in(func(s *SnapshotInput) { s.Note = "a\nb" })},
 	} {
 		require.Equal(t, []string{want}, row.in.Check(row.platform))
 	}
 	require.Empty(t, in(func(s *SnapshotInput) {
 		s.Quiesce = []Quiesce{QuiesceMaintenance, QuiesceVMsStopped, QuiesceRolesStopped}
 	}).Check("als"))
+	require.Empty(t, in(func(s *SnapshotInput) { s.Quiesce = []Quiesce{QuiesceFrozen} }).Check("plain"))
 	require.Equal(t, []Quiesce{QuiesceRolesStopped, QuiesceMaintenance}, SnapshotInput{}.Levels("als"))
 	require.Equal(t, []Quiesce{QuiesceNone}, SnapshotInput{}.Levels("plain"))
 	require.Equal(t, []Quiesce{QuiesceVMsStopped, QuiesceRolesStopped}, SnapshotInput{Quiesce: []Quiesce{QuiesceRolesStopped, QuiesceVMsStopped, QuiesceRolesStopped}}.Levels("als"))

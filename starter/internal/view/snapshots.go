@@ -37,6 +37,9 @@ func snapshotted(set *operation.Snapshotted, s Style) string {
 	if set.Down > 0 {
 		line("stopped for %s", short(set.Down.D()))
 	}
+	if set.Frozen > 0 {
+		line("file systems frozen for at most %s", set.Frozen.D().Round(time.Millisecond))
+	}
 	if set.Location != "" {
 		line("manifest %s", clean(set.Location))
 	}

@@ -1,83 +1,17 @@
 package libvirttest
 
 import (
-	"fmt"
-	"net"
 	"os"
-	"os/exec"
-	"os/user"
-	"path/filepath"
-	"strings"
 	"testing"
-	"time"
+
+	"github.com/katoflow/katoflow/internal/hypervisor/hypervisortest"
 )
 
-// SSHD is a real sshd on loopback that logs in to the machine of the domains, as the user who runs the test and with this package's virsh first in the PATH.
-type SSHD struct {
-	User       string
-	Port       int
-	Key        string
-	KnownHosts string
-}
-
-// ServeSSH starts it. It skips the test where there is no sshd, unless Required.
-func (v *Libvirt) ServeSSH(t testing.TB) SSHD {
+// ServeSSH starts an sshd that logs in to the machine of the domains, with this package's virsh first in the PATH. It skips the test where there is no sshd, unless Required.
+func (v *Libvirt) ServeSSH(t testing.TB) hypervisortest.SSHD {
 	t.Helper()
-	const sshd = "/usr/sbin/sshd" // it wants to be called by its whole path
-	if _, err := os.Stat(sshd); err != nil {
+	if _, err := os.Stat(hypervisortest.SSHDPath); err != nil {
 		lacks(t, "sshd", "openssh-server")
 	}
-	if os.Getuid() == 0 {
-		must(t, os.MkdirAll("/run/sshd", 0o755)) // its empty folder, which the machine's service makes otherwise
-	}
-	me, err := user.Current()
-	must(t, err)
-	dir := t.TempDir()
-	file := func(name string) string { return filepath.Join(dir, name) }
-	for _, name := range []string{"host", "id"} {
-		if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", file(name)).CombinedOutput(); err != nil {
-			t.Fatalf("ssh-keygen: %v: %s", err, out)
-		}
-	}
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	port := free.Addr().(*net.TCPAddr).Port
-	must(t, free.Close())
-	must(t, os.WriteFile(file("config"), fmt.Appendf(nil, `ListenAddress 127.0.0.1:%d
-HostKey %s
-AuthorizedKeysFile %s
-StrictModes no
-UsePAM no
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-PermitRootLogin prohibit-password
-PidFile none
-PrintMotd no
-SetEnv PATH=%s:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=%s
-`, port, file("host"), file("id.pub"), v.Bin, dir), 0o600)) // a home of its own: what whoever runs the tests has in ~/.bashrc can take longer than virsh
-	log, err := os.Create(file("log"))
-	must(t, err)
-	defer log.Close()
-	server := exec.Command(sshd, "-D", "-e", "-f", file("config"))
-	server.Stdout, server.Stderr = log, log
-	must(t, server.Start())
-	t.Cleanup(func() {
-		_ = server.Process.Kill()
-		_ = server.Wait()
-		if said, err := os.ReadFile(file("log")); err == nil && t.Failed() {
-			t.Logf("sshd's log:\n%s", said)
-		}
-	})
-	address := fmt.Sprintf("127.0.0.1:%d", port)
-	v.until(t, "sshd answers", func() bool {
-		conn, err := net.DialTimeout("tcp", address, time.Second)
-		if err == nil {
-			_ = conn.Close()
-		}
-		return err == nil
-	})
-	public, err := os.ReadFile(file("host.pub"))
-	must(t, err)
-	must(t, os.WriteFile(file("known_hosts"), fmt.Appendf(nil, "[127.0.0.1]:%d %s\n", port, strings.TrimSpace(string(public))), 0o600))
-	return SSHD{User: me.Username, Port: port, Key: file("id"), KnownHosts: file("known_hosts")}
+	return hypervisortest.ServeSSH(t, v.Bin)
 }
