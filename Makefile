@@ -93,7 +93,7 @@ lab-down: $(BIN)/lab ## end them and remove all of it
 	@$(BIN)/lab down
 
 lab-test: build $(BIN)/kato ## the end-to-end tests on real hosts
-	@deploy/lab/install
+	@deploy/lab/install openssh-server
 	KATOFLOW_LAB=1 $(GO) test -count=1 -timeout 10m ./internal/lab
 	@# The whole of it takes twelve times as long as the gate's part.
 	KATOFLOW_LAB=1 $(GO) test -count=1 -timeout $(if $(KATOFLOW_SHARE),38m,4h) -parallel 8 -v ./internal/e2e

@@ -92,6 +92,13 @@ func startHosts(t *testing.T, cfg config) cluster {
 		require.NoError(t, err)
 		lc.Sudoers = map[string][]byte{"katoflow-shell": sudoers}
 	}
+	if cfg.freezes {
+		sudoers, err := os.ReadFile(harness.Root() + "/deploy/sudoers/katoflow-freeze")
+		require.NoError(t, err)
+		program, err := os.ReadFile(harness.Root() + "/deploy/node/katoflow-freeze")
+		require.NoError(t, err)
+		lc.Sudoers, lc.Programs = map[string][]byte{"katoflow-freeze": sudoers}, map[string][]byte{"katoflow-freeze": program}
+	}
 	if cfg.everything {
 		lc.Sudoers = map[string][]byte{"nopasswd": []byte(lab.LoginUser + " ALL=(ALL) NOPASSWD: ALL\n")}
 	}

@@ -317,10 +317,10 @@ func (s *site) patchWhenUp(ctx context.Context, node string, p katodouble.Patche
 	require.NoError(s.t, err)
 }
 
-// patchRuns waits until `kato patch` runs, or has run, on a node.
+// patchRuns waits until `kato patch install` runs, or has run, on a node. A real host's record has it when it has ended.
 func (s *site) patchRuns(ctx context.Context, node string) error {
 	for ctx.Err() == nil {
-		if len(s.katoPatches(node)) > 0 {
+		if len(s.katoPatches(node)) > 0 || onHosts() && s.running(node, "kato patch install") {
 			return nil
 		}
 		time.Sleep(in(2*time.Millisecond, 20*time.Millisecond))

@@ -106,6 +106,8 @@ type config struct {
 	images, registry bool
 	// rootShell: sudo runs a shell, as switching password logins and storage need it.
 	rootShell bool
+	// freezes: katoflow-freeze is installed.
+	freezes bool
 	// everything: sudo asks for nothing, as kato node upgrade needs it.
 	everything bool
 	// disk is the size in bytes of a real host's disk, 0 for the usual.

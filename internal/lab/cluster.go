@@ -36,6 +36,8 @@ type ClusterConfig struct {
 	Registry bool
 	// Sudoers are files in the hosts' /etc/sudoers.d beside that of Config.Sudoers, by name.
 	Sudoers map[string][]byte
+	// Programs are files in the hosts' /usr/local/sbin, by name.
+	Programs map[string][]byte
 	// DiskSize and SrvSize are the bytes of the hosts' root and of the volume at /srv, which takes space on this machine only as it is filled; defaults 1.5 GiB and
 	// 256 MiB. On an ALS host with the role filesystem a folder of the volume is at /mnt/backup too.
 	DiskSize, SrvSize int64

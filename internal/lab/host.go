@@ -204,6 +204,9 @@ func (h *Host) furnish(ctx context.Context) error {
 	for name, text := range h.c.cfg.Sudoers {
 		files = append(files, file{"etc/sudoers.d/" + name, string(text), 0o440, 0})
 	}
+	for name, text := range h.c.cfg.Programs {
+		files = append(files, file{"usr/local/sbin/" + name, string(text), 0o755, 0})
+	}
 	if h.docker != nil {
 		files = append(files, file{"etc/tmpfiles.d/katoflow-docker.conf", dockerTmpfiles, 0o644, 0})
 	}

@@ -64,6 +64,16 @@ func bootUnit(about, program, order string) string {
 // device is the name of the host's disk of that number.
 func (h *Host) device(number int) string { return fmt.Sprintf("vd%c1", 'b'+number) }
 
+// DiskImage is the file of this machine that the host's disk at that path lies on; "" where the host has none there. A copy of it is a snapshot of the disk.
+func (h *Host) DiskImage(path string) string {
+	for i, d := range h.cfg.Disks {
+		if d.Path == path {
+			return h.diskImage(i)
+		}
+	}
+	return ""
+}
+
 func (h *Host) diskImage(number int) string {
 	return filepath.Join(h.dir, "disk-"+h.device(number)+".img")
 }

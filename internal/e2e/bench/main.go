@@ -49,7 +49,9 @@ type figures struct {
 	Apps appsFigures `json:"apps"`
 	// Snapshots are sets of snapshots of many nodes whose hypervisor takes 20 to 200 ms for each.
 	Snapshots snapshotFigures `json:"snapshots"`
-	Demo      float64         `json:"demo_warm_s,omitempty"`
+	// Frozen are sets of running nodes whose file systems are frozen meanwhile.
+	Frozen snapshotFigures `json:"snapshots_frozen"`
+	Demo   float64         `json:"demo_warm_s,omitempty"`
 }
 
 type largeFigures struct {
@@ -86,7 +88,9 @@ type snapshotFigures struct {
 	// SkewOver is the skew bound less the slowest call; QuietOver the quiet interval less the slowest call; both of each set.
 	SkewOver  []float64 `json:"skew_bound_above_the_slowest_call_s"`
 	QuietOver []float64 `json:"quiet_interval_above_the_slowest_call_s"`
-	Down      []float64 `json:"roles_stopped_s"`
+	Down      []float64 `json:"roles_stopped_s,omitempty"`
+	// Held is the longest that the file systems of a node were frozen.
+	Held []float64 `json:"file_systems_frozen_s,omitempty"`
 }
 
 func main() {
@@ -104,7 +108,7 @@ func main() {
 	switch {
 	case *onlySnapshots:
 		err = with(func(b *bench) (err error) {
-			out.Snapshots, err = b.snapshots(*vms, 5)
+			out.Snapshots, out.Frozen, err = b.allSnapshots(*vms, 5)
 			return err
 		})
 	case *onlyApps:
@@ -188,7 +192,7 @@ func (b *bench) all(out figures, nodes, large, trials, apps, vms int) (_ figures
 	if out.Apps, err = b.apps(apps); err != nil {
 		return out, fmt.Errorf("apps: %w", err)
 	}
-	if out.Snapshots, err = b.snapshots(vms, 5); err != nil {
+	if out.Snapshots, out.Frozen, err = b.allSnapshots(vms, 5); err != nil {
 		return out, fmt.Errorf("snapshots: %w", err)
 	}
 	return out, nil
@@ -227,13 +231,24 @@ func (b *bench) apps(count int) (out appsFigures, err error) {
 	return out, nil
 }
 
-// snapshots takes sets of a cluster of so many nodes, roles stopped and maintenance on, one after the other.
-func (b *bench) snapshots(count, sets int) (out snapshotFigures, err error) {
+// allSnapshots takes sets of stopped roles, and others of frozen file systems.
+func (b *bench) allSnapshots(count, sets int) (stopped, frozen snapshotFigures, err error) {
+	if stopped, err = b.snapshots(count, sets); err == nil {
+		frozen, err = b.snapshots(count, sets, operation.QuiesceFrozen, operation.QuiesceMaintenance)
+	}
+	return stopped, frozen, err
+}
+
+// snapshots takes sets of a cluster of so many nodes with the quiesce levels, the default ones where there are none, one after the other.
+func (b *bench) snapshots(count, sets int, levels ...operation.Quiesce) (out snapshotFigures, err error) {
 	s, cluster, w, err := b.site(0, func(cfg *simcluster.Config) {
 		cfg.Platform = "als"
 		cfg.Nodes = []simcluster.NodeConfig{{Name: "core", Roles: []string{"base", "primary", "controller", "router"}}}
 		for i := 1; i < count; i++ {
 			cfg.Nodes = append(cfg.Nodes, simcluster.NodeConfig{Name: fmt.Sprintf("dea-%03d", i), Roles: []string{"dea"}})
+		}
+		for i := range cfg.Nodes {
+			cfg.Nodes[i].Mounts = []simcluster.Mount{{Path: "/mnt/data", Type: "ext4"}}
 		}
 		cfg.Hypervisor = &simcluster.HypervisorConfig{CallMin: 20 * time.Millisecond, CallMax: 200 * time.Millisecond}
 	})
@@ -256,14 +271,14 @@ func (b *bench) snapshots(count, sets int) (out snapshotFigures, err error) {
 		return out, err
 	}
 	key := "  " + cluster.Name() + ":\n"
-	if err := os.WriteFile(s.Inventory, []byte(strings.Replace(string(text), key, key+section, 1)), 0o600); err != nil {
+	if err := os.WriteFile(s.Inventory, []byte(strings.NewReplacer(key, key+section, "    hypervisor:\n", "    hypervisor:\n      freeze: {mounts: [/mnt/data]}\n").Replace(string(text))), 0o600); err != nil {
 		return out, err
 	}
 	out.Nodes, out.Sets = count, sets
 	var behind []float64
 	for range sets {
 		b.number++
-		in := operation.SnapshotInput{}
+		in := operation.SnapshotInput{Quiesce: levels}
 		in.Cluster, in.OperationID = cluster.Name(), fmt.Sprintf("bench-%d", b.number)
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 		run, err := b.client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: operation.WorkflowID(in.Cluster, operation.KindSnapshot, in.OperationID), TaskQueue: s.Queue, WorkflowTaskTimeout: 5 * time.Second,
@@ -304,7 +319,12 @@ func (b *bench) snapshots(count, sets int) (out snapshotFigures, err error) {
 		out.SlowestCall = append(out.SlowestCall, seconds(slowest))
 		out.SkewOver = append(out.SkewOver, seconds(set.Moment.SkewBound.D()-slowest))
 		out.QuietOver = append(out.QuietOver, seconds(set.Moment.QuietInterval.D()-slowest))
-		out.Down = append(out.Down, seconds(set.Down.D()))
+		if set.Down > 0 {
+			out.Down = append(out.Down, seconds(set.Down.D()))
+		}
+		if set.Frozen > 0 {
+			out.Held = append(out.Held, seconds(set.Frozen.D()))
+		}
 	}
 	slices.Sort(behind)
 	out.RequestP50, out.RequestP99 = behind[len(behind)/2], behind[len(behind)*99/100]

@@ -54,6 +54,8 @@ type scenario struct {
 	release bool
 	// snapshot is a set of snapshots of an ALS cluster with a hypervisor; backup is set, too, for its bucket.
 	snapshot bool
+	// freezes: the nodes have a file system each that is frozen for snapshots.
+	freezes bool
 	// rollback goes back to a set that is taken before; snapshot is set, too.
 	rollback bool
 	// window: the operation begins before a maintenance window that opens within 75 s.
@@ -331,6 +333,12 @@ func cases() []scenario {
 		{name: "snapshot-unusable-aborted", als: true, backup: true, snapshot: true, phase: operation.PhaseAborted,
 			faults: func(c *simcluster.Cluster) { c.Hypervisor().BreakSnapshots("dea-1", 1) },
 			script: func(r *recording) { r.answer(operation.ClusterNode, operation.Abort) }},
+		{name: "snapshot-frozen-void", als: true, backup: true, snapshot: true, freezes: true, args: []string{"--quiesce", "frozen,maintenance"}, phase: operation.PhaseDone,
+			faults: func(c *simcluster.Cluster) { c.Node("dea-1").RefuseFreeze("/mnt/data", "Operation not supported") },
+			script: func(r *recording) {
+				r.until("a void round", func(p operation.Report) bool { return p.Snapshot != nil && len(p.Snapshot.Void) > 0 })
+				r.cluster.Node("dea-1").RefuseFreeze("/mnt/data", "")
+			}},
 		{name: "snapshot-dry-run", als: true, backup: true, snapshot: true, args: []string{"--dry-run"}, phase: operation.PhaseDone},
 		{name: "rollback", als: true, backup: true, snapshot: true, rollback: true, phase: operation.PhaseDone},
 		{name: "rollback-dry-run", als: true, backup: true, snapshot: true, rollback: true, args: []string{"--dry-run"}, phase: operation.PhaseDone},

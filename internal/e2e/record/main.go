@@ -92,6 +92,12 @@ func record(release, only string, atOnce int) (int, error) {
 			}
 		}
 		cfg.UpgradeTime, cfg.Autoscaling = s.upgradeTime, s.autoscaling
+		if s.freezes {
+			cfg.Nodes = simcluster.DefaultNodes()
+			for i := range cfg.Nodes {
+				cfg.Nodes[i].Mounts = []simcluster.Mount{{Path: "/mnt/data", Type: "ext4"}}
+			}
+		}
 		if s.snapshot {
 			cfg.Hypervisor = &simcluster.HypervisorConfig{Disks: true, CallMin: 20 * time.Millisecond, CallMax: 100 * time.Millisecond}
 		}
@@ -101,6 +107,9 @@ func record(release, only string, atOnce int) (int, error) {
 		}
 		defer func() { _ = cluster.Close() }()
 		_, body, _ := strings.Cut(string(cluster.InventoryYAML()), "clusters:\n")
+		if s.freezes {
+			body = strings.Replace(body, "    hypervisor:\n", "    hypervisor:\n      freeze: {mounts: [/mnt/data], deadline: 6s}\n", 1)
+		}
 		key := "  " + s.name + ":\n"
 		limits := "    gates: {times: 2, interval: 100ms, timeout: 30s}\n    timeouts: {unreachable_after: 30s, boot: 30s, upgrade: 2m, apt_lock: 10s}\n"
 		if s.impatient {
