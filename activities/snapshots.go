@@ -445,10 +445,8 @@ func (x *Snapshots) TakeSnapshots(ctx context.Context, in TakeSnapshotsInput) (T
 		return TakeSnapshotsResult{}, ended(a.ctx)
 	}
 	limit, settle := time.Now().Add(in.Deadline.D()), settleSnapshot
-	if in.Frozen {
-		if !failedAny(all) {
-			limit, settle = x.freeze(a, s, all, in), settleFrozen
-		}
+	if in.Frozen && !failedAny(all) {
+		limit, settle = x.freeze(a, s, all, in), settleFrozen
 	}
 	if !failedAny(all) {
 		x.fire(a, p, all, name, limit, settle)
