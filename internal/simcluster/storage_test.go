@@ -378,6 +378,8 @@ func TestStorage_Relocate_Failures_LeaveTheSourceAsItWas(t *testing.T) {
 	n.SudoPassword(false)
 	unchanged()
 
+	// What the failures before left there would look like the half of this one.
+	require.Zero(t, rootRuns(t, c, "rm -r /mnt/ebs/services/mysql").exit)
 	require.NoError(t, n.Inject("relocate-with", `{"fault":"hangs","times":1}`))
 	ended := make(chan result, 1)
 	go func() { ended <- relocate() }()
