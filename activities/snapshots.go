@@ -377,6 +377,8 @@ type TakenSnapshot struct {
 // TakeSnapshotsResult is a round, void when a node has a failure.
 type TakeSnapshotsResult struct {
 	Taken []TakenSnapshot `json:"taken"`
+	// Unsettled: a request was sent of which nobody knows what became; it may be carried out yet.
+	Unsettled bool `json:"unsettled,omitempty"`
 }
 
 // taking is one node of a round under way.
@@ -389,9 +391,9 @@ type taking struct {
 	// unsure: the freeze failed, and whether the node has thawed is not known. froze is when it began.
 	unsure bool
 	froze  time.Time
-	// givenUp: its request was, because another node had thawed.
-	givenUp bool
-	out     TakenSnapshot
+	// unsettled: its request was sent, and what became of it is not known.
+	unsettled bool
+	out       TakenSnapshot
 }
 
 func (t *taking) fail(errorType, format string, args ...any) {
@@ -416,7 +418,7 @@ func (x *Snapshots) TakeSnapshots(ctx context.Context, in TakeSnapshotsInput) (T
 	name := snapshotName(in.Operation, in.Round)
 	if in.Frozen && a.again {
 		// What an earlier attempt has asked for may be taken at any time yet, when nothing is frozen any more.
-		var out TakeSnapshotsResult
+		out := TakeSnapshotsResult{Unsettled: true}
 		for _, vm := range vms {
 			out.Taken = append(out.Taken, TakenSnapshot{SnapshotOf: operation.SnapshotOf{Node: vm.Node, VM: vm.ID, Host: vm.Host, Name: name},
 				Failure: &operation.Failure{Type: operation.ErrSnapshot, Message: vm.Node + ": a worker was lost while the snapshots were taken, and its freeze with it"}})
@@ -463,6 +465,7 @@ func (x *Snapshots) TakeSnapshots(ctx context.Context, in TakeSnapshotsInput) (T
 	var out TakeSnapshotsResult
 	for _, t := range all {
 		out.Taken = append(out.Taken, t.out)
+		out.Unsettled = out.Unsettled || t.unsettled
 	}
 	return out, nil
 }
@@ -574,7 +577,7 @@ func (x *Snapshots) fire(a *attempt, p hypervisor.Provider, all []*taking, name 
 				}
 				return
 			}
-			if t.givenUp = thawed.Load(); !t.givenUp {
+			if t.unsettled = thawed.Load(); !t.unsettled {
 				x.lookFor(a.ctx, p, t, name, settle, ctx.Err() != nil, err)
 			}
 		})
@@ -588,6 +591,7 @@ func (x *Snapshots) fire(a *attempt, p hypervisor.Provider, all []*taking, name 
 func (x *Snapshots) lookFor(ctx context.Context, p hypervisor.Provider, t *taking, name string, settle time.Duration, late bool, cause error) {
 	var unknown *hypervisor.UnknownError
 	if late {
+		t.unsettled = true
 		t.fail(operation.ErrSnapshot, "%s: the snapshot took longer than it may (deadline of the round, or of the freeze): %v", t.vm.Node, cause)
 		return
 	}
@@ -605,6 +609,7 @@ func (x *Snapshots) lookFor(ctx context.Context, p hypervisor.Provider, t *takin
 			return
 		}
 		if time.Since(began) > settle || sleep(ctx, vmPoll) != nil {
+			t.unsettled = true
 			t.fail(operation.ErrSnapshot, "%v", cause)
 			return
 		}
@@ -694,15 +699,21 @@ type DiscardInput struct {
 	Operation Operation `json:"operation"`
 	Nodes     []string  `json:"nodes"`
 	// Keep is the round that stays; 0 for none.
-	Keep             int                `json:"keep,omitempty"`
-	UnreachableAfter operation.Duration `json:"unreachableAfter,omitempty"`
+	Keep int `json:"keep,omitempty"`
+	// Unsettled: a request was sent of which nobody knows what became, so long ago; nil for none.
+	Unsettled        *operation.Duration `json:"unsettled,omitempty"`
+	UnreachableAfter operation.Duration  `json:"unreachableAfter,omitempty"`
 }
 
-// discardLooks is how often, vmPoll apart, the provider must show nothing that is to be deleted: a request whose answer was lost may be carried out late.
-const discardLooks = 3
+const (
+	// discardLooks is how often, vmPoll apart, the provider must show nothing that is to be deleted.
+	discardLooks = 3
+	// lateRequest is how long after it was sent a request of which nobody knows what became is looked for.
+	lateRequest = 30 * time.Second
+)
 
-// Discard deletes all snapshots of an operation but those of the round that stays, and looks until none is there any more. Repeating it is harmless. The error is Snapshot, with what
-// is left by node.
+// Discard deletes all snapshots of an operation but those of the round that stays, and looks until none is there any more; half a minute for one whose request may be carried out late. Repeating it is
+// harmless. The error is Snapshot, with what is left by node.
 func (x *Snapshots) Discard(ctx context.Context, in DiscardInput) error {
 	a := begin(ctx, "deleting snapshots")
 	defer a.finish()
@@ -719,8 +730,12 @@ func (x *Snapshots) Discard(ctx context.Context, in DiscardInput) error {
 	if limit <= 0 {
 		limit = defaultUnreachableAfter
 	}
+	var until time.Time
+	if in.Unsettled != nil {
+		until = time.Now().Add(lateRequest - in.Unsettled.D())
+	}
 	failures := make([]error, len(vms))
-	each(len(vms), func(i int) { failures[i] = discard(a, p, vms[i], roundsPrefix(in.Operation.ID), keep, limit) })
+	each(len(vms), func(i int) { failures[i] = discard(a, p, vms[i], roundsPrefix(in.Operation.ID), keep, until, limit) })
 	if a.ctx.Err() != nil {
 		return ended(a.ctx)
 	}
@@ -736,7 +751,8 @@ func (x *Snapshots) Discard(ctx context.Context, in DiscardInput) error {
 	return nil
 }
 
-func discard(a *attempt, p hypervisor.Provider, vm hypervisor.VM, prefix, keep string, limit time.Duration) error {
+// discard looks discardLooks times, and at least until then.
+func discard(a *attempt, p hypervisor.Provider, vm hypervisor.VM, prefix, keep string, until time.Time, limit time.Duration) error {
 	var last error
 	for began, clean := time.Now(), 0; ; {
 		found, err := p.List(a.ctx, vm, prefix)
@@ -754,7 +770,7 @@ func discard(a *attempt, p hypervisor.Provider, vm hypervisor.VM, prefix, keep s
 		if clean++; err != nil || left > 0 {
 			clean = 0
 		}
-		if clean >= discardLooks {
+		if clean >= discardLooks && time.Now().After(until) {
 			return nil
 		}
 		if clean == 0 && time.Since(began) > limit {

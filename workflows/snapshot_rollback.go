@@ -139,7 +139,7 @@ func (b *rollback) steps(ctx workflow.Context) {
 	b.comeUp(ctx, moment == operation.RolledToSet)
 	b.out.Moment, b.out.Down = moment, operation.Duration(workflow.Now(ctx).Sub(b.downSince))
 	if !b.begun && b.safety != nil && b.report.Snapshot.Location == "" {
-		b.safety.discard(ctx, 0)
+		b.safety.discard(ctx, 0, true)
 	}
 	b.leave(given, moment == operation.RolledToSet)
 }
