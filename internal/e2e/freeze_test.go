@@ -50,15 +50,18 @@ power) echo on ;;
 esac
 `
 
+// freezable gives every node a file system that can be frozen, and what freezes it.
+func freezable(c *config) {
+	c.freezes = true
+	for i := range c.nodes {
+		c.nodes[i].disks = []disk{{path: frozenAt}}
+	}
+}
+
 // freezing is a site whose nodes have a file system each that is frozen for snapshots, at most for so long.
 func freezing(t *testing.T, deadline time.Duration, options ...siteOption) *site {
 	t.Helper()
-	s := newSite(t, nil, nil, append(append([]siteOption{onVMs}, options...), func(c *config) {
-		c.freezes = true
-		for i := range c.nodes {
-			c.nodes[i].disks = []disk{{path: frozenAt}}
-		}
-	})...)
+	s := newSite(t, nil, nil, append(append([]siteOption{onVMs}, options...), freezable)...)
 	freeze := fmt.Sprintf("    hypervisor:\n      freeze: {mounts: [%s], deadline: %s}\n", frozenAt, operation.Duration(deadline))
 	if !onHosts() {
 		s.replace("    hypervisor:\n", freeze)

@@ -399,6 +399,11 @@ func (h host) RoleNeverStarts(role string) {
 	h.patch(katodouble.StatePatch{NeverStart: []string{role}})
 }
 func (h host) StartRole(role string) { h.patch(katodouble.StatePatch{Start: []string{role}}) }
+func (h host) StoppedRoles() []string {
+	s, err := h.KatoState()
+	h.must(err)
+	return s.Stopped
+}
 
 // patch changes what the host's kato says of it.
 func (h host) patch(p katodouble.StatePatch) { h.must(h.Kato(p)) }

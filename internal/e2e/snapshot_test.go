@@ -109,9 +109,7 @@ func (o *op) resumed() {
 	require.False(o.t, o.cluster.Maintenance(), "maintenance mode was put back")
 	for _, n := range o.cluster.Nodes() {
 		require.True(o.t, n.Running(), "%s is on", n.Name())
-		if len(o.simulated(n.Name()).StoppedRoles()) > 0 {
-			require.Fail(o.t, "roles are left stopped", "%s: %v", n.Name(), o.simulated(n.Name()).StoppedRoles())
-		}
+		require.Empty(o.t, n.StoppedRoles(), "roles that are left stopped on %s", n.Name())
 	}
 	again := o.repeated()
 	repeatedInAll.Add(int64(len(again)))

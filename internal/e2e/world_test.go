@@ -76,10 +76,11 @@ type machine interface {
 	SlowCommand(name string, times int, d time.Duration)
 	// HealCommands ends the three; a command that waits for SlowCommand's time does its work at once.
 	HealCommands()
-	// StopRole, RoleNeverStarts and StartRole are for nodes with kato.
+	// StopRole, RoleNeverStarts, StartRole and StoppedRoles are for nodes with kato.
 	StopRole(role string)
 	RoleNeverStarts(role string)
 	StartRole(role string)
+	StoppedRoles() []string
 	// PatchWith and Patches are for nodes with kato, too.
 	PatchWith(p katodouble.PatchesPatch) error
 	Patches() (katodouble.NodePatches, error)

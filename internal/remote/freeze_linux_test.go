@@ -15,11 +15,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// kernelNode is this machine as a node behind a real sshd, in a mount namespace of its own: /run is in memory there, the program is where it is installed on nodes, /a and /b below mounts are
-// ext4 on images, and inner is ext4 on an image that lies on a. The namespace goes with its last process, which ends with the test however that ends, and the processes of a freeze keep it until
+// kernelNode is this machine as a node behind a real sshd, in a mount namespace of its own: /run is in memory there, the program is where it is installed on nodes, a and b are
+// file systems on images, and inner is ext4 on an image that lies on a. The namespace goes with its last process, which ends with the test however that ends, and the processes of a freeze keep it until
 // they have thawed.
 type kernelNode struct {
 	t         *testing.T
+	kind      string
 	sshd      *openSSHD
 	holder    int
 	host      Host
@@ -37,8 +38,10 @@ cp "$1/katoflow-freeze" /usr/local/sbin/katoflow-freeze
 chmod 755 /usr/local/sbin/katoflow-freeze
 for name in a b; do
 	mkdir "$1/$name"
-	truncate -s 24M "$1/$name.img"
-	mke2fs -q -t ext4 -F "$1/$name.img"
+	case $2 in
+	ext4) truncate -s 24M "$1/$name.img" && mke2fs -q -t ext4 -F "$1/$name.img" ;;
+	xfs) truncate -s 300M "$1/$name.img" && mkfs.xfs -q -f "$1/$name.img" ;;
+	esac
 	mount -o loop "$1/$name.img" "$1/$name"
 done
 mkdir "$1/inner"
@@ -51,21 +54,31 @@ exec cat
 
 func newKernelNode(t *testing.T) *kernelNode {
 	t.Helper()
+	return newKernelNodeOf(t, "ext4")
+}
+
+// newKernelNodeOf has a and b of that kind.
+func newKernelNodeOf(t *testing.T, kind string) *kernelNode {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("only root may mount and freeze")
 	}
-	for tool, pkg := range map[string]string{"unshare": "util-linux", "nsenter": "util-linux", "fsfreeze": "util-linux", "mount": "mount", "mke2fs": "e2fsprogs", "dumpe2fs": "e2fsprogs"} {
+	tools := map[string]string{"unshare": "util-linux", "nsenter": "util-linux", "fsfreeze": "util-linux", "mount": "mount", "mke2fs": "e2fsprogs", "dumpe2fs": "e2fsprogs"}
+	if kind == "xfs" {
+		tools["mkfs.xfs"] = "xfsprogs"
+	}
+	for tool, pkg := range tools {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skipf("%s is not installed (Debian: %s)", tool, pkg)
 		}
 	}
 	findSSHD(t)
 	dir := t.TempDir()
-	n := &kernelNode{t: t, a: filepath.Join(dir, "a"), b: filepath.Join(dir, "b"), inner: filepath.Join(dir, "inner")}
+	n := &kernelNode{t: t, kind: kind, a: filepath.Join(dir, "a"), b: filepath.Join(dir, "b"), inner: filepath.Join(dir, "inner")}
 	n.images = map[string]string{n.a: n.a + ".img", n.b: n.b + ".img"}
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "katoflow-freeze"), []byte(deployed(t, "node/katoflow-freeze")), 0o755))
 
-	holder := exec.Command("unshare", "--mount", "sh", "-c", kernelNodeSetup, "sh", dir)
+	holder := exec.Command("unshare", "--mount", "sh", "-c", kernelNodeSetup, "sh", dir, kind)
 	in, err := holder.StdinPipe() // ends with this process, whatever ends it
 	require.NoError(t, err)
 	out, err := holder.StdoutPipe()
@@ -135,9 +148,12 @@ func (n *kernelNode) processes() []int {
 	return pids
 }
 
-// frozen says what the kernel has written into the image: a frozen ext4 needs no recovery, one that is mounted does.
+// frozen says what the kernel has written into the image: a frozen ext4 needs no recovery, one that is mounted does. An xfs always does; a write to it waits.
 func (n *kernelNode) frozen(mount string) bool {
 	n.t.Helper()
+	if n.kind == "xfs" {
+		return n.enter("timeout", "-s", "KILL", "2", "touch", filepath.Join(mount, "probe")).Run() != nil
+	}
 	out, err := exec.Command("dumpe2fs", "-h", n.images[mount]).CombinedOutput()
 	require.NoError(n.t, err, "%s", out)
 	require.Contains(n.t, string(out), "has_journal")
@@ -207,7 +223,12 @@ func gone(f *Freeze) func() bool {
 }
 
 func TestOpenSSHFreeze_Thaw_WritersWaitFromTheFirstToTheSecond(t *testing.T) {
-	n := newKernelNode(t)
+	for _, kind := range []string{"ext4", "xfs"} {
+		t.Run(kind, func(t *testing.T) { writersWait(t, newKernelNodeOf(t, kind)) })
+	}
+}
+
+func writersWait(t *testing.T, n *kernelNode) {
 	problems, err := n.freezer.CheckFreeze(testContext(t), n.host, []string{n.a, n.b})
 	require.NoError(t, err)
 	require.Empty(t, problems)
