@@ -108,7 +108,7 @@ func backupMatrix(input operation.BackupInput) matrix {
 			s := newSite(t, nil, nil, exporting)
 			n := s.exporter(files)
 			require.NoError(t, n.ExportSize(multiparted))
-			require.NoError(t, n.ExportTime(600*time.Millisecond))
+			require.NoError(t, n.ExportTime(in(600*time.Millisecond, 2*time.Second)))
 			n.SlowCommand("tar tzf", -1, time.Second)
 			if !onHosts() {
 				// Long enough to be seen from outside on a busy machine, where it is looked for.

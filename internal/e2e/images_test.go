@@ -485,7 +485,7 @@ func TestKillMatrix_OfAnImageUpgrade(t *testing.T) {
 			site: func(t *testing.T) *site {
 				s := newSite(t, nil, nil, withImages, oneDEA)
 				for _, command := range []string{"docker tag", "docker run"} { // over too soon to be killed in
-					s.cluster.Node("dea-1").SlowCommand(command, -1, 400*time.Millisecond)
+					s.cluster.Node("dea-1").SlowCommand(command, -1, in(400*time.Millisecond, 2*time.Second))
 				}
 				return s
 			},

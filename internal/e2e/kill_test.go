@@ -297,8 +297,8 @@ func (m matrix) moment(o *op, p killPoint) (after func(), err error) {
 func killSteps(t *testing.T, points []killPoint) {
 	s := newSite(t, nil, nil, deas(len(points)))
 	for _, n := range s.cluster.Nodes() {
-		n.SlowCommand("apt-get update", -1, 300*time.Millisecond)
-		n.SlowCommand("kato node retire", -1, 300*time.Millisecond)
+		n.SlowCommand("apt-get update", -1, in(300*time.Millisecond, time.Second))
+		n.SlowCommand("kato node retire", -1, in(300*time.Millisecond, time.Second))
 	}
 	w := s.worker("")
 	o := s.startDirectly(operation.SecurityUpgradeInput{Roles: []string{"dea"}, Request: operation.Request{}, Maintenance: true})

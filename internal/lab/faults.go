@@ -371,7 +371,11 @@ func (h *Host) fault(command, mode string, times int, value, text string) error 
 		}
 	}
 	dir := "etc/katoflow-lab/faults"
-	if err := h.install(filepath.Join(dir, name), fmt.Sprintf("%s\n%d\n%s\n%s\n%s\n", mode, times, value, arguments, strings.ReplaceAll(text, "\n", " ")), 0o666); err != nil {
+	before, err := filepath.Glob(h.path(filepath.Join(dir, name+".*")))
+	if err != nil {
+		return err
+	}
+	if err := h.install(filepath.Join(dir, fmt.Sprintf("%s.%03d", name, len(before))), fmt.Sprintf("%s\n%d\n%s\n%s\n%s\n", mode, times, value, arguments, strings.ReplaceAll(text, "\n", " ")), 0o666); err != nil {
 		return err
 	}
 	return os.Chmod(h.path(dir), 0o777)

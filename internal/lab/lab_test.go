@@ -151,6 +151,11 @@ func TestHost_Faults_AreRealAndCanBeUndone(t *testing.T) {
 	require.NoError(t, err)
 	_, err = asUser(t, h, "sudo -n apt-get update")
 	require.ErrorContains(t, err, "exit status 3")
+	require.NoError(t, h.FailCommand("apt-get install", 1, 4, "E: two of one program"))
+	_, err = asUser(t, h, "apt-get install")
+	require.ErrorContains(t, err, "exit status 4: E: two of one program")
+	_, err = asUser(t, h, "sudo -n apt-get update")
+	require.ErrorContains(t, err, "exit status 3")
 	require.NoError(t, h.HealCommands())
 
 	require.NoError(t, h.Silence(true))

@@ -1,24 +1,25 @@
 #!/bin/sh
-# Stands in the place of a program and fails, hangs or waits as /etc/katoflow-lab/faults/NAME says: mode, times, value, first arguments, message.
+# Stands in the place of a program and fails, hangs or waits as the first of /etc/katoflow-lab/faults/NAME.* says that is about the call and not used up: mode, times, value, first arguments, message.
 name=${0##*/}
 real=/usr/local/lib/katoflow-lab/real/$name
-file=/etc/katoflow-lab/faults/$name
-mode='' times=0 value=0 arguments='' text=''
-{
-	read -r mode
-	read -r times
-	read -r value
-	read -r arguments
-	read -r text
-} 2>/dev/null <"$file"
-# The daemon of kato is no call of it.
-[ "$name $1" != 'kato agent' ] || times=0
-if [ -n "$arguments" ]; then
-	case " $* " in
-	*" $arguments "*) ;;
+times=0
+for file in /etc/katoflow-lab/faults/"$name".*; do
+	mode='' times=0 value=0 arguments='' text=''
+	{
+		read -r mode
+		read -r times
+		read -r value
+		read -r arguments
+		read -r text
+	} 2>/dev/null <"$file"
+	case "${arguments:+ $* }" in
+	*"${arguments:+ $arguments }"*) ;;
 	*) times=0 ;;
 	esac
-fi
+	[ "${times:-0}" -eq 0 ] || break
+done
+# The daemon of kato is no call of it.
+[ "$name $1" != 'kato agent' ] || times=0
 if [ "${times:-0}" -ne 0 ]; then
 	if [ "$times" -gt 0 ]; then
 		printf '%s\n' "$mode" "$((times - 1))" "$value" "$arguments" "$text" >"$file"
