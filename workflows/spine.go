@@ -103,7 +103,7 @@ func operate(ctx workflow.Context, kind string, req operation.Request, batch str
 	r.refresh(ctx)
 
 	failure := r.prepare(ctx, batch)
-	r.settlePreflight(ctx, failure)
+	r.judgePreflight(ctx, failure)
 	if failure == nil && ctx.Err() == nil {
 		if r.req.DryRun {
 			failure = r.planOnly(ctx)
@@ -316,12 +316,12 @@ func (r *run) fence(ctx workflow.Context) *operation.Failure {
 	return nil
 }
 
-// settlePreflight answers the update that the starter waits for.
-func (r *run) settlePreflight(ctx workflow.Context, failure *operation.Failure) {
+// judgePreflight answers the update that the starter waits for. That it was refused it hears when the cluster has been let go, so that whoever mends what was wrong can begin again at once.
+func (r *run) judgePreflight(ctx workflow.Context, failure *operation.Failure) {
 	if ctx.Err() != nil && (failure == nil || failure.Type == operation.ErrCancelled) {
 		failure = &operation.Failure{Type: operation.ErrCancelled, Message: "cancelled before anything was changed"}
 	}
-	r.preflightSettled, r.preflightFailure = true, failure
+	r.preflightSettled, r.preflightFailure = failure == nil, failure
 }
 
 // planOnly is the end of a dry run.
@@ -388,6 +388,7 @@ func (r *run) finish(ctx workflow.Context, failure *operation.Failure) (*operati
 		p.release(ctx)
 	}
 	r.releaseLock(ctx)
+	r.preflightSettled = true
 
 	for i := range r.report.Nodes {
 		if r.report.Nodes[i].Status == operation.NodePending {
