@@ -8,7 +8,6 @@ import (
 
 	"github.com/katoflow/katoflow/internal/hypervisor"
 	"github.com/katoflow/katoflow/internal/hypervisor/hypervisortest"
-	"github.com/katoflow/katoflow/internal/hypervisor/openstack/openstacktest"
 )
 
 func TestConformance_OnTheDouble_KeepsAllPromises(t *testing.T) {
@@ -50,11 +49,11 @@ func TestConformance_OnTheDouble_KeepsAllPromises(t *testing.T) {
 				},
 				Busy: func(_ *testing.T, vm hypervisor.VM) func() { return c.Begin(vm.ID, "/dev/vdb") },
 				Away: func(*testing.T, hypervisor.VM) func() {
-					c.Fault(openstacktest.Fault{Call: "*", Times: 1 << 20, Kind: openstacktest.Unheard})
+					c.Fault(hypervisortest.RequestFault{Call: "*", Times: 1 << 20, Kind: hypervisortest.Unheard})
 					return c.ClearFaults
 				},
 				LostAnswer: func(*testing.T, hypervisor.VM) func() {
-					c.Fault(openstacktest.Fault{Call: "POST snapshots", Times: 1, Kind: openstacktest.Lose})
+					c.Fault(hypervisortest.RequestFault{Call: "POST snapshots", Times: 1, Kind: hypervisortest.Lose})
 					return c.ClearFaults
 				},
 			}

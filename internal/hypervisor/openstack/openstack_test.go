@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/katoflow/katoflow/internal/hypervisor"
+	"github.com/katoflow/katoflow/internal/hypervisor/hypervisortest"
 	"github.com/katoflow/katoflow/internal/hypervisor/openstack/openstacktest"
 )
 
@@ -153,7 +154,7 @@ func TestTake_LostAnswerOfOneDisk_IsUnknownNeverSentAgainAndFound(t *testing.T) 
 	id := c.Server("core", false, "/dev/vda", "/dev/vdb")
 	p := open(t, c)
 	s := prepare(t, p, vmOf(id), "op-1")
-	c.Fault(openstacktest.Fault{Call: "POST snapshots", Times: 1, Kind: openstacktest.Lose})
+	c.Fault(hypervisortest.RequestFault{Call: "POST snapshots", Times: 1, Kind: hypervisortest.Lose})
 	_, err := s.Take(bounded(t))
 	var unknown *hypervisor.UnknownError
 	require.ErrorAs(t, err, &unknown)
@@ -169,8 +170,8 @@ func TestTake_LostAnswerOfOneDisk_IsUnknownNeverSentAgainAndFound(t *testing.T) 
 }
 
 func TestTake_OneDiskUnheard_IsUnknownAndTheSetHasFailed(t *testing.T) {
-	for name, fault := range map[string]openstacktest.Fault{
-		"unheard":     {Call: "POST snapshots", Times: 1, Kind: openstacktest.Unheard},
+	for name, fault := range map[string]hypervisortest.RequestFault{
+		"unheard":     {Call: "POST snapshots", Times: 1, Kind: hypervisortest.Unheard},
 		"unavailable": {Call: "POST snapshots", Times: 1, Status: 503},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -232,7 +233,7 @@ func TestToken_EndedAndNoOtherGranted_IsARefusal(t *testing.T) {
 	p := open(t, c)
 	s := prepare(t, p, vmOf(id), "op-1")
 	c.EndTokens()
-	c.Fault(openstacktest.Fault{Call: "POST auth", Times: 1, Status: 401})
+	c.Fault(hypervisortest.RequestFault{Call: "POST auth", Times: 1, Status: 401})
 	_, err := s.Take(bounded(t))
 	var unknown *hypervisor.UnknownError
 	require.Error(t, err)
@@ -300,8 +301,8 @@ func TestReads_ServicesInTrouble_AreAskedAgain(t *testing.T) {
 	p := open(t, c)
 	take(t, p, vmOf(id), "op-1")
 	for _, call := range []string{"GET servers", "GET snapshots", "GET images"} {
-		c.Fault(openstacktest.Fault{Call: call, Times: 1, Status: 503})
-		c.Fault(openstacktest.Fault{Call: call, Times: 1, Kind: openstacktest.Unheard})
+		c.Fault(hypervisortest.RequestFault{Call: call, Times: 1, Status: 503})
+		c.Fault(hypervisortest.RequestFault{Call: call, Times: 1, Kind: hypervisortest.Unheard})
 	}
 	_, ok := find(t, p, vmOf(id), "op-1")
 	require.True(t, ok)
@@ -474,7 +475,7 @@ func TestRollback_WhatIsInTheWay_IsNamed(t *testing.T) {
 	require.ErrorContains(t, p.Rollback(bounded(t), vmOf(id), "op-1"), "extended to 20 GiB")
 	require.Equal(t, "later", c.Content(id, "/dev/vda"), "nothing goes back before all may")
 	c.Change(id, "/dev/vdb", map[string]any{"size": 10})
-	c.Fault(openstacktest.Fault{Call: "revert", Times: 1, Status: 409})
+	c.Fault(hypervisortest.RequestFault{Call: "revert", Times: 1, Status: 409})
 	require.Error(t, p.Rollback(bounded(t), vmOf(id), "op-1"))
 	require.Equal(t, "in-use", c.VolumeStatus(id, "/dev/vda"), "its status is set back")
 	c.Fail()
@@ -494,7 +495,7 @@ func TestRollback_InterruptedAtEachRequest_GoesOn(t *testing.T) {
 	} {
 		for _, call := range r.calls {
 			for skip := range 2 {
-				for name, fault := range map[string]openstacktest.Fault{"refused": {Status: 400}, "lost": {Kind: openstacktest.Lose}} {
+				for name, fault := range map[string]hypervisortest.RequestFault{"refused": {Status: 400}, "lost": {Kind: hypervisortest.Lose}} {
 					t.Run(fmt.Sprintf("%t %t %s %d %s", r.fromImage, r.mayReset, call, skip, name), func(t *testing.T) {
 						c := start(t)
 						c.Slow, c.MayReset = 10*time.Millisecond, r.mayReset
@@ -524,13 +525,13 @@ func TestPower_StopAndStart_AreIdempotentAlsoWhenAnswersAreLost(t *testing.T) {
 	c.Slow = 50 * time.Millisecond
 	id := c.Server("core", false, "/dev/vda")
 	p := open(t, c)
-	c.Fault(openstacktest.Fault{Call: "os-stop", Times: 1, Kind: openstacktest.Lose})
+	c.Fault(hypervisortest.RequestFault{Call: "os-stop", Times: 1, Kind: hypervisortest.Lose})
 	for range 2 {
 		require.NoError(t, p.Stop(bounded(t), vmOf(id), false))
 	}
 	awaitPower(t, p, vmOf(id), hypervisor.Off)
 	require.NoError(t, p.Stop(bounded(t), vmOf(id), true))
-	c.Fault(openstacktest.Fault{Call: "os-start", Times: 1, Kind: openstacktest.Lose})
+	c.Fault(hypervisortest.RequestFault{Call: "os-start", Times: 1, Kind: hypervisortest.Lose})
 	for range 2 {
 		require.NoError(t, p.Start(bounded(t), vmOf(id)))
 	}

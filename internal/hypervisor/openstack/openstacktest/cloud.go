@@ -6,19 +6,18 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"io"
-	"log"
 	"maps"
 	"net/http"
-	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/katoflow/katoflow/internal/hypervisor/hypervisortest"
 )
 
 // The account and the application credential that the double knows.
@@ -28,33 +27,12 @@ const (
 	project                        = "6ee0b7f0a3e6418d9ba7d8c5c7bd6a20"
 )
 
-// Kind of a fault.
-type Kind int
-
-// Faults.
-const (
-	// Refuse answers with the fault's status and carries nothing out.
-	Refuse Kind = iota
-	// Lose carries the request out and ends the connection without an answer.
-	Lose
-	// Unheard ends the connection and carries nothing out.
-	Unheard
-)
-
-// Fault is what happens to the next requests of a kind. Call is the method and the resource or action, such as "POST snapshots", "GET servers", "revert", "createImage", "*" for any.
-type Fault struct {
-	Call   string
-	Skip   int
-	Times  int
-	Kind   Kind
-	Status int
-}
-
 // Call is a request that arrived.
 type Call struct{ Name, From string }
 
-// Cloud is the double. Its fields may be changed before the first request.
+// Cloud is the double. Its fields may be changed before the first request. The Call of a fault is the method and the resource or action, such as "POST snapshots", "GET servers", "revert", "createImage".
 type Cloud struct {
+	hypervisortest.Double
 	// PageSize of lists (default 1000).
 	PageSize int
 	// Creating is how long a volume snapshot is creating, and an image queued: its moment is at the end of it. Negative: until Made.
@@ -70,17 +48,13 @@ type Cloud struct {
 	// Snapshots, Gigabytes and Images are quotas, -1 for none (default).
 	Snapshots, Gigabytes, Images int
 
-	server *httptest.Server
-
 	mu        sync.Mutex
 	tokens    map[string]time.Time
 	servers   map[string]*server
 	volumes   map[string]*volume
 	snapshots map[string]*snapshot
 	images    map[string]*image
-	faults    []Fault
 	calls     []Call
-	last      time.Time
 }
 
 type server struct {
@@ -125,22 +99,12 @@ func New() *Cloud {
 		PageSize: 1000, Token: time.Hour, MayReset: true, Snapshots: -1, Gigabytes: -1, Images: -1, tokens: map[string]time.Time{}, servers: map[string]*server{}, volumes: map[string]*volume{},
 		snapshots: map[string]*snapshot{}, images: map[string]*image{},
 	}
-	c.server = httptest.NewUnstartedServer(http.HandlerFunc(c.serve))
-	c.server.Config.ErrorLog = log.New(io.Discard, "", 0) // clients that go away, and those that do not trust it
-	c.server.StartTLS()
+	c.Start(c.serve)
 	return c
 }
 
 // URL of Keystone.
-func (c *Cloud) URL() string { return c.server.URL + "/identity/v3" }
-
-// CA are the certificates that its server is verified against, PEM.
-func (c *Cloud) CA() []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.server.Certificate().Raw})
-}
-
-// Close ends it.
-func (c *Cloud) Close() { c.server.Close() }
+func (c *Cloud) URL() string { return c.Double.URL() + "/identity/v3" }
 
 func newID() string {
 	b := make([]byte, 16)
@@ -149,15 +113,8 @@ func newID() string {
 	return h[:8] + "-" + h[8:12] + "-4" + h[13:16] + "-8" + h[17:20] + "-" + h[20:]
 }
 
-// now is later than it was before in what the services tell, microseconds, as the order of snapshots needs.
-func (c *Cloud) now() time.Time {
-	t := time.Now().Truncate(time.Microsecond)
-	if !t.After(c.last) {
-		t = c.last.Add(time.Microsecond)
-	}
-	c.last = t
-	return t
-}
+// now in what the services tell, microseconds.
+func (c *Cloud) now() time.Time { return c.Now(time.Microsecond) }
 
 // Server adds a running server and returns its id: with a root disk of an image, or from its first volume, and a volume of 10 GiB at each device.
 func (c *Cloud) Server(name string, fromImage bool, devices ...string) string {
@@ -301,20 +258,6 @@ func (c *Cloud) EndTokens() {
 	clear(c.tokens)
 }
 
-// Fault adds one.
-func (c *Cloud) Fault(f Fault) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.faults = append(c.faults, f)
-}
-
-// ClearFaults ends all faults.
-func (c *Cloud) ClearFaults() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.faults = nil
-}
-
 // SetSaving changes Saving while the double runs.
 func (c *Cloud) SetSaving(d time.Duration) {
 	c.mu.Lock()
@@ -409,26 +352,14 @@ func (c *Cloud) serve(w http.ResponseWriter, r *http.Request) {
 	name := nameOf(r, body)
 	c.mu.Lock()
 	c.calls = append(c.calls, Call{Name: name, From: r.RemoteAddr})
-	var fault *Fault
-	for n := range c.faults {
-		if f := &c.faults[n]; (f.Call == name || f.Call == "*") && f.Times > 0 {
-			if f.Skip > 0 {
-				f.Skip--
-				continue
-			}
-			f.Times--
-			copied := *f
-			fault = &copied
-			break
-		}
-	}
 	c.mu.Unlock()
-	if fault != nil && fault.Kind == Unheard {
-		hangUp(w)
+	fault, faulty := c.Meet(name)
+	if faulty && fault.Kind == hypervisortest.Unheard {
+		hypervisortest.HangUp(w)
 		return
 	}
 	var a answer
-	if fault != nil && fault.Kind == Refuse {
+	if faulty && fault.Kind == hypervisortest.Refuse {
 		a = refuse(fault.Status, "computeFault", "The request was refused.")
 	} else {
 		c.mu.Lock()
@@ -437,8 +368,8 @@ func (c *Cloud) serve(w http.ResponseWriter, r *http.Request) {
 		c.settle()
 		c.mu.Unlock()
 	}
-	if fault != nil && fault.Kind == Lose {
-		hangUp(w)
+	if faulty && fault.Kind == hypervisortest.Lose {
+		hypervisortest.HangUp(w)
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
@@ -448,12 +379,6 @@ func (c *Cloud) serve(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(a.status)
 	if a.body != nil {
 		_ = json.NewEncoder(w).Encode(a.body)
-	}
-}
-
-func hangUp(w http.ResponseWriter) {
-	if conn, _, err := w.(http.Hijacker).Hijack(); err == nil {
-		_ = conn.Close()
 	}
 }
 
@@ -485,7 +410,7 @@ func (c *Cloud) act(r *http.Request, body []byte) answer {
 	parts := strings.Split(path, "/")
 	version := func(id, path string) answer {
 		return answer{status: 200, body: map[string]any{"versions": []any{map[string]any{
-			"id": id, "status": "CURRENT", "links": []any{map[string]any{"rel": "self", "href": c.server.URL + path}},
+			"id": id, "status": "CURRENT", "links": []any{map[string]any{"rel": "self", "href": c.Double.URL() + path}},
 		}}}}
 	}
 	switch {
@@ -542,7 +467,7 @@ func (c *Cloud) authenticate(in map[string]any) answer {
 	c.tokens[token] = ends
 	service := func(kind, name, path string) map[string]any {
 		return map[string]any{"type": kind, "name": name, "id": name, "endpoints": []any{map[string]any{
-			"id": name, "interface": "public", "region": "RegionOne", "region_id": "RegionOne", "url": c.server.URL + path,
+			"id": name, "interface": "public", "region": "RegionOne", "region_id": "RegionOne", "url": c.Double.URL() + path,
 		}}}
 	}
 	return answer{status: 201, header: map[string]string{"X-Subject-Token": token}, body: map[string]any{"token": map[string]any{
@@ -591,7 +516,7 @@ func (c *Cloud) nextURL(r *http.Request, marker string) string {
 	query := u.Query()
 	query.Set("marker", marker)
 	u.RawQuery = query.Encode()
-	return c.server.URL + u.String()
+	return c.Double.URL() + u.String()
 }
 
 func (c *Cloud) nova(r *http.Request, parts []string, in map[string]any) answer {
@@ -724,7 +649,7 @@ func (c *Cloud) action(s *server, in map[string]any) answer {
 			}
 			c.images[i.id] = i
 			s.task = "image_snapshot"
-			return answer{status: 202, header: map[string]string{"Location": c.server.URL + "/image/v2/images/" + i.id}}
+			return answer{status: 202, header: map[string]string{"Location": c.Double.URL() + "/image/v2/images/" + i.id}}
 		case "rebuild":
 			if s.task != "" || s.status != "ACTIVE" && s.status != "SHUTOFF" {
 				return conflict("rebuild")
@@ -940,7 +865,7 @@ func (c *Cloud) glance(r *http.Request, parts []string) answer {
 		}
 		body := map[string]any{"images": list}
 		if marker != "" {
-			body["next"] = strings.TrimPrefix(c.nextURL(r, marker), c.server.URL)
+			body["next"] = strings.TrimPrefix(c.nextURL(r, marker), c.Double.URL())
 		}
 		return answer{status: 200, body: body}
 	}
