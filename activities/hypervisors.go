@@ -5,6 +5,7 @@ import (
 
 	"github.com/katoflow/katoflow/internal/hypervisor"
 	"github.com/katoflow/katoflow/internal/hypervisor/command"
+	"github.com/katoflow/katoflow/internal/hypervisor/ec2"
 	"github.com/katoflow/katoflow/internal/hypervisor/libvirt"
 	"github.com/katoflow/katoflow/internal/hypervisor/openstack"
 	"github.com/katoflow/katoflow/internal/hypervisor/overssh"
@@ -33,6 +34,12 @@ func (p Providers) Open(file *inventory.File, c *inventory.Cluster, env func(str
 	case inventory.ProviderCommand:
 		return &command.Provider{Hosts: overssh.Hosts{Runner: p.Runner, ByName: hosts}, Commands: command.Commands{Snapshot: h.Command.Snapshot, Find: h.Command.Find, List: h.Command.List, Delete: h.Command.Delete,
 			Rollback: h.Command.Rollback, Power: h.Command.Power, Start: h.Command.Start, Stop: h.Command.Stop, Kill: h.Command.Kill, Check: h.Command.Check}}, nil
+	case inventory.ProviderEC2:
+		cfg, err := ec2.ConfigOf(file, h.EC2, env)
+		if err != nil {
+			return nil, err
+		}
+		return ec2.Open(cfg)
 	case inventory.ProviderLibvirt:
 		return &libvirt.Provider{Hosts: overssh.Hosts{Runner: p.Runner, ByName: hosts}, URI: h.Libvirt.URI}, nil
 	case inventory.ProviderOpenStack:

@@ -63,6 +63,9 @@ func (f *inventoryFile) learn(file *inventory.File) {
 		if c.S3 != nil {
 			secrets = append(secrets, c.S3.AccessKey, c.S3.SecretKey, c.S3.SessionToken)
 		}
+		if h := c.Hypervisor; h != nil && h.EC2 != nil {
+			secrets = append(secrets, h.EC2.AccessKey, h.EC2.SecretKey, h.EC2.SessionToken)
+		}
 		if c.Controller != nil {
 			secrets = append(secrets, c.Controller.Password)
 		}

@@ -358,8 +358,13 @@ func (d *decoder) structure(n *yaml.Node, v reflect.Value, path string, depth in
 }
 
 func (d *decoder) mapping(n *yaml.Node, v reflect.Value, path string, depth int) {
+	ofClusters := v.Type().Elem().Kind() == reflect.Pointer
 	if n.Kind != yaml.MappingNode {
-		d.problem(n, path, "%s: write each cluster's name with a colon and its fields below", isNot(n, "a mapping"))
+		right := "write each key with a colon and its value"
+		if ofClusters {
+			right = "write each cluster's name with a colon and its fields below"
+		}
+		d.problem(n, path, "%s: %s", isNot(n, "a mapping"), right)
 		return
 	}
 	if v.IsNil() {
@@ -372,7 +377,9 @@ func (d *decoder) mapping(n *yaml.Node, v reflect.Value, path string, depth int)
 			return
 		}
 		item := reflect.New(v.Type().Elem()).Elem()
-		item.Set(reflect.New(v.Type().Elem().Elem())) // a cluster that is only a name still gets its own problems
+		if ofClusters {
+			item.Set(reflect.New(v.Type().Elem().Elem())) // one that is only a name still gets its own problems
+		}
 		d.value(value, item, field, depth+1)
 		d.positions[field] = position{key.Line, key.Column}
 		v.SetMapIndex(reflect.ValueOf(key.Value), item)

@@ -90,13 +90,9 @@ func (c *fileChecker) cluster(cluster *Cluster, path string) {
 		c.at(path+".notify.webhook", c.secret(w).err)
 	}
 	if s := cluster.S3; s != nil {
-		for _, ref := range []struct {
-			field  string
-			secret *Secret
-		}{{"access_key", s.AccessKey}, {"secret_key", s.SecretKey}, {"session_token", s.SessionToken}, {"identity", s.Identity}} {
-			if ref.secret != nil {
-				c.at(path+".s3."+ref.field, c.secret(ref.secret).err)
-			}
+		c.awsKeys(s.AccessKey, s.SecretKey, s.SessionToken, path+".s3")
+		if s.Identity != nil {
+			c.at(path+".s3.identity", c.secret(s.Identity).err)
 		}
 		if s.CAFile != "" {
 			c.at(path+".s3.ca_file", c.certificates(s.CAFile))
@@ -109,6 +105,9 @@ func (c *fileChecker) cluster(cluster *Cluster, path string) {
 			s := cluster.SSHOf(&Node{Name: host.Name, SSH: host.SSH})
 			c.keyFiles(host.SSH.KeyFiles, s.Passphrase, at, at)
 		}
+		if h.EC2 != nil {
+			c.ec2(h.EC2, path+".hypervisor.ec2")
+		}
 		if h.OpenStack != nil {
 			c.openStack(h.OpenStack, path+".hypervisor.openstack")
 		}
@@ -117,6 +116,18 @@ func (c *fileChecker) cluster(cluster *Cluster, path string) {
 		c.at(path+".controller.password", c.secret(cc.Password).err)
 		if cc.CAFile != "" {
 			c.at(path+".controller.ca_file", c.certificates(cc.CAFile))
+		}
+	}
+}
+
+// awsKeys checks the keys of an account with AWS.
+func (c *fileChecker) awsKeys(accessKey, secretKey, sessionToken *Secret, path string) {
+	for _, ref := range []struct {
+		field  string
+		secret *Secret
+	}{{"access_key", accessKey}, {"secret_key", secretKey}, {"session_token", sessionToken}} {
+		if ref.secret != nil {
+			c.at(path+"."+ref.field, c.secret(ref.secret).err)
 		}
 	}
 }

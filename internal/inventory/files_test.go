@@ -167,6 +167,30 @@ func TestCheckFiles_EverythingWrong_EachAtItsPlace(t *testing.T) {
 	}, s.check(f))
 }
 
+func TestCheckFiles_EC2_EachReferenceAtItsPlace(t *testing.T) {
+	s := newSite(t)
+	s.key("key", "", 0o600)
+	s.write("ca.pem", "no certificate", 0o600)
+	s.env["SET"] = "hunter2"
+	f := s.load(`clusters:
+  a:
+    ssh: {key_files: [key]}
+    nodes: [{name: n, address: 192.0.2.1, vm: i-0123456789abcdef0}]
+    hypervisor:
+      provider: ec2
+      ec2: {region: eu-central-1, access_key: {env: SET}, secret_key: {env: NOT_SET}, session_token: {file: nowhere}, ca_file: ca.pem}
+  b:
+    ssh: {key_files: [key]}
+    nodes: [{name: n, address: 192.0.2.1, vm: i-0123456789abcdef0}]
+    hypervisor: {provider: ec2, ec2: {region: eu-central-1}}
+`)
+	assert.Equal(t, []string{
+		`inventory.yaml:7:71: clusters.a.hypervisor.ec2.secret_key: the environment variable "NOT_SET" is not set: set it for the worker`,
+		`inventory.yaml:7:102: clusters.a.hypervisor.ec2.session_token: no such file "nowhere": write where it is on the worker`,
+		`inventory.yaml:7:128: clusters.a.hypervisor.ec2.ca_file: "ca.pem" holds no certificate: name a PEM file`,
+	}, s.check(f))
+}
+
 func TestCheckFiles_OpenStack_EachReferenceAtItsPlace(t *testing.T) {
 	s := newSite(t)
 	s.key("key", "", 0o600)

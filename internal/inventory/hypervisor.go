@@ -10,16 +10,17 @@ import (
 	"github.com/katoflow/katoflow/internal/remote"
 )
 
-// Providers of snapshots: the site's own commands, libvirt's QEMU domains, and servers of an OpenStack cloud.
+// Providers of snapshots: the site's own commands, instances of Amazon EC2, libvirt's QEMU domains, and servers of an OpenStack cloud.
 const (
 	ProviderCommand   = "command"
+	ProviderEC2       = "ec2"
 	ProviderLibvirt   = "libvirt"
 	ProviderOpenStack = "openstack"
 )
 
 // HypervisorProviders returns what a hypervisor section may have as its provider.
 func HypervisorProviders() []string {
-	return []string{ProviderCommand, ProviderLibvirt, ProviderOpenStack}
+	return []string{ProviderCommand, ProviderEC2, ProviderLibvirt, ProviderOpenStack}
 }
 
 var (
@@ -100,16 +101,16 @@ func (v validator) hypervisor(c *Cluster, path string) {
 		}
 		v.ssh(host.SSH, at+".ssh")
 	}
-	cloud := h.Provider == ProviderOpenStack
+	cloud := slices.Contains([]string{ProviderEC2, ProviderOpenStack}, h.Provider)
 	if p := path + ".hosts"; cloud && v.given(p) {
-		v.at(p, "no host is logged in to with provider: openstack: take it out")
+		v.at(p, "no host is logged in to with provider: %s: take it out", h.Provider)
 	}
 	if len(h.Hosts) == 0 && !cloud && v.missing(path+".hosts") && v.given(provider) && !v.broken[provider] {
 		v.at(path+".hosts", "is missing: write name and address of the host that has the VMs, or that the commands run on")
 	}
 	for _, section := range []struct {
 		field, provider string
-	}{{"command", ProviderCommand}, {"libvirt", ProviderLibvirt}, {"openstack", ProviderOpenStack}} {
+	}{{"command", ProviderCommand}, {"ec2", ProviderEC2}, {"libvirt", ProviderLibvirt}, {"openstack", ProviderOpenStack}} {
 		if p := path + "." + section.field; v.given(p) && h.Provider != section.provider {
 			v.at(p, "goes with provider: %s", section.provider)
 		}
@@ -124,9 +125,16 @@ func (v validator) hypervisor(c *Cluster, path string) {
 	case h.Command != nil && !v.broken[commands]:
 		v.commands(h.Command, commands)
 	}
+	ec2 := path + ".ec2"
+	switch {
+	case h.Provider == ProviderEC2 && v.missing(ec2):
+		v.at(ec2, "is missing: write the region that has the instances, and access_key and secret_key unless the worker has a role")
+	case h.EC2 != nil && !v.broken[ec2]:
+		v.ec2(h.EC2, ec2)
+	}
 	openStack := path + ".openstack"
 	switch {
-	case cloud && v.missing(openStack):
+	case h.Provider == ProviderOpenStack && v.missing(openStack):
 		v.at(openStack, "is missing: write the cloud's auth_url, and user, password and project or an application_credential")
 	case h.OpenStack != nil && !v.broken[openStack]:
 		v.openStack(h.OpenStack, openStack)
@@ -142,6 +150,9 @@ func (v validator) hypervisor(c *Cluster, path string) {
 		at := item(nodes, i)
 		if v.broken[nodes] || v.broken[at] {
 			continue
+		}
+		if h.Provider == ProviderEC2 {
+			v.ec2Instance(n, at)
 		}
 		p := at + ".vm_host"
 		switch {

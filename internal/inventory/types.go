@@ -252,12 +252,15 @@ type Maintenance struct {
 
 // Hypervisor is what the VMs of a cluster run on.
 type Hypervisor struct {
-	// Provider that takes the snapshots: "libvirt", QEMU domains by virsh on their host; "openstack", servers of an OpenStack cloud; or "command", the site's own commands.
+	// Provider that takes the snapshots: "libvirt", QEMU domains by virsh on their host; "ec2", instances of Amazon EC2; "openstack", servers of an OpenStack cloud; or "command", the site's own
+	// commands.
 	Provider string `yaml:"provider" json:"provider"`
 	// Hosts that are logged in to: those that have the domains, or where the site's own commands run.
 	Hosts []*HypervisorHost `yaml:"hosts,omitempty" json:"hosts,omitempty"`
 	// Command are the site's own, with provider: command.
 	Command *HypervisorCommands `yaml:"command,omitempty" json:"command,omitempty"`
+	// EC2, with provider: ec2.
+	EC2 *HypervisorEC2 `yaml:"ec2,omitempty" json:"ec2,omitempty"`
 	// Libvirt, with provider: libvirt.
 	Libvirt HypervisorLibvirt `yaml:"libvirt,omitempty" json:"libvirt,omitzero"`
 	// OpenStack, with provider: openstack.
@@ -312,6 +315,24 @@ type HypervisorCommands struct {
 type HypervisorLibvirt struct {
 	// URI that virsh connects to on each host (default qemu:///system).
 	URI string `yaml:"uri,omitempty" json:"uri,omitempty"`
+}
+
+// HypervisorEC2 is a region of Amazon EC2 and an account on it.
+type HypervisorEC2 struct {
+	// Region that has the instances, such as eu-central-1.
+	Region string `yaml:"region" json:"region"`
+	// Endpoint is the URL of an EC2 API other than the region's own.
+	Endpoint string `yaml:"endpoint,omitempty" json:"endpoint,omitempty"`
+	// AccessKey and SecretKey are given together; with neither, the worker's own AWS credentials are used.
+	AccessKey *Secret `yaml:"access_key,omitempty" json:"access_key,omitempty"`
+	// SecretKey belongs to AccessKey.
+	SecretKey *Secret `yaml:"secret_key,omitempty" json:"secret_key,omitempty"`
+	// SessionToken belongs to AccessKey and SecretKey when they are temporary.
+	SessionToken *Secret `yaml:"session_token,omitempty" json:"session_token,omitempty"`
+	// CAFile holds the certificates that the endpoint is verified against. Relative to the inventory file.
+	CAFile string `yaml:"ca_file,omitempty" json:"ca_file,omitempty"`
+	// Tags are put on every snapshot and volume that is made, at most 20.
+	Tags map[string]string `yaml:"tags,omitempty" json:"tags,omitempty"`
 }
 
 // HypervisorOpenStack is an OpenStack cloud and an account on it: user, password and project, or an application credential.

@@ -474,20 +474,8 @@ func (v validator) s3(s *S3, path string) {
 	if p := path + ".ca_file"; v.given(p) && strings.TrimSpace(s.CAFile) == "" {
 		v.at(p, "is empty: write the path of the file with the certificates")
 	}
-	v.secret(s.AccessKey, path+".access_key")
-	v.secret(s.SecretKey, path+".secret_key")
-	a, k := path+".access_key", path+".secret_key"
-	if v.given(a) && v.missing(k) {
-		v.at(k, "is missing: access_key and secret_key go together")
-	}
-	if v.given(k) && v.missing(a) {
-		v.at(a, "is missing: access_key and secret_key go together")
-	}
-	v.secret(s.SessionToken, path+".session_token")
+	v.awsKeys(s.AccessKey, s.SecretKey, s.SessionToken, path)
 	v.secret(s.Identity, path+".identity")
-	if p := path + ".session_token"; v.given(p) && v.missing(a) && v.missing(k) {
-		v.at(p, "belongs to access_key and secret_key: write them too or take it out")
-	}
 	v.oneOf(s.Encryption, S3Encryptions(), path+".encryption")
 	if p := path + ".kms_key"; v.given(p) {
 		if !kmsKeyForm.MatchString(s.KMSKey) {
@@ -507,6 +495,23 @@ func (v validator) s3(s *S3, path string) {
 	}
 	if v.given(howLong) && v.missing(mode) {
 		v.at(mode, "is missing: lock_mode and lock_for go together")
+	}
+}
+
+// awsKeys checks the keys of an account with AWS, and that they are given together.
+func (v validator) awsKeys(accessKey, secretKey, sessionToken *Secret, path string) {
+	a, k, t := path+".access_key", path+".secret_key", path+".session_token"
+	v.secret(accessKey, a)
+	v.secret(secretKey, k)
+	if v.given(a) && v.missing(k) {
+		v.at(k, "is missing: access_key and secret_key go together")
+	}
+	if v.given(k) && v.missing(a) {
+		v.at(a, "is missing: access_key and secret_key go together")
+	}
+	v.secret(sessionToken, t)
+	if v.given(t) && v.missing(a) && v.missing(k) {
+		v.at(t, "belongs to access_key and secret_key: write them too or take it out")
 	}
 }
 
