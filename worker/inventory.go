@@ -63,8 +63,16 @@ func (f *inventoryFile) learn(file *inventory.File) {
 		if c.S3 != nil {
 			secrets = append(secrets, c.S3.AccessKey, c.S3.SecretKey, c.S3.SessionToken)
 		}
-		if h := c.Hypervisor; h != nil && h.EC2 != nil {
-			secrets = append(secrets, h.EC2.AccessKey, h.EC2.SecretKey, h.EC2.SessionToken)
+		if h := c.Hypervisor; h != nil {
+			if h.EC2 != nil {
+				secrets = append(secrets, h.EC2.AccessKey, h.EC2.SecretKey, h.EC2.SessionToken)
+			}
+			if h.OpenStack != nil {
+				secrets = append(secrets, h.OpenStack.Password)
+				if a := h.OpenStack.ApplicationCredential; a != nil {
+					secrets = append(secrets, a.Secret)
+				}
+			}
 		}
 		if c.Controller != nil {
 			secrets = append(secrets, c.Controller.Password)

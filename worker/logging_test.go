@@ -127,6 +127,15 @@ func TestInventoryFile_EverySecretOfACluster_IsKnownToTheLog(t *testing.T) {
     s3: {bucket: archives, access_key: {env: THREE}, secret_key: {env: FOUR}, session_token: {env: FIVE}}
     controller: {url: "https://api.example.org", user: admin, password: {env: SIX}}
     nodes: [{name: core, address: 10.0.0.1, roles: [primary, controller, router], ssh: {passphrase: {env: SEVEN}}}]
+  instances:
+    hypervisor: {provider: ec2, ec2: {region: eu-central-1, access_key: {env: EIGHT}, secret_key: {env: NINE}, session_token: {env: TEN}}}
+    nodes: [{name: a, address: 10.0.0.2, vm: i-0123456789abcdef0}]
+  servers:
+    hypervisor: {provider: openstack, openstack: {auth_url: "https://keystone.example.org/v3", user: u, project: p, password: {env: ELEVEN}}}
+    nodes: [{name: a, address: 10.0.0.3}]
+  credential:
+    hypervisor: {provider: openstack, openstack: {auth_url: "https://keystone.example.org/v3", application_credential: {id: x, secret: {env: TWELVE}}}}
+    nodes: [{name: a, address: 10.0.0.4}]
 `
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -146,7 +155,7 @@ func TestInventoryFile_EverySecretOfACluster_IsKnownToTheLog(t *testing.T) {
 			t.Errorf("%s is logged as %q", name, got)
 		}
 	}
-	if len(names) != 7 {
+	if len(names) != 12 {
 		t.Errorf("%q", names)
 	}
 }
