@@ -9,7 +9,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/workflow"
 
 	"github.com/katoflow/katoflow/activities"
 	"github.com/katoflow/katoflow/internal/operation"
@@ -72,15 +74,22 @@ func TestSecurityUpgrade_PreflightProblemsOnThreeNodes_AllListedNothingMutated(t
 	for _, n := range []string{"dea-1", "core", "fs-1"} {
 		w.fake.preflight[n] = activities.NodePreflight{Problems: []string{"sudo asks for a password"}}
 	}
+	free, told := false, false
+	w.SetOnChildWorkflowCompletedListener(func(info *workflow.Info, _ converter.EncodedValue, _ error) {
+		free = free || info.WorkflowType.Name == operation.WorkflowClusterLock
+	})
 	w.at(time.Millisecond, func() {
 		w.UpdateWorkflow(operation.UpdatePreflight, "", &rejecting{t: t, complete: func(err error) {
 			f := operation.FailureOf(err)
 			require.Len(t, f.Problems, 3)
+			require.True(t, free, "it can be begun again at once")
+			told = true
 		}})
 	})
 	report, err := w.run(input())
 	require.Equal(t, operation.ErrPreflight, typeOf(err))
 	require.Equal(t, []string{"dea-1: sudo asks for a password", "core: sudo asks for a password", "fs-1: sudo asks for a password"}, report.Failure.Problems)
+	require.True(t, told)
 	require.Empty(t, w.fake.mutated())
 	require.Equal(t, operation.NodeUntouched, report.Nodes[0].Status)
 }
