@@ -9,6 +9,7 @@ import (
 	"github.com/katoflow/katoflow/internal/hypervisor/libvirt"
 	"github.com/katoflow/katoflow/internal/hypervisor/openstack"
 	"github.com/katoflow/katoflow/internal/hypervisor/overssh"
+	"github.com/katoflow/katoflow/internal/hypervisor/vsphere"
 	"github.com/katoflow/katoflow/internal/inventory"
 	"github.com/katoflow/katoflow/internal/remote"
 )
@@ -48,6 +49,12 @@ func (p Providers) Open(file *inventory.File, c *inventory.Cluster, env func(str
 			return nil, err
 		}
 		return openstack.Open(cfg)
+	case inventory.ProviderVSphere:
+		cfg, err := vsphere.ConfigOf(file, h.VSphere, env)
+		if err != nil {
+			return nil, err
+		}
+		return vsphere.Open(cfg)
 	}
 	return nil, fmt.Errorf("provider %s is not built in", h.Provider)
 }

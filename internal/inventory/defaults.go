@@ -65,6 +65,9 @@ func (c *Cluster) fillDefaults() {
 		if h.OpenStack != nil {
 			h.OpenStack.fillDefaults()
 		}
+		if h.VSphere != nil {
+			h.VSphere.fillDefaults()
+		}
 		if h.Freeze != nil {
 			setDefault(&h.Freeze.Deadline, Duration(defaultFreeze))
 		}

@@ -111,6 +111,9 @@ func (c *fileChecker) cluster(cluster *Cluster, path string) {
 		if h.OpenStack != nil {
 			c.openStack(h.OpenStack, path+".hypervisor.openstack")
 		}
+		if h.VSphere != nil {
+			c.vSphere(h.VSphere, path+".hypervisor.vsphere")
+		}
 	}
 	if cc := cluster.Controller; cc != nil {
 		c.at(path+".controller.password", c.secret(cc.Password).err)

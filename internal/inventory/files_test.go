@@ -221,6 +221,29 @@ func TestCheckFiles_OpenStack_EachReferenceAtItsPlace(t *testing.T) {
 	}, s.check(f))
 }
 
+func TestCheckFiles_VSphere_EachReferenceAtItsPlace(t *testing.T) {
+	s := newSite(t)
+	s.key("key", "", 0o600)
+	s.write("ca.pem", "no certificate", 0o600)
+	s.env["SET"] = "hunter2"
+	f := s.load(`clusters:
+  a:
+    ssh: {key_files: [key]}
+    nodes: [{name: n, address: 192.0.2.1}]
+    hypervisor:
+      provider: vsphere
+      vsphere: {url: "https://v", user: u, password: {file: nowhere}, ca_file: ca.pem}
+  b:
+    ssh: {key_files: [key]}
+    nodes: [{name: n, address: 192.0.2.1}]
+    hypervisor: {provider: vsphere, vsphere: {url: "https://v", user: u, password: {env: SET}}}
+`)
+	assert.Equal(t, []string{
+		`inventory.yaml:7:54: clusters.a.hypervisor.vsphere.password: no such file "nowhere": write where it is on the worker`,
+		`inventory.yaml:7:80: clusters.a.hypervisor.vsphere.ca_file: "ca.pem" holds no certificate: name a PEM file`,
+	}, s.check(f))
+}
+
 func TestCheckFiles_NoKeyAtAll_SaysSoOnce(t *testing.T) {
 	s := newSite(t)
 	f := s.load("clusters: {a: {nodes: [{name: n, address: 192.0.2.1}, {name: m, address: 192.0.2.2}]}}")

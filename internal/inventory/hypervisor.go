@@ -10,17 +10,18 @@ import (
 	"github.com/katoflow/katoflow/internal/remote"
 )
 
-// Providers of snapshots: the site's own commands, instances of Amazon EC2, libvirt's QEMU domains, and servers of an OpenStack cloud.
+// Providers of snapshots: the site's own commands, instances of Amazon EC2, libvirt's QEMU domains, servers of an OpenStack cloud, and VMs of vSphere.
 const (
 	ProviderCommand   = "command"
 	ProviderEC2       = "ec2"
 	ProviderLibvirt   = "libvirt"
 	ProviderOpenStack = "openstack"
+	ProviderVSphere   = "vsphere"
 )
 
 // HypervisorProviders returns what a hypervisor section may have as its provider.
 func HypervisorProviders() []string {
-	return []string{ProviderCommand, ProviderEC2, ProviderLibvirt, ProviderOpenStack}
+	return []string{ProviderCommand, ProviderEC2, ProviderLibvirt, ProviderOpenStack, ProviderVSphere}
 }
 
 var (
@@ -101,7 +102,7 @@ func (v validator) hypervisor(c *Cluster, path string) {
 		}
 		v.ssh(host.SSH, at+".ssh")
 	}
-	cloud := slices.Contains([]string{ProviderEC2, ProviderOpenStack}, h.Provider)
+	cloud := slices.Contains([]string{ProviderEC2, ProviderOpenStack, ProviderVSphere}, h.Provider)
 	if p := path + ".hosts"; cloud && v.given(p) {
 		v.at(p, "no host is logged in to with provider: %s: take it out", h.Provider)
 	}
@@ -110,7 +111,7 @@ func (v validator) hypervisor(c *Cluster, path string) {
 	}
 	for _, section := range []struct {
 		field, provider string
-	}{{"command", ProviderCommand}, {"ec2", ProviderEC2}, {"libvirt", ProviderLibvirt}, {"openstack", ProviderOpenStack}} {
+	}{{"command", ProviderCommand}, {"ec2", ProviderEC2}, {"libvirt", ProviderLibvirt}, {"openstack", ProviderOpenStack}, {"vsphere", ProviderVSphere}} {
 		if p := path + "." + section.field; v.given(p) && h.Provider != section.provider {
 			v.at(p, "goes with provider: %s", section.provider)
 		}
@@ -139,6 +140,13 @@ func (v validator) hypervisor(c *Cluster, path string) {
 	case h.OpenStack != nil && !v.broken[openStack]:
 		v.openStack(h.OpenStack, openStack)
 	}
+	vSphere := path + ".vsphere"
+	switch {
+	case h.Provider == ProviderVSphere && v.missing(vSphere):
+		v.at(vSphere, "is missing: write the url of the vCenter or ESXi host, user and password")
+	case h.VSphere != nil && !v.broken[vSphere]:
+		v.vSphere(h.VSphere, vSphere)
+	}
 	if f, p := h.Freeze, path+".freeze"; f != nil && !v.broken[p] {
 		v.mounts(f.Mounts, p+".mounts")
 		if d := f.Deadline.Std(); v.given(p+".deadline") && (d < remote.MinFreeze || d > remote.MaxFreeze) {
@@ -157,7 +165,7 @@ func (v validator) hypervisor(c *Cluster, path string) {
 		p := at + ".vm_host"
 		switch {
 		case cloud && v.given(p):
-			v.at(p, "the cloud knows where its servers are: take it out")
+			v.at(p, "the provider itself knows where its VMs are: take it out")
 		case v.given(p) && !slices.ContainsFunc(h.Hosts, func(host *HypervisorHost) bool { return host.Name == n.VMHost }):
 			v.at(p, "the hypervisor has no host %s", quote(n.VMHost))
 		case v.missing(p) && len(h.Hosts) > 1:

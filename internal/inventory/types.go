@@ -252,8 +252,8 @@ type Maintenance struct {
 
 // Hypervisor is what the VMs of a cluster run on.
 type Hypervisor struct {
-	// Provider that takes the snapshots: "libvirt", QEMU domains by virsh on their host; "ec2", instances of Amazon EC2; "openstack", servers of an OpenStack cloud; or "command", the site's own
-	// commands.
+	// Provider that takes the snapshots: "libvirt", QEMU domains by virsh on their host; "ec2", instances of Amazon EC2; "openstack", servers of an OpenStack cloud; "vsphere", VMs of a vCenter or an
+	// ESXi host; or "command", the site's own commands.
 	Provider string `yaml:"provider" json:"provider"`
 	// Hosts that are logged in to: those that have the domains, or where the site's own commands run.
 	Hosts []*HypervisorHost `yaml:"hosts,omitempty" json:"hosts,omitempty"`
@@ -265,6 +265,8 @@ type Hypervisor struct {
 	Libvirt HypervisorLibvirt `yaml:"libvirt,omitempty" json:"libvirt,omitzero"`
 	// OpenStack, with provider: openstack.
 	OpenStack *HypervisorOpenStack `yaml:"openstack,omitempty" json:"openstack,omitempty"`
+	// VSphere, with provider: vsphere.
+	VSphere *HypervisorVSphere `yaml:"vsphere,omitempty" json:"vsphere,omitempty"`
 	// StopWithin is how long a VM may take to shut down (default 10m).
 	StopWithin Duration `yaml:"stop_within,omitempty" json:"stop_within,omitempty"`
 	// Freeze is what `snapshot create --quiesce frozen` freezes on the nodes.
@@ -355,6 +357,22 @@ type HypervisorOpenStack struct {
 	ApplicationCredential *OpenStackCredential `yaml:"application_credential,omitempty" json:"application_credential,omitempty"`
 	// CAFile holds the certificates that the cloud is verified against. Relative to the inventory file.
 	CAFile string `yaml:"ca_file,omitempty" json:"ca_file,omitempty"`
+}
+
+// HypervisorVSphere is a vCenter, or an ESXi host, and an account on it.
+type HypervisorVSphere struct {
+	// URL of it, such as https://vcenter.example.org. With http the password is not protected on its way.
+	URL string `yaml:"url" json:"url"`
+	// User is the account's name, such as katoflow@vsphere.local.
+	User string `yaml:"user" json:"user"`
+	// Password of the user, by reference.
+	Password *Secret `yaml:"password" json:"password"`
+	// CAFile holds the certificates that the server is verified against. Relative to the inventory file.
+	CAFile string `yaml:"ca_file,omitempty" json:"ca_file,omitempty"`
+	// Quiesce has VMware Tools quiesce the file systems of guests that run before each snapshot.
+	Quiesce bool `yaml:"quiesce,omitempty" json:"quiesce,omitempty"`
+	// FreePercent of the size of a VM's disks must be free on their datastores before a snapshot (default 10, 1 to 100): what is written after it needs space.
+	FreePercent int `yaml:"free_percent,omitempty" json:"free_percent,omitempty"`
 }
 
 // OpenStackCredential is an application credential of OpenStack.
