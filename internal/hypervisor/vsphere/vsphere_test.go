@@ -381,16 +381,19 @@ func TestRead_AnswersLost_AreAskedForAgain(t *testing.T) {
 }
 
 func TestTake_AllPrepared_OpensNoConnection(t *testing.T) {
-	for name, answer := range map[string]vspheretest.Answer{"answers at once": vspheretest.Heard, "answers whose end comes later": vspheretest.LateEnd} {
+	for name, with := range map[string]struct {
+		machines int
+		answer   vspheretest.Answer
+	}{"40 VMs": {20, vspheretest.Heard}, "answers whose end comes later": {2, vspheretest.LateEnd}} {
 		t.Run(name, func(t *testing.T) {
-			v := vspheretest.Start(t, 20)
+			v := vspheretest.Start(t, with.machines)
 			p := open(t, v)
-			v.Fault("CurrentTime", 1<<20, answer)
+			v.Fault("CurrentTime", 1<<20, with.answer)
 			var shots []hypervisor.Shot
 			for _, name := range v.VMs() {
 				shots = append(shots, prepare(t, p, node(name), "op-1"))
 			}
-			require.Len(t, shots, 40)
+			require.Len(t, shots, 2*with.machines)
 			warm := map[string]bool{}
 			for _, call := range v.Calls("CurrentTime") {
 				warm[call.From] = true
@@ -518,7 +521,7 @@ func TestFind_AVMThatWasMadeAnew_IsLookedUpAgain(t *testing.T) {
 	p := open(t, v)
 	take(t, p, node(vm0), "op-1")
 	require.NoError(t, p.Stop(bounded(t), node(vm0), true))
-	destroyed, err := object.NewVirtualMachine(v.Outside().Client, v.Machine(vm0).Reference()).Destroy(bounded(t))
+	destroyed, err := object.NewVirtualMachine(v.Outside(), v.Machine(vm0).Reference()).Destroy(bounded(t))
 	require.NoError(t, err)
 	require.NoError(t, destroyed.Wait(bounded(t)))
 	_, _, err = p.Find(bounded(t), node(vm0), "op-1")

@@ -20,11 +20,12 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"github.com/vmware/govmomi"
 	"github.com/vmware/govmomi/object"
+	"github.com/vmware/govmomi/property"
 	"github.com/vmware/govmomi/session"
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vapi/vm/dataset"
+	"github.com/vmware/govmomi/vim25"
 	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/soap"
@@ -321,7 +322,7 @@ func (h *heldMachine) CreateSnapshotTask(ctx *simulator.Context, req *types.Crea
 // Busy has somebody else take a snapshot of a VM, which is under way until it ends.
 func (v *VCenter) Busy(name string) (end func()) {
 	v.t.Helper()
-	machine, client, ctx := v.Machine(name), v.Outside().Client, context.Background()
+	machine, client, ctx := v.Machine(name), v.Outside(), context.Background()
 	release := v.Hold()
 	v.mu.Lock()
 	held := &heldMachine{machine: machine, vcenter: v, held: v.held}
@@ -418,7 +419,7 @@ func (v *VCenter) Full() (end func()) {
 	return func() { v.Update(ds, types.PropertyChange{Name: "summary", Val: before}) }
 }
 
-// Accessible says of all files of a VM's snapshots, and of the disks they are of, whether they can be read.
+// Accessible says of all files of a VM, its snapshots' among them, whether they can be read.
 func (v *VCenter) Accessible(name string, can bool) {
 	v.t.Helper()
 	m := v.Machine(name)
@@ -484,13 +485,15 @@ func (v *VCenter) Snapshots(name string) []string {
 	return names
 }
 
-// Outside is a client of another administrator, past the proxy.
-func (v *VCenter) Outside() *govmomi.Client {
+// Outside is a client of another administrator, past the proxy. It keeps no connection.
+func (v *VCenter) Outside() *vim25.Client {
 	v.t.Helper()
 	ctx := context.Background()
-	client, err := govmomi.NewClient(ctx, v.url, true)
+	over := soap.NewClient(v.url, true)
+	over.DefaultTransport().DisableKeepAlives = true
+	client, err := vim25.NewClient(ctx, over)
 	require.NoError(v.t, err)
-	v.t.Cleanup(func() { _ = client.Logout(ctx) })
+	require.NoError(v.t, session.NewManager(client).Login(ctx, v.url.User))
 	return client
 }
 
@@ -499,10 +502,10 @@ func (v *VCenter) EndSessions() {
 	v.t.Helper()
 	ctx := context.Background()
 	client := v.Outside()
-	own, err := session.NewManager(client.Client).UserSession(ctx)
+	own, err := session.NewManager(client).UserSession(ctx)
 	require.NoError(v.t, err)
 	var manager mo.SessionManager
-	require.NoError(v.t, client.RetrieveOne(ctx, *client.ServiceContent.SessionManager, []string{"sessionList"}, &manager))
+	require.NoError(v.t, property.DefaultCollector(client).RetrieveOne(ctx, *client.ServiceContent.SessionManager, []string{"sessionList"}, &manager))
 	var others []string
 	for _, s := range manager.SessionList {
 		if s.Key != own.Key {
@@ -510,6 +513,6 @@ func (v *VCenter) EndSessions() {
 		}
 	}
 	require.NotEmpty(v.t, others)
-	_, err = methods.TerminateSession(ctx, client.Client, &types.TerminateSession{This: *client.ServiceContent.SessionManager, SessionId: others})
+	_, err = methods.TerminateSession(ctx, client, &types.TerminateSession{This: *client.ServiceContent.SessionManager, SessionId: others})
 	require.NoError(v.t, err)
 }
