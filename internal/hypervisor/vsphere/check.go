@@ -121,6 +121,9 @@ func (p *Provider) checkVM(ctx context.Context, vm hypervisor.VM) (types.Managed
 		problem("the configuration of VM %s cannot be read: check the rights of %s", vm.ID, p.cfg.User)
 		return ref, problems, nil, nil
 	}
+	if props.Runtime.PowerState == types.VirtualMachinePowerStateSuspended {
+		problem("VM %s is suspended, and vsphere would take its memory too: switch it on or off first", vm.ID)
+	}
 	if props.Config.Template {
 		problem("%s is a template, not a VM", vm.ID)
 	}
@@ -160,6 +163,10 @@ func (p *Provider) checkVM(ctx context.Context, vm hypervisor.VM) (types.Managed
 		if scsi, ok := device.(types.BaseVirtualSCSIController); ok && scsi.GetVirtualSCSIController().SharedBus != types.VirtualSCSISharingNoSharing &&
 			scsi.GetVirtualSCSIController().SharedBus != "" {
 			problem("%s of VM %s shares its bus, and vsphere takes no snapshot of such a VM", devices.Name(device), vm.ID)
+		}
+		switch device.GetVirtualDevice().Backing.(type) {
+		case *types.VirtualPCIPassthroughDeviceBackingInfo, *types.VirtualPCIPassthroughDynamicBackingInfo:
+			problem("%s of VM %s is a PCI device of the host, and vsphere takes no snapshot of such a VM", devices.Name(device), vm.ID)
 		}
 	}
 	wants := need{}

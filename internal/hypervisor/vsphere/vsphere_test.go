@@ -440,10 +440,21 @@ func TestCheck_EachTrouble_IsNamedAllAtOnce(t *testing.T) {
 	defer v.Busy(name(6))()
 	v.Update(v.Machine(name(7)), types.PropertyChange{Name: "runtime.connectionState", Val: types.VirtualMachineConnectionStateDisconnected})
 	v.Update(v.Machine("DC0_C0_RP0_VM0"), types.PropertyChange{Name: "disabledMethod", Val: []string{"CreateSnapshot_Task"}})
+	v.Update(v.Machine("DC0_C0_RP0_VM2"), types.PropertyChange{Name: "runtime.powerState", Val: types.VirtualMachinePowerStateSuspended})
+	passing := v.Machine("DC0_C0_RP0_VM3")
+	v.With(passing, func() {
+		for _, device := range passing.Config.Hardware.Device {
+			if bus, ok := device.(types.BaseVirtualSCSIController); ok {
+				bus.GetVirtualSCSIController().SharedBus = types.VirtualSCSISharingPhysicalSharing
+			}
+		}
+		passing.Config.Hardware.Device = append(passing.Config.Hardware.Device, &types.VirtualPCIPassthrough{VirtualDevice: types.VirtualDevice{Key: 13000, Backing: &types.VirtualPCIPassthroughDeviceBackingInfo{Id: "0000:03:00.0"}}})
+	})
 
 	p := open(t, v, func(c *Config) { c.Quiesce = true })
 	vms := []hypervisor.VM{
-		node(name(0)), node(name(1)), node(name(2)), node(name(3)), node(name(5)), node(name(6)), node(name(7)), node("DC0_C0_RP0_VM0"), node("DC0_C0_RP0_VM1"), node("nowhere"),
+		node(name(0)), node(name(1)), node(name(2)), node(name(3)), node(name(5)), node(name(6)), node(name(7)), node("DC0_C0_RP0_VM0"), node("DC0_C0_RP0_VM1"), node("DC0_C0_RP0_VM2"),
+		node("DC0_C0_RP0_VM3"), node("nowhere"),
 		{Node: "twice", ID: "/DC0/vm/DC0_C0_RP0_VM1"},
 	}
 	problems, err := p.Check(bounded(t), vms)
@@ -451,7 +462,7 @@ func TestCheck_EachTrouble_IsNamedAllAtOnce(t *testing.T) {
 	want := map[string]string{
 		"node-of-" + name(0): "independent-persistent", "node-of-" + name(1): "raw device in physical mode", "node-of-" + name(2): "vmware tools do not run",
 		"node-of-" + name(3): "template", "node-of-" + name(5): "2 VMs are called", "node-of-" + name(6): "createSnapshotEx is under way", "node-of-" + name(7): "disconnected",
-		"node-of-DC0_C0_RP0_VM0": "disabled", "node-of-nowhere": "is not there", "twice": "also that of node-of-DC0_C0_RP0_VM1",
+		"node-of-DC0_C0_RP0_VM0": "disabled", "node-of-DC0_C0_RP0_VM2": "is suspended", "node-of-DC0_C0_RP0_VM3": "is a PCI device of the host", "node-of-nowhere": "is not there", "twice": "also that of node-of-DC0_C0_RP0_VM1",
 	}
 	got := map[string]string{}
 	for _, problem := range problems {
@@ -462,6 +473,7 @@ func TestCheck_EachTrouble_IsNamedAllAtOnce(t *testing.T) {
 	for n, text := range want {
 		require.Contains(t, got[n], text, "of %s", n)
 	}
+	require.Contains(t, got["node-of-DC0_C0_RP0_VM3"], "shares its bus")
 }
 
 func TestCheck_NoSpace_NamesTheDatastore(t *testing.T) {
