@@ -606,9 +606,13 @@ func (p *Provider) Find(ctx context.Context, vm hypervisor.VM, name string) (hyp
 	return list[0], true, nil
 }
 
-// List is hypervisor.Provider's.
+// List is hypervisor.Provider's. It waits for the end of tasks that may be making snapshots.
 func (p *Provider) List(ctx context.Context, vm hypervisor.VM, prefix string) ([]hypervisor.Snapshot, error) {
-	_, list, err := p.snapshots(ctx, vm, func(name string) bool { return strings.HasPrefix(name, prefix) })
+	err := p.settle(ctx, vm, creates)
+	var list []hypervisor.Snapshot
+	if err == nil {
+		_, list, err = p.snapshots(ctx, vm, func(name string) bool { return strings.HasPrefix(name, prefix) })
+	}
 	if err != nil {
 		return nil, p.fail(vm, "list snapshots", err)
 	}

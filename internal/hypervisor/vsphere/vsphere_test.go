@@ -155,6 +155,22 @@ func TestTake_CancelledDuringTheTask_IsUnknown(t *testing.T) {
 	require.True(t, found)
 }
 
+func TestList_WhileATaskMakesOne_WaitsForIt(t *testing.T) {
+	v := vspheretest.Start(t, 1)
+	p := open(t, v)
+	release := v.Hold()
+	s, ctx := prepare(t, p, node(vm0), "op-1"), bounded(t)
+	v.Fault("CreateSnapshot_Task", 1, vspheretest.LostAnswer)
+	_, err := s.Take(ctx)
+	require.Error(t, err)
+	var list []hypervisor.Snapshot
+	wait := inBackground(func() (err error) { list, err = p.List(ctx, node(vm0), "op-"); return err })
+	v.Await("WaitForUpdatesEx", 1)
+	release()
+	require.NoError(t, wait())
+	require.Len(t, list, 1, "whoever deletes what is listed leaves none")
+}
+
 func TestDelete_WhileTheTaskMakesIt_LeavesNone(t *testing.T) {
 	v := vspheretest.Start(t, 1)
 	p := open(t, v)
