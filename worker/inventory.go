@@ -73,6 +73,9 @@ func (f *inventoryFile) learn(file *inventory.File) {
 					secrets = append(secrets, a.Secret)
 				}
 			}
+			if h.VSphere != nil {
+				secrets = append(secrets, h.VSphere.Password)
+			}
 		}
 		if c.Controller != nil {
 			secrets = append(secrets, c.Controller.Password)

@@ -136,6 +136,9 @@ func TestInventoryFile_EverySecretOfACluster_IsKnownToTheLog(t *testing.T) {
   credential:
     hypervisor: {provider: openstack, openstack: {auth_url: "https://keystone.example.org/v3", application_credential: {id: x, secret: {env: TWELVE}}}}
     nodes: [{name: a, address: 10.0.0.4}]
+  vms:
+    hypervisor: {provider: vsphere, vsphere: {url: "https://vcenter.example.org", user: u, password: {env: THIRTEEN}}}
+    nodes: [{name: a, address: 10.0.0.5}]
 `
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -155,7 +158,7 @@ func TestInventoryFile_EverySecretOfACluster_IsKnownToTheLog(t *testing.T) {
 			t.Errorf("%s is logged as %q", name, got)
 		}
 	}
-	if len(names) != 12 {
+	if len(names) != 13 {
 		t.Errorf("%q", names)
 	}
 }
