@@ -147,7 +147,7 @@ func (x *Snapshots) thaw(a *attempt, s site, all []*taking, in TakeSnapshotsInpu
 		}
 	})
 	for _, t := range all {
-		if t.unsettled && !failedAny(all) {
+		if t.givenUp && !failedAny(all) {
 			t.fail(operation.ErrSnapshot, "%s: its snapshot was given up, because file systems had thawed", t.vm.Node)
 		}
 	}

@@ -50,6 +50,10 @@ const (
 	stoppedWithin = 2 * time.Minute
 	// settleSnapshot is how long a request whose answer was lost is looked for.
 	settleSnapshot = 30 * time.Second
+	// settleAgain is how long an attempt looks for what an attempt before it, which was lost, may have asked for.
+	settleAgain = 15 * time.Second
+	// maxSnapshotID bounds what a provider calls a snapshot: one id for each of 46 disks of an EC2 instance.
+	maxSnapshotID = 2048
 	// answersWithin is how long a node may take to answer, beyond the time for which a freeze that was left may hold it up.
 	answersWithin = time.Minute
 	// settleFrozen is how long while file systems are frozen: what writes to them waits.
@@ -323,6 +327,9 @@ func (x *Snapshots) SnapshotReady(ctx context.Context, in SnapshotReadyInput) (S
 	if err != nil {
 		problem("%s: %v", out.Provider, err)
 	}
+	if v := s.cluster.Hypervisor.VSphere; v != nil && v.Quiesce && slices.Contains(in.Quiesce, operation.QuiesceFrozen) {
+		problem("quiesce frozen: VMware Tools would be asked to quiesce file systems that are frozen, and hang: take quiesce: true out of hypervisor.vsphere")
+	}
 	for _, f := range found {
 		problem("%s", f.String())
 	}
@@ -377,8 +384,8 @@ type TakenSnapshot struct {
 // TakeSnapshotsResult is a round, void when a node has a failure.
 type TakeSnapshotsResult struct {
 	Taken []TakenSnapshot `json:"taken"`
-	// Unsettled: a request was sent of which nobody knows what became; it may be carried out yet.
-	Unsettled bool `json:"unsettled,omitempty"`
+	// Asked: a request was sent. What came of it may be shown late, or be carried out late.
+	Asked bool `json:"asked,omitempty"`
 }
 
 // taking is one node of a round under way.
@@ -391,9 +398,9 @@ type taking struct {
 	// unsure: the freeze failed, and whether the node has thawed is not known. froze is when it began.
 	unsure bool
 	froze  time.Time
-	// unsettled: its request was sent, and what became of it is not known.
-	unsettled bool
-	out       TakenSnapshot
+	// givenUp: its request was, because another node had thawed.
+	givenUp bool
+	out     TakenSnapshot
 }
 
 func (t *taking) fail(errorType, format string, args ...any) {
@@ -418,7 +425,7 @@ func (x *Snapshots) TakeSnapshots(ctx context.Context, in TakeSnapshotsInput) (T
 	name := snapshotName(in.Operation, in.Round)
 	if in.Frozen && a.again {
 		// What an earlier attempt has asked for may be taken at any time yet, when nothing is frozen any more.
-		out := TakeSnapshotsResult{Unsettled: true}
+		out := TakeSnapshotsResult{Asked: true}
 		for _, vm := range vms {
 			out.Taken = append(out.Taken, TakenSnapshot{SnapshotOf: operation.SnapshotOf{Node: vm.Node, VM: vm.ID, Host: vm.Host, Name: name},
 				Failure: &operation.Failure{Type: operation.ErrSnapshot, Message: vm.Node + ": a worker was lost while the snapshots were taken, and its freeze with it"}})
@@ -436,7 +443,11 @@ func (x *Snapshots) TakeSnapshots(ctx context.Context, in TakeSnapshotsInput) (T
 			}
 		}
 	}()
-	together(all, func(t *taking) { x.makeReady(a.ctx, p, t, name) })
+	settleBefore := time.Duration(0)
+	if a.again {
+		settleBefore = settleAgain
+	}
+	together(all, func(t *taking) { x.makeReady(a.ctx, p, t, name, settleBefore) })
 	if in.Clocks {
 		together(all, func(t *taking) { x.measureClock(a.ctx, s, t) })
 	}
@@ -465,7 +476,7 @@ func (x *Snapshots) TakeSnapshots(ctx context.Context, in TakeSnapshotsInput) (T
 	var out TakeSnapshotsResult
 	for _, t := range all {
 		out.Taken = append(out.Taken, t.out)
-		out.Unsettled = out.Unsettled || t.unsettled
+		out.Asked = out.Asked || t.out.Requested != "" || t.out.Found
 	}
 	return out, nil
 }
@@ -483,8 +494,12 @@ func failedAny(all []*taking) bool {
 	return slices.ContainsFunc(all, func(t *taking) bool { return t.out.Failure != nil })
 }
 
-func (x *Snapshots) makeReady(ctx context.Context, p hypervisor.Provider, t *taking, name string) {
+// makeReady finds the snapshot, for which it looks for so long, or makes its request ready.
+func (x *Snapshots) makeReady(ctx context.Context, p hypervisor.Provider, t *taking, name string, settle time.Duration) {
 	have, there, err := p.Find(ctx, t.vm, name)
+	for began := time.Now(); err == nil && !there && time.Since(began) < settle && sleep(ctx, vmPoll) == nil; {
+		have, there, err = p.Find(ctx, t.vm, name)
+	}
 	switch {
 	case err != nil:
 		t.fail(operation.ErrSnapshot, "%v", err)
@@ -499,7 +514,7 @@ func (x *Snapshots) makeReady(ctx context.Context, p hypervisor.Provider, t *tak
 
 // found notes a snapshot whose request nobody remembers: it is complete by now.
 func (t *taking) found(have hypervisor.Snapshot) {
-	t.out.Found, t.out.ID, t.out.Size, t.out.Completed = true, oneLine(have.ID, 1024), have.Size, stampOf(time.Now())
+	t.out.Found, t.out.ID, t.out.Size, t.out.Completed = true, oneLine(have.ID, maxSnapshotID), have.Size, stampOf(time.Now())
 	if have.State == hypervisor.Failed {
 		t.fail(operation.ErrSnapshot, "%s: the snapshot %s has failed", t.vm.Node, have.Name)
 	}
@@ -539,7 +554,9 @@ func (x *Snapshots) measureClock(ctx context.Context, s site, t *taking) {
 
 // fire sends all requests at the same instant and waits for all answers, until the limit. A lost answer is looked for until it has settled.
 func (x *Snapshots) fire(a *attempt, p hypervisor.Provider, all []*taking, name string, limit time.Time, settle time.Duration) {
-	ctx, cancel := context.WithDeadline(a.ctx, limit)
+	counts, void := context.WithCancel(a.ctx)
+	defer void()
+	ctx, cancel := context.WithDeadline(counts, limit)
 	defer cancel()
 	var thawed atomic.Bool
 	for _, t := range all {
@@ -549,8 +566,8 @@ func (x *Snapshots) fire(a *attempt, p hypervisor.Provider, all []*taking, name 
 				select {
 				case <-gone: // the round does not count any more: what waits for it can go on
 					thawed.Store(true)
-					cancel()
-				case <-ctx.Done():
+					void()
+				case <-counts.Done():
 				}
 			}()
 		}
@@ -571,14 +588,14 @@ func (x *Snapshots) fire(a *attempt, p hypervisor.Provider, all []*taking, name 
 			completed := time.Now()
 			t.out.Requested, t.out.Completed = stampOf(requested), stampOf(completed)
 			if err == nil {
-				t.out.ID, t.out.Size = oneLine(got.ID, 1024), got.Size
+				t.out.ID, t.out.Size = oneLine(got.ID, maxSnapshotID), got.Size
 				if got.State == hypervisor.Failed {
 					t.fail(operation.ErrSnapshot, "%s: the provider says that the snapshot has failed", t.vm.Node)
 				}
 				return
 			}
-			if t.unsettled = thawed.Load(); !t.unsettled {
-				x.lookFor(a.ctx, p, t, name, settle, ctx.Err() != nil, err)
+			if t.givenUp = thawed.Load(); !t.givenUp {
+				x.lookFor(counts, p, t, name, settle, ctx.Err() != nil, err)
 			}
 		})
 	}
@@ -587,11 +604,10 @@ func (x *Snapshots) fire(a *attempt, p hypervisor.Provider, all []*taking, name 
 	done.Wait()
 }
 
-// lookFor finds out what became of a request that failed. One that was carried out all the same counts, as complete when it was seen.
+// lookFor finds out what became of a request that failed, for no longer than settle. One that was carried out all the same counts, as complete when it was seen.
 func (x *Snapshots) lookFor(ctx context.Context, p hypervisor.Provider, t *taking, name string, settle time.Duration, late bool, cause error) {
 	var unknown *hypervisor.UnknownError
 	if late {
-		t.unsettled = true
 		t.fail(operation.ErrSnapshot, "%s: the snapshot took longer than it may (deadline of the round, or of the freeze): %v", t.vm.Node, cause)
 		return
 	}
@@ -599,17 +615,18 @@ func (x *Snapshots) lookFor(ctx context.Context, p hypervisor.Provider, t *takin
 		t.fail(operation.ErrSnapshot, "%v", cause)
 		return
 	}
-	for began := time.Now(); ; {
+	ctx, cancel := context.WithTimeout(ctx, settle)
+	defer cancel()
+	for {
 		have, there, err := p.Find(ctx, t.vm, name)
 		if err == nil && there {
-			t.out.ID, t.out.Size, t.out.Completed = oneLine(have.ID, 1024), have.Size, stampOf(time.Now())
+			t.out.ID, t.out.Size, t.out.Completed = oneLine(have.ID, maxSnapshotID), have.Size, stampOf(time.Now())
 			if have.State == hypervisor.Failed {
 				t.fail(operation.ErrSnapshot, "%s: the snapshot has failed", t.vm.Node)
 			}
 			return
 		}
-		if time.Since(began) > settle || sleep(ctx, vmPoll) != nil {
-			t.unsettled = true
+		if sleep(ctx, vmPoll) != nil {
 			t.fail(operation.ErrSnapshot, "%v", cause)
 			return
 		}
@@ -700,19 +717,19 @@ type DiscardInput struct {
 	Nodes     []string  `json:"nodes"`
 	// Keep is the round that stays; 0 for none.
 	Keep int `json:"keep,omitempty"`
-	// Unsettled: a request was sent of which nobody knows what became, so long ago; nil for none.
-	Unsettled        *operation.Duration `json:"unsettled,omitempty"`
+	// Asked is how long ago the last request of a round that does not stay was sent; nil where what may come of one late is not waited for.
+	Asked            *operation.Duration `json:"asked,omitempty"`
 	UnreachableAfter operation.Duration  `json:"unreachableAfter,omitempty"`
 }
 
 const (
 	// discardLooks is how often, vmPoll apart, the provider must show nothing that is to be deleted.
 	discardLooks = 3
-	// lateRequest is how long after it was sent a request of which nobody knows what became is looked for.
+	// lateRequest is how long after a request what came of it is looked for: it may be carried out late when its answer was lost, and be shown late when it was not.
 	lateRequest = 30 * time.Second
 )
 
-// Discard deletes all snapshots of an operation but those of the round that stays, and looks until none is there any more; half a minute for one whose request may be carried out late. Repeating it is
+// Discard deletes all snapshots of an operation but those of the round that stays, and looks until none is there any more; with Asked until half a minute after the last request. Repeating it is
 // harmless. The error is Snapshot, with what is left by node.
 func (x *Snapshots) Discard(ctx context.Context, in DiscardInput) error {
 	a := begin(ctx, "deleting snapshots")
@@ -731,8 +748,8 @@ func (x *Snapshots) Discard(ctx context.Context, in DiscardInput) error {
 		limit = defaultUnreachableAfter
 	}
 	var until time.Time
-	if in.Unsettled != nil {
-		until = time.Now().Add(lateRequest - in.Unsettled.D())
+	if in.Asked != nil {
+		until = time.Now().Add(lateRequest - in.Asked.D())
 	}
 	failures := make([]error, len(vms))
 	each(len(vms), func(i int) { failures[i] = discard(a, p, vms[i], roundsPrefix(in.Operation.ID), keep, until, limit) })
@@ -817,7 +834,7 @@ func (x *Snapshots) Usable(ctx context.Context, in UsableInput) (UsableResult, e
 	failures := make([]error, len(vms))
 	each(len(vms), func(i int) {
 		have, err := usable(a, p, vms[i], name, limit)
-		out.Snapshots[i] = operation.SnapshotOf{Node: vms[i].Node, VM: vms[i].ID, Host: vms[i].Host, Name: name, ID: oneLine(have.ID, 1024), Size: have.Size}
+		out.Snapshots[i] = operation.SnapshotOf{Node: vms[i].Node, VM: vms[i].ID, Host: vms[i].Host, Name: name, ID: oneLine(have.ID, maxSnapshotID), Size: have.Size}
 		failures[i] = err
 	})
 	if a.ctx.Err() != nil {
@@ -832,9 +849,12 @@ func (x *Snapshots) Usable(ctx context.Context, in UsableInput) (UsableResult, e
 }
 
 func usable(a *attempt, p hypervisor.Provider, vm hypervisor.VM, name string, limit time.Duration) (hypervisor.Snapshot, error) {
-	var silent time.Time
+	var silent, missing time.Time
 	for {
 		have, there, err := p.Find(a.ctx, vm, name)
+		if missing.IsZero() || err == nil && there {
+			missing = time.Now()
+		}
 		switch {
 		case a.ctx.Err() != nil:
 			return have, ended(a.ctx)
@@ -845,8 +865,10 @@ func usable(a *attempt, p hypervisor.Provider, vm hypervisor.VM, name string, li
 			if time.Since(silent) > limit {
 				return have, err
 			}
-		case !there:
+		case !there && time.Since(missing) > lateRequest: // a cloud may show late what it has made
 			return have, fmt.Errorf("%s: its snapshot %s is gone", vm.Node, name)
+		case !there:
+			silent = time.Time{}
 		case have.State == hypervisor.Failed:
 			return have, fmt.Errorf("%s: its snapshot %s has failed", vm.Node, name)
 		case have.State == hypervisor.Ready:

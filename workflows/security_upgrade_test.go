@@ -78,7 +78,7 @@ func TestSecurityUpgrade_PreflightProblemsOnThreeNodes_AllListedNothingMutated(t
 	w.SetOnChildWorkflowCompletedListener(func(info *workflow.Info, _ converter.EncodedValue, _ error) {
 		free = free || info.WorkflowType.Name == operation.WorkflowClusterLock
 	})
-	w.at(time.Millisecond, func() {
+	w.at(0, func() {
 		w.UpdateWorkflow(operation.UpdatePreflight, "", &rejecting{t: t, complete: func(err error) {
 			f := operation.FailureOf(err)
 			require.Len(t, f.Problems, 3)

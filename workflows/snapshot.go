@@ -48,8 +48,8 @@ type snapshot struct {
 	taken     []activities.TakenSnapshot
 	// began: a round was begun, so that there may be snapshots.
 	began bool
-	// unsettled is when a request was last sent of which nobody knows what became; zero for never.
-	unsettled time.Time
+	// asked is when the last request of a round was sent; void that of a round that does not count. Zero for never.
+	asked, void time.Time
 }
 
 func (s *snapshot) attach(r *run) { s.machines = allMachines(r) }
@@ -126,6 +126,7 @@ func (s *snapshot) rounds(ctx workflow.Context, one func(workflow.Context) *oper
 		if void == nil {
 			return true
 		}
+		s.void = s.asked
 		if ctx.Err() != nil || s.aborting {
 			return false
 		}
@@ -227,8 +228,8 @@ func (s *snapshot) take(ctx workflow.Context) *operation.Failure {
 	err := workflow.ExecuteActivity(following(ctx, fmt.Sprintf("snapshots of %s, round %d", count(len(s.plan.Nodes), "node"), s.report.Snapshot.Round), deadline.D()+time.Hour), snapshots.TakeSnapshots,
 		activities.TakeSnapshotsInput{Operation: s.op, Nodes: s.names(), Round: s.report.Snapshot.Round, Deadline: deadline,
 			Clocks: !s.does(operation.QuiesceVMsStopped), VMsOff: s.does(operation.QuiesceVMsStopped), Frozen: s.does(operation.QuiesceFrozen), UnreachableAfter: s.plan.UnreachableAfter}).Get(ctx, &out)
-	if err != nil || out.Unsettled {
-		s.unsettled = workflow.Now(ctx)
+	if err != nil || out.Asked {
+		s.asked = workflow.Now(ctx)
 	}
 	if err != nil {
 		return operation.FailureOf(err)
@@ -358,8 +359,8 @@ func (s *snapshot) keep(ctx workflow.Context) bool {
 		}
 		return err
 	})
-	if ok && out.Round > 1 && (!s.unsettled.IsZero() || s.does(operation.QuiesceFrozen)) {
-		s.discard(ctx, out.Round, true) // a request of a round before may have been carried out since
+	if ok && out.Round > 1 && !s.void.IsZero() {
+		s.discard(ctx, out.Round, true) // what was asked for in a round before may have come since
 	}
 	return ok && s.until(ctx, operation.StepSetManifest, func() error {
 		return workflow.ExecuteActivity(quick(ctx, "manifest of the set"), snapshots.KeepSet, s.set()).Get(ctx, &out.Location)
@@ -381,18 +382,22 @@ func (s *snapshot) set() operation.SnapshotSet {
 	return set
 }
 
-// discard deletes the snapshots of all rounds but the one that is kept, 0 for none; with last also those of requests that are carried out late. What cannot be deleted is a question.
+// discard deletes the snapshots of all rounds but the one that is kept, 0 for none; the last time also what comes late. What cannot be deleted is a question.
 func (s *snapshot) discard(ctx workflow.Context, keep int, last bool) {
 	var snapshots *activities.Snapshots
-	var unsettled *operation.Duration
-	if last && !s.unsettled.IsZero() {
-		unsettled = new(operation.Duration(workflow.Now(ctx).Sub(s.unsettled)))
+	var asked *operation.Duration
+	since := s.void
+	if keep == 0 {
+		since = s.asked
+	}
+	if last && !since.IsZero() {
+		asked = new(operation.Duration(workflow.Now(ctx).Sub(since)))
 	}
 	ctx, _ = workflow.NewDisconnectedContext(ctx)
 	s.at(ctx, operation.StepDiscard)
 	for try := 1; ; try++ {
 		err := workflow.ExecuteActivity(following(ctx, "delete the snapshots of what does not count", time.Hour), snapshots.Discard,
-			activities.DiscardInput{Operation: s.op, Nodes: s.names(), Keep: keep, Unsettled: unsettled, UnreachableAfter: s.plan.UnreachableAfter}).Get(ctx, nil)
+			activities.DiscardInput{Operation: s.op, Nodes: s.names(), Keep: keep, Asked: asked, UnreachableAfter: s.plan.UnreachableAfter}).Get(ctx, nil)
 		if err == nil {
 			return
 		}
