@@ -286,6 +286,24 @@ func TestSnapshot_AnswerOfOneLost_IsFoundAndCounts(t *testing.T) {
 	f.end(wentOn)
 }
 
+func TestSnapshot_ShownLate_IsWaitedForAndDeletedWithItsRound(t *testing.T) {
+	onlySimulated(t, "a fault of the simulated hypervisor")
+	t.Parallel()
+	s := newSite(t, nil, nil, onVMs)
+	s.worker("")
+	s.hypervisor().ShowLate("dea-1", 12*time.Second)
+	s.hypervisor().FailSnapshots("core", 1)
+	f := s.fault("a cloud shows snapshots 12 s after they were made, also one of a void round")
+	o := s.snapshot("--quiesce", "none")
+	r := o.done(90 * time.Second)
+	require.Equal(t, 2, r.Snapshot.Round)
+	for _, have := range s.hypervisor().Snapshots() {
+		require.Equal(t, r.Snapshot.Snapshots[0].Name, have.Name, "one of the void round is left on %s", have.Node)
+	}
+	require.Len(t, s.hypervisor().Snapshots(), len(s.names()))
+	f.end("waited for; of the void round nothing is left")
+}
+
 func TestSnapshot_EveryRoundFails_AsksAndLeavesNothingWhenAborted(t *testing.T) {
 	onlySimulated(t, "a fault of the simulated hypervisor")
 	t.Parallel()
@@ -299,7 +317,7 @@ func TestSnapshot_EveryRoundFails_AsksAndLeavesNothingWhenAborted(t *testing.T) 
 	require.Empty(t, s.hypervisor().Snapshots(), "nothing of a void round is left while it waits")
 	o.resumed()
 	o.decide(q, operation.Abort)
-	r, err := o.end(30 * time.Second)
+	r, err := o.end(60 * time.Second)
 	require.Error(t, err)
 	require.Equal(t, operation.PhaseAborted, r.Phase)
 	require.Len(t, r.Snapshot.Void, 2)
@@ -319,7 +337,7 @@ func TestSnapshot_ThatCannotBeUsed_AsksAndIsNoSet(t *testing.T) {
 	require.Equal(t, operation.StepUsable, q.Step)
 	require.Contains(t, q.Cause.Message, "mysql-1: its snapshot katoflow-")
 	o.decide(q, operation.Abort)
-	_, err := o.end(30 * time.Second)
+	_, err := o.end(60 * time.Second)
 	require.Error(t, err)
 	require.Empty(t, s.hypervisor().Snapshots())
 	keys, err := s.bucket.Keys(context.Background())

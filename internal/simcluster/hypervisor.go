@@ -66,6 +66,7 @@ type simSnapshot struct {
 type hypervisorFault struct {
 	fail, lost, broken int           // so many times: refused; made, and the answer lost; made, and failed later
 	slow               time.Duration // every one takes so much longer
+	late               time.Duration // for so long after it was made nobody is shown it
 	failBack, lostBack int           // so many rollbacks: refused; done, and the answer lost
 	slowBack           time.Duration // every rollback takes so long
 	hangs              bool          // the guest does not shut down
@@ -160,6 +161,11 @@ func (h *Hypervisor) BreakSnapshots(node string, times int) {
 // SlowSnapshots is described at FailSnapshots.
 func (h *Hypervisor) SlowSnapshots(node string, d time.Duration) {
 	h.change(node, func(f *hypervisorFault) { f.slow = d })
+}
+
+// ShowLate lets nobody see a snapshot of a node before it is so old, as clouds do that are consistent at last.
+func (h *Hypervisor) ShowLate(node string, d time.Duration) {
+	h.change(node, func(f *hypervisorFault) { f.late = d })
 }
 
 // Lose removes a snapshot of a node, by its place among them, as somebody at the hypervisor might.
@@ -327,6 +333,15 @@ func (h *Hypervisor) wait(d time.Duration) bool {
 	}
 }
 
+// shown are the snapshots of a node that can be seen.
+func (h *Hypervisor) shown(node string) []*simSnapshot {
+	all := h.snapshots[node]
+	if f := h.faults[node]; f != nil && f.late > 0 {
+		all = slices.DeleteFunc(slices.Clone(all), func(s *simSnapshot) bool { return time.Since(s.At) < f.late })
+	}
+	return all
+}
+
 // stateOf is what is true of a node now.
 func (c *Cluster) stateOf(n *Node, name string) SnapshotState {
 	s := SnapshotState{Node: n.name, Name: name, At: time.Now(), Running: n.Running(), Maintenance: c.Maintenance(), Frozen: n.Frozen()}
@@ -387,7 +402,7 @@ func vmctl(c *invocation) int {
 		defer h.mu.Unlock()
 		s := h.find(vm, name)
 		switch {
-		case s == nil:
+		case s == nil || !slices.Contains(h.shown(vm), s):
 			return 3
 		case time.Now().Before(s.ready):
 			c.printf("pending id=%s/%s\n", vm, name)
@@ -399,13 +414,17 @@ func vmctl(c *invocation) int {
 	case "list":
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		for _, s := range h.snapshots[vm] {
+		for _, s := range h.shown(vm) {
 			c.printf("%s\n", s.Name)
 		}
 	case "delete":
 		h.mu.Lock()
 		defer h.mu.Unlock()
+		shown := h.shown(vm)
 		h.snapshots[vm] = slices.DeleteFunc(h.snapshots[vm], func(s *simSnapshot) bool {
+			if !slices.Contains(shown, s) {
+				return false
+			}
 			if s.Name == name && s.disk != nil {
 				_ = os.RemoveAll(s.disk.files)
 			}
