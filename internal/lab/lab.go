@@ -218,7 +218,8 @@ func (l *Lab) makeBridge(ctx context.Context) error {
 			continue
 		}
 		bridge := l.link(0)
-		if err := run(ctx, "ip", "link", "add", bridge, "type", "bridge"); err != nil {
+		// With an address of its own. Otherwise it has the lowest of its ports', another one when a host comes or goes, and what hosts send to the one that they remember is lost meanwhile.
+		if err := run(ctx, "ip", "link", "add", bridge, "address", "02:6b:66:00:00:01", "type", "bridge"); err != nil {
 			return err
 		}
 		l.bridge, l.outside = p.Addr(), p.Addr().Next()

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -110,6 +111,15 @@ func TestHost_Faults_AreRealAndCanBeUndone(t *testing.T) {
 	c, err := l.Start(t.Context(), ClusterConfig{Platform: "plain", Nodes: []NodeConfig{{Name: "a", Shell: BusyboxShell}, {Name: "b"}}})
 	require.NoError(t, err)
 	h := c.Host("a")
+	bridge, err := net.InterfaceByName(l.link(0))
+	require.NoError(t, err)
+	ports, err := os.ReadDir("/sys/class/net/" + bridge.Name + "/brif")
+	require.NoError(t, err)
+	for _, p := range ports {
+		port, err := net.InterfaceByName(p.Name())
+		require.NoError(t, err)
+		require.NotEqual(t, port.HardwareAddr, bridge.HardwareAddr, "the network has the address of a host's link, and another one when that is gone")
+	}
 
 	require.NoError(t, h.FillDisk(true))
 	_, err = asUser(t, h, "echo 1 >full")
