@@ -3,6 +3,7 @@ package ec2
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -50,7 +51,7 @@ func (p *Provider) Check(ctx context.Context, vms []hypervisor.VM) ([]hypervisor
 			}
 			return page.NextToken, nil
 		})
-		if err != nil && refused(err) && !throttled(err) && code(err) != "" {
+		if barred(err) {
 			problem("", "ec2 %s refuses to list instances: %s", p.cfg.Region, p.text(err))
 			return problems, nil
 		}
@@ -58,13 +59,12 @@ func (p *Provider) Check(ctx context.Context, vms []hypervisor.VM) ([]hypervisor
 			return nil, noAnswer(err)
 		}
 	}
-	kinds := map[types.InstanceType]bool{}
-	for _, i := range instances {
-		kinds[i.InstanceType] = true
-	}
-	stores, err := p.instanceStores(ctx, kinds)
+	stores, trouble, err := p.instanceStores(ctx, slices.Collect(maps.Values(instances))...)
 	if err != nil {
 		return nil, noAnswer(err)
+	}
+	if trouble != "" {
+		problem("", "%s", trouble)
 	}
 
 	results := make([][]hypervisor.Problem, len(vms))
@@ -106,26 +106,45 @@ func idsOf(vms []hypervisor.VM) []string {
 	return slices.Compact(ids)
 }
 
-// instanceStores tells which kinds of instances have disks that are in no snapshot. Who may not ask is told nothing.
-func (p *Provider) instanceStores(ctx context.Context, kinds map[types.InstanceType]bool) (map[types.InstanceType]bool, error) {
-	stores := map[types.InstanceType]bool{}
-	var list []types.InstanceType
-	for k := range kinds {
-		list = append(list, k)
+// instanceStores tells, of the kinds of instances, which have disks that are in no snapshot. Who may not ask is told so in trouble, because nothing is known of them then.
+func (p *Provider) instanceStores(ctx context.Context, instances ...types.Instance) (stores map[types.InstanceType]bool, trouble string, err error) {
+	var kinds []types.InstanceType
+	for _, i := range instances {
+		kinds = append(kinds, i.InstanceType)
 	}
-	for some := range slices.Chunk(list, atOnce) {
-		out, err := p.client.DescribeInstanceTypes(ctx, &ec2.DescribeInstanceTypesInput{InstanceTypes: some})
-		if err != nil && refused(err) && code(err) != "" {
-			return stores, nil
+	slices.Sort(kinds)
+	stores = map[types.InstanceType]bool{}
+	for some := range slices.Chunk(slices.Compact(kinds), atOnce) {
+		err := pages(func(token *string) (*string, error) {
+			page, err := p.client.DescribeInstanceTypes(ctx, &ec2.DescribeInstanceTypesInput{InstanceTypes: some, NextToken: token})
+			if err != nil {
+				return nil, err
+			}
+			for _, t := range page.InstanceTypes {
+				stores[t.InstanceType] = aws.ToBool(t.InstanceStorageSupported)
+			}
+			return page.NextToken, nil
+		})
+		if barred(err) {
+			return nil, fmt.Sprintf("ec2 %s does not tell which instances have instance store volumes: %s: allow ec2:DescribeInstanceTypes", p.cfg.Region, p.text(err)), nil
 		}
 		if err != nil {
-			return nil, err
-		}
-		for _, t := range out.InstanceTypes {
-			stores[t.InstanceType] = aws.ToBool(t.InstanceStorageSupported)
+			return nil, "", err
 		}
 	}
-	return stores, nil
+	return stores, "", nil
+}
+
+// storesOf says what is wrong with an instance that has, or may have, disks that are in no snapshot; "" for nothing. stores nil is for what is unknown of all.
+func storesOf(i types.Instance, stores map[types.InstanceType]bool) string {
+	has, known := stores[i.InstanceType]
+	switch {
+	case has:
+		return fmt.Sprintf("instance %s is a %s, which has instance store volumes: they are in no snapshot and are empty after a stop", aws.ToString(i.InstanceId), i.InstanceType)
+	case stores != nil && !known:
+		return fmt.Sprintf("ec2 does not tell whether instance %s, a %s, has instance store volumes, which are in no snapshot", aws.ToString(i.InstanceId), i.InstanceType)
+	}
+	return ""
 }
 
 // pendingLimit is how many snapshots of a volume may be pending at once ("Concurrent snapshots per ... volume", Amazon EBS endpoints and quotas).
@@ -147,10 +166,14 @@ func (p *Provider) checkInstance(ctx context.Context, vm hypervisor.VM, i types.
 	switch {
 	case i.RootDeviceType == types.DeviceTypeInstanceStore:
 		problem("instance %s has its root on instance store, which is in no snapshot, and cannot be stopped", vm.ID)
-	case stores[i.InstanceType]:
-		problem("instance %s is a %s, which has instance store volumes: they are in no snapshot and are empty after a stop", vm.ID, i.InstanceType)
+	case storesOf(i, stores) != "":
+		problem("%s", storesOf(i, stores))
 	}
-	volumes, err := p.volumes(ctx, filter("attachment.instance-id", vm.ID))
+	volumes, err := p.attached(ctx, i)
+	if barred(err) {
+		problem("ec2 refuses to list its volumes: %s: allow ec2:DescribeVolumes", p.text(err))
+		return problems, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -167,7 +190,11 @@ func (p *Provider) checkInstance(ctx context.Context, vm hypervisor.VM, i types.
 	}
 	slices.Sort(ids)
 	if len(ids) > 0 {
-		under, err := p.describeSnapshots(ctx, filter("volume-id", ids...), filter("status", "pending"))
+		under, _, err := p.describeSnapshots(ctx, filter("volume-id", ids...), filter("status", "pending"))
+		if barred(err) {
+			problem("ec2 refuses to list snapshots: %s: allow ec2:DescribeSnapshots", p.text(err))
+			return problems, nil
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -178,7 +205,7 @@ func (p *Provider) checkInstance(ctx context.Context, vm hypervisor.VM, i types.
 	for _, id := range ids {
 		switch n, limit := pending[id], pendingLimit(volumes[id].VolumeType); {
 		case n >= limit:
-			problem("%d snapshots of volume %s are pending, the most that a %s volume may have: wait for their end", n, id, volumes[id].VolumeType)
+			problem("%d snapshots of volume %s are pending, the most that a %s volume may have: wait until they are copied, also those that were deleted", n, id, volumes[id].VolumeType)
 		case n > 0:
 			problem("a snapshot of volume %s is under way: wait for its end", id)
 		}

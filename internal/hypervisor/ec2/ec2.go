@@ -15,8 +15,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,11 +26,13 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
 	"github.com/aws/aws-sdk-go-v2/aws/ratelimit"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	"github.com/aws/smithy-go"
+	"github.com/aws/smithy-go/middleware"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"github.com/katoflow/katoflow/internal/hypervisor"
@@ -51,6 +55,12 @@ const (
 	tagSource = "katoflow:source"
 	// tagReplaced, on a volume, is the name of the snapshot that a rollback went back to when it took this volume away.
 	tagReplaced = "katoflow:replaced"
+	// tagDevice, on a volume that a rollback made or took away, is where it belongs.
+	tagDevice = "katoflow:device"
+	// tagUsed, on a volume that a rollback made, is the instance's last start when it was attached. It is there before the volume is attached: one without it was never written to.
+	tagUsed = "katoflow:used"
+	// tagDeleted is on snapshots whose deletion was accepted while they were pending: EC2 carries it out when they are copied.
+	tagDeleted = "katoflow:deleted"
 )
 
 const (
@@ -60,6 +70,8 @@ const (
 	defaultSettle  = 15 * time.Second
 	defaultWarm    = 10 * time.Second
 	defaultBackoff = 5 * time.Second
+	// defaultSpacing is what has to lie between two snapshots of a volume (SnapshotCreationPerVolumeRateExceeded in "Error codes for the Amazon EC2 API").
+	defaultSpacing = 15 * time.Second
 	attempts       = 8
 	// restWithin is how long Take waits for a connection that is just being kept warm, rather than open another.
 	restWithin = time.Second
@@ -95,8 +107,10 @@ type Config struct {
 	Wait time.Duration
 	// Poll is how often its state is asked for meanwhile (default 2s).
 	Poll time.Duration
-	// Settle is how long after a lost answer a snapshot may take to be shown (default 15s).
+	// Settle is how long what was made or changed may take to be shown (default 15s).
 	Settle time.Duration
+	// Spacing is how old the newest snapshot of each volume has to be before another one is taken (default 15s).
+	Spacing time.Duration
 	// Warm is how often a shot's connection is used until it is taken (default 10s), because servers end those that are idle.
 	Warm time.Duration
 }
@@ -110,8 +124,17 @@ type Provider struct {
 	client      calls
 	warm        string // the URL that keeps connections
 
-	mu     sync.Mutex
-	unsure map[string]time.Time // instance and name of snapshots whose answer was lost -> when
+	mu      sync.Mutex
+	unsure  map[string]time.Time // instance and name of snapshots whose answer was lost -> when
+	taken   map[string]taken     // snapshots that were just made, which EC2 may not show yet
+	newest  map[string]time.Time // volume -> when a snapshot of it was last asked for
+	deleted map[string]bool      // snapshots whose deletion was accepted
+}
+
+// taken is a snapshot as EC2 answered when it was made.
+type taken struct {
+	snapshot types.Snapshot
+	at       time.Time
 }
 
 var (
@@ -119,18 +142,24 @@ var (
 	_ hypervisor.RollbackChecker = (*Provider)(nil)
 )
 
+// zoneForm is that of an availability zone, whose region comes first.
+var zoneForm = regexp.MustCompile(`^([a-z]{2,}(?:-[a-z]+)+-[0-9]+)[a-z]$`)
+
 // Open returns the provider of a configuration. It asks nothing of the network. An error names the field that is wrong.
 func Open(cfg Config) (*Provider, error) {
 	for _, d := range []struct {
 		field *time.Duration
 		value time.Duration
-	}{{&cfg.Timeout, defaultTimeout}, {&cfg.Wait, defaultWait}, {&cfg.Poll, defaultPoll}, {&cfg.Settle, defaultSettle}, {&cfg.Warm, defaultWarm}, {&cfg.MaxBackoff, defaultBackoff}} {
+	}{{&cfg.Timeout, defaultTimeout}, {&cfg.Wait, defaultWait}, {&cfg.Poll, defaultPoll}, {&cfg.Settle, defaultSettle}, {&cfg.Warm, defaultWarm}, {&cfg.MaxBackoff, defaultBackoff}, {&cfg.Spacing, defaultSpacing}} {
 		if *d.field <= 0 {
 			*d.field = d.value
 		}
 	}
 	if cfg.Region == "" {
 		return nil, errors.New("ec2: region is missing: write one such as eu-central-1")
+	}
+	if zone := zoneForm.FindStringSubmatch(cfg.Region); zone != nil {
+		return nil, fmt.Errorf("ec2: %s is an availability zone: write its region %s", cfg.Region, zone[1])
 	}
 	if cfg.Credentials == nil && (cfg.AccessKey == "" || cfg.SecretKey == "") {
 		return nil, errors.New("ec2: access key and secret key are missing")
@@ -170,6 +199,7 @@ func Open(cfg Config) (*Provider, error) {
 	})
 	return &Provider{
 		cfg: cfg, transport: transport, http: client, credentials: options.Credentials, client: callsOf(ec2.New(options)), warm: endpoint.URI.JoinPath("ping").String(), unsure: map[string]time.Time{},
+		taken: map[string]taken{}, newest: map[string]time.Time{}, deleted: map[string]bool{},
 	}, nil
 }
 
@@ -222,19 +252,48 @@ type once struct{ aws.RetryerV2 }
 
 func (once) IsErrorRetryable(err error) bool { return connection.Unsent(err) || throttled(err) }
 
-// text of an error in one line, without the keys.
+// barred tells whether EC2 answered that it will not do what was asked, now or later.
+func barred(err error) bool {
+	return code(err) != "" && refused(err) && !throttled(err) && !connection.Unsent(err)
+}
+
+// hints are what to do about some of EC2's refusals.
+var hints = map[string]string{
+	"ConcurrentSnapshotLimitExceeded":       "wait until other snapshots of its volumes are copied: those that were deleted meanwhile count until then",
+	"PendingSnapshotLimitExceeded":          "wait until other snapshots are copied: those that were deleted meanwhile count until then",
+	"SnapshotLimitExceeded":                 "delete some or have the quota raised",
+	"SnapshotCreationPerVolumeRateExceeded": "wait 15 seconds after the last snapshot of its volumes, whoever took it",
+}
+
+// text of an error in one line, without the keys: what EC2 said of it, in the place of the SDK's words.
 func (p *Provider) text(err error) string {
 	var (
-		api smithy.APIError
-		u   *url.Error
+		api  smithy.APIError
+		op   *smithy.OperationError
+		u    *url.Error
+		said string
 	)
 	text := err.Error()
 	if errors.As(err, &api) {
-		text = strings.TrimSuffix(api.ErrorMessage(), ".") + " (" + api.ErrorCode() + ")"
+		said = strings.TrimSuffix(api.ErrorMessage(), ".") + " (" + api.ErrorCode() + ")"
+		if hint := hints[api.ErrorCode()]; hint != "" {
+			said += ": " + hint
+		}
 	} else if errors.As(err, &u) {
-		text = u.Err.Error()
+		said = u.Err.Error()
+	}
+	switch {
+	case said == "":
+	case errors.As(err, &op):
+		text = strings.Replace(text, op.Error(), said, 1)
+	default:
+		text = said
 	}
 	return webclient.Clean(text, p.cfg.SecretKey, p.cfg.SessionToken, p.cfg.AccessKey)
+}
+
+func (p *Provider) told(what string, err error) error {
+	return fmt.Errorf("ec2 %s: %s: %w", p.cfg.Region, what, webclient.Hide(err, p.text(err)))
 }
 
 func (p *Provider) fail(vm hypervisor.VM, what string, err error) error {
@@ -242,7 +301,16 @@ func (p *Provider) fail(vm hypervisor.VM, what string, err error) error {
 	if errors.As(err, &notFound) {
 		return err
 	}
-	return fmt.Errorf("%s: ec2 %s: %s: %w", vm.Node, p.cfg.Region, what, webclient.Hide(err, p.text(err)))
+	return fmt.Errorf("%s: %w", vm.Node, p.told(what, err))
+}
+
+// failChange is fail for what changes something and may be done again: an *UnknownError where EC2 has not refused for good.
+func (p *Provider) failChange(vm hypervisor.VM, what string, err error) error {
+	var request *smithy.OperationError
+	if errors.As(err, &request) && !barred(err) {
+		return &hypervisor.UnknownError{Node: vm.Node, Err: p.told(what, err)}
+	}
+	return p.fail(vm, what, err)
 }
 
 func tagsOf(list []types.Tag) map[string]string {
@@ -274,18 +342,25 @@ func pages(ask func(token *string) (*string, error)) error {
 	}
 }
 
-// describeSnapshots asks for our snapshots that filters name.
-func (p *Provider) describeSnapshots(ctx context.Context, filters ...types.Filter) ([]types.Snapshot, error) {
-	var all []types.Snapshot
-	err := pages(func(token *string) (*string, error) {
+// clock is EC2's, in whole seconds: its times are not compared with those of this machine.
+func clock(m middleware.Metadata) time.Time {
+	if t, ok := awsmiddleware.GetServerTime(m); ok {
+		return t
+	}
+	return time.Now()
+}
+
+// describeSnapshots asks for our snapshots that filters name. now is when EC2 answered.
+func (p *Provider) describeSnapshots(ctx context.Context, filters ...types.Filter) (all []types.Snapshot, now time.Time, err error) {
+	err = pages(func(token *string) (*string, error) {
 		page, err := p.client.DescribeSnapshots(ctx, &ec2.DescribeSnapshotsInput{OwnerIds: []string{"self"}, Filters: filters, NextToken: token, MaxResults: aws.Int32(pageSize)})
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, page.Snapshots...)
+		all, now = append(all, page.Snapshots...), clock(page.ResultMetadata)
 		return page.NextToken, nil
 	})
-	return all, err
+	return all, now, err
 }
 
 // instance of a VM. One that is terminated is not there.
@@ -372,9 +447,35 @@ func parseAttachment(s string) (attachment, error) {
 	return a, nil
 }
 
+// attached are the volumes of an instance, by their id. One that the instance has and EC2 does not show is an error.
+func (p *Provider) attached(ctx context.Context, i types.Instance) (map[string]types.Volume, error) {
+	volumes, err := p.volumes(ctx, filter("attachment.instance-id", aws.ToString(i.InstanceId)))
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range i.BlockDeviceMappings {
+		if m.Ebs == nil {
+			continue
+		}
+		id := aws.ToString(m.Ebs.VolumeId)
+		if _, shown := volumes[id]; shown {
+			continue
+		}
+		v, err := p.volume(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		if v == nil {
+			return nil, fmt.Errorf("volume %s is attached at %s, and ec2 does not show it: try again in a while", id, aws.ToString(m.DeviceName))
+		}
+		volumes[id] = *v
+	}
+	return volumes, nil
+}
+
 // attachments of an instance, by volume.
 func (p *Provider) attachments(ctx context.Context, i types.Instance) (map[string]attachment, error) {
-	volumes, err := p.volumes(ctx, filter("attachment.instance-id", aws.ToString(i.InstanceId)))
+	volumes, err := p.attached(ctx, i)
 	if err != nil {
 		return nil, err
 	}
@@ -383,18 +484,15 @@ func (p *Provider) attachments(ctx context.Context, i types.Instance) (map[strin
 		if m.Ebs == nil {
 			continue
 		}
-		id := aws.ToString(m.Ebs.VolumeId)
-		a := attachment{device: aws.ToString(m.DeviceName), delete: aws.ToBool(m.Ebs.DeleteOnTermination), kind: types.VolumeTypeGp3}
-		if v, ok := volumes[id]; ok {
-			a.kind = v.VolumeType
-			switch v.VolumeType { // other kinds have figures that cannot be asked for
-			case types.VolumeTypeGp3:
-				a.iops, a.throughput = aws.ToInt32(v.Iops), aws.ToInt32(v.Throughput)
-			case types.VolumeTypeIo1, types.VolumeTypeIo2:
-				a.iops = aws.ToInt32(v.Iops)
-			}
+		v := volumes[aws.ToString(m.Ebs.VolumeId)]
+		a := attachment{device: aws.ToString(m.DeviceName), delete: aws.ToBool(m.Ebs.DeleteOnTermination), kind: v.VolumeType}
+		switch v.VolumeType { // other kinds have figures that cannot be asked for
+		case types.VolumeTypeGp3:
+			a.iops, a.throughput = aws.ToInt32(v.Iops), aws.ToInt32(v.Throughput)
+		case types.VolumeTypeIo1, types.VolumeTypeIo2:
+			a.iops = aws.ToInt32(v.Iops)
 		}
-		result[id] = a
+		result[aws.ToString(m.Ebs.VolumeId)] = a
 	}
 	return result, nil
 }
@@ -403,10 +501,28 @@ func (p *Provider) attachments(ctx context.Context, i types.Instance) (map[strin
 type set struct {
 	name        string
 	snapshots   []types.Snapshot
-	attachments map[string]attachment // of every volume that has a snapshot, by the volume
+	attachments map[string]attachment // of every volume that was to have a snapshot, by the volume
+	now         time.Time             // when EC2 showed it
 }
 
-func (s set) complete() bool { return len(s.snapshots) >= len(s.attachments) && len(s.snapshots) > 0 }
+// gaps tells whether a volume has no snapshot in the set, and whether the set is another than the one that was asked for: it has a snapshot of another volume, or two of one.
+func (s set) gaps() (missing, other bool) {
+	seen := map[string]bool{}
+	for _, x := range s.snapshots {
+		volume := aws.ToString(x.VolumeId)
+		if _, ok := s.attachments[volume]; !ok || seen[volume] {
+			other = true
+			continue
+		}
+		seen[volume] = true
+	}
+	return len(seen) < len(s.attachments), other
+}
+
+func (s set) complete() bool {
+	missing, other := s.gaps()
+	return len(s.snapshots) > 0 && !missing && !other
+}
 
 func (s set) created() time.Time {
 	var first time.Time
@@ -439,15 +555,56 @@ func (s set) view(settle time.Duration) hypervisor.Snapshot {
 			v.State = hypervisor.Failed
 		}
 	}
-	if !s.complete() {
+	switch missing, other := s.gaps(); {
+	case other || missing && (settle == 0 || s.now.Add(time.Second).Sub(v.Created) >= settle): // EC2's clock tells whole seconds
 		v.State = hypervisor.Failed
-		if time.Since(v.Created) < settle {
-			v.State = hypervisor.Pending
-		}
+	case missing && v.State == hypervisor.Ready:
+		v.State = hypervisor.Pending
 	}
 	slices.Sort(ids)
 	v.ID = strings.Join(ids, ",")
 	return v
+}
+
+// copied tells whether a snapshot is a copy that somebody made of one of ours with its tags. "Snapshots created by a copy snapshot operation have an arbitrary volume ID that you should not use for any
+// purpose" (Amazon EC2 API Reference, Snapshot).
+func copied(x types.Snapshot) bool {
+	tags := tagsOf(x.Tags)
+	if _, ours := tags[tagVolume+aws.ToString(x.VolumeId)]; ours {
+		return false
+	}
+	return x.TransferType != "" || aws.ToString(x.VolumeId) == "vol-ffffffff" || !strings.HasPrefix(aws.ToString(x.Description), description(tags[tagSnapshot], ""))
+}
+
+// description of the snapshots of a name.
+func description(name, node string) string { return "katoflow " + name + " of " + node }
+
+// ours are the snapshots of an instance that count, of those that EC2 shows: without copies and those that are deleted, and with those that were just made and are not shown yet.
+func (p *Provider) ours(vm hypervisor.VM, name string, found []types.Snapshot) []types.Snapshot {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	shown := map[string]bool{}
+	var list []types.Snapshot
+	add := func(x types.Snapshot) {
+		id := aws.ToString(x.SnapshotId)
+		if !shown[id] && !p.deleted[id] && tagsOf(x.Tags)[tagDeleted] == "" && !copied(x) {
+			list = append(list, x)
+		}
+		shown[id] = true
+	}
+	for _, x := range found {
+		add(x)
+	}
+	for id, t := range p.taken {
+		tags := tagsOf(t.snapshot.Tags)
+		switch {
+		case time.Since(t.at) > p.cfg.Settle:
+			delete(p.taken, id)
+		case tags[tagInstance] == vm.ID && (name == "" || tags[tagSnapshot] == name):
+			add(t.snapshot)
+		}
+	}
+	return list
 }
 
 // sets of an instance, oldest first. name "" is for all.
@@ -458,16 +615,16 @@ func (p *Provider) sets(ctx context.Context, vm hypervisor.VM, name string) ([]s
 	}
 	byRequest := map[string]*set{}
 	var sets []*set
-	found, err := p.describeSnapshots(ctx, filters...)
+	found, now, err := p.describeSnapshots(ctx, filters...)
 	if err != nil {
 		return nil, err
 	}
-	for _, x := range found {
+	for _, x := range p.ours(vm, name, found) {
 		tags := tagsOf(x.Tags)
 		key := tags[tagSnapshot] + "\n" + tags[tagRequest]
 		s := byRequest[key]
 		if s == nil {
-			s = &set{name: tags[tagSnapshot], attachments: map[string]attachment{}}
+			s = &set{name: tags[tagSnapshot], attachments: map[string]attachment{}, now: now}
 			byRequest[key] = s
 			sets = append(sets, s)
 		}
@@ -493,22 +650,20 @@ func (p *Provider) sets(ctx context.Context, vm hypervisor.VM, name string) ([]s
 	return result, nil
 }
 
-// named returns the sets of a name. After a lost answer it asks until one is shown or none will be.
+// named returns the sets of a name. After a lost answer it asks until one is shown whole or no more will come.
 func (p *Provider) named(ctx context.Context, vm hypervisor.VM, name string) ([]set, error) {
 	for attempt := 1; ; attempt++ {
 		sets, err := p.sets(ctx, vm, name)
 		key := vm.ID + "\n" + name
+		whole := err == nil && len(sets) > 0 && which(sets).complete()
 		p.mu.Lock()
-		if err == nil && len(sets) > 0 && which(sets).complete() {
+		if whole {
 			delete(p.unsure, key)
 		}
 		since, lost := p.unsure[key]
 		p.mu.Unlock()
-		if err != nil || len(sets) > 0 {
+		if err != nil || whole || !lost || time.Since(since) > p.cfg.Settle {
 			return sets, err
-		}
-		if !lost || time.Since(since) > p.cfg.Settle {
-			return nil, nil
 		}
 		if err := webclient.Pause(ctx, attempt, p.cfg.Poll); err != nil {
 			return nil, err
@@ -566,35 +721,115 @@ func (p *Provider) List(ctx context.Context, vm hypervisor.VM, prefix string) ([
 	return list, nil
 }
 
-// Delete is hypervisor.Provider's. The volumes that a rollback to this snapshot took away go with it, and those that one made and did not attach; none that is attached to something does.
+// Delete is hypervisor.Provider's. With the snapshots go the volumes that a rollback to them made and never attached, and those that one took away, as long as a volume that a rollback made is in
+// their place. It deletes no other: what was ever attached may have been written to. While a rollback to it is unfinished it refuses.
 func (p *Provider) Delete(ctx context.Context, vm hypervisor.VM, name string) error {
-	what := "delete snapshot " + name
+	if err := p.delete(ctx, vm, name); err != nil {
+		return p.failChange(vm, "delete snapshot "+name, err)
+	}
+	return nil
+}
+
+func (p *Provider) delete(ctx context.Context, vm hypervisor.VM, name string) error {
 	sets, err := p.named(ctx, vm, name)
 	if err != nil {
-		return p.fail(vm, what, err)
+		return err
+	}
+	volumes := map[string]types.Volume{}
+	for _, tag := range []string{tagReplaced, tagSnapshot} {
+		some, err := p.volumes(ctx, filter("tag:"+tag, literal(name)), filter("tag:"+tagInstance, literal(vm.ID)))
+		if err != nil {
+			return err
+		}
+		maps.Copy(volumes, some)
+	}
+	inPlace, err := p.inPlace(ctx, vm)
+	if err != nil {
+		return err
+	}
+	for _, id := range slices.Sorted(maps.Keys(volumes)) {
+		if device := tagsOf(volumes[id].Tags)[tagDevice]; inPlace != nil && inPlace[device].VolumeId == nil && pendant(volumes[id], name) {
+			return fmt.Errorf("a rollback to it is unfinished at %s, where nothing is attached: roll back again, or attach volume %s there", device, id)
+		}
 	}
 	for _, s := range sets {
 		for _, x := range s.snapshots {
-			_, err := p.client.DeleteSnapshot(ctx, &ec2.DeleteSnapshotInput{SnapshotId: x.SnapshotId})
-			if err != nil && code(err) != "InvalidSnapshot.NotFound" {
-				return p.fail(vm, what, fmt.Errorf("%s: %w", aws.ToString(x.SnapshotId), err))
+			if err := p.deleteSnapshot(ctx, x); err != nil {
+				return fmt.Errorf("%s: %w", aws.ToString(x.SnapshotId), err)
 			}
 		}
 	}
-	for _, tag := range []string{tagReplaced, tagSnapshot} {
-		volumes, err := p.volumes(ctx, filter("tag:"+tag, literal(name)), filter("tag:"+tagInstance, literal(vm.ID)), filter("status", "available"))
-		if err != nil {
-			return p.fail(vm, what, err)
+	for id, v := range volumes {
+		if !spare(v, name, inPlace) {
+			continue
 		}
-		for id, v := range volumes {
-			if by := tagsOf(v.Tags)[tagReplaced]; by != "" && by != name {
-				continue // it goes with the snapshot of the rollback that took it away
-			}
-			_, err := p.client.DeleteVolume(ctx, &ec2.DeleteVolumeInput{VolumeId: &id})
-			if err != nil && code(err) != "InvalidVolume.NotFound" && code(err) != "VolumeInUse" {
-				return p.fail(vm, what, fmt.Errorf("%s: %w", id, err))
-			}
+		_, err := p.client.DeleteVolume(ctx, &ec2.DeleteVolumeInput{VolumeId: &id})
+		if err != nil && code(err) != "InvalidVolume.NotFound" && code(err) != "VolumeInUse" {
+			return fmt.Errorf("%s: %w", id, err)
 		}
+	}
+	return nil
+}
+
+// inPlace are an instance's volumes by their devices; nil for an instance that is not there.
+func (p *Provider) inPlace(ctx context.Context, vm hypervisor.VM) (map[string]types.Volume, error) {
+	i, err := p.instance(ctx, vm)
+	var gone *hypervisor.NotFoundError
+	if errors.As(err, &gone) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	volumes, err := p.attached(ctx, i)
+	if err != nil {
+		return nil, err
+	}
+	devices := map[string]types.Volume{}
+	for _, m := range i.BlockDeviceMappings {
+		if m.Ebs != nil {
+			devices[aws.ToString(m.DeviceName)] = volumes[aws.ToString(m.Ebs.VolumeId)]
+		}
+	}
+	return devices, nil
+}
+
+// pendant tells of a volume of a rollback to a snapshot whether the rollback is unfinished when nothing is at the volume's device: it took this one away, or was to attach it.
+func pendant(v types.Volume, name string) bool {
+	tags := tagsOf(v.Tags)
+	if tags[tagDevice] == "" || v.State == types.VolumeStateError || v.State == types.VolumeStateDeleting || v.State == types.VolumeStateDeleted {
+		return false
+	}
+	return tags[tagReplaced] == name || tags[tagReplaced] == "" && tags[tagUsed] == ""
+}
+
+// spare tells whether a volume of a rollback to a snapshot goes with it. inPlace are the instance's volumes by their devices, nil for an instance that is not there.
+func spare(v types.Volume, name string, inPlace map[string]types.Volume) bool {
+	tags := tagsOf(v.Tags)
+	switch {
+	case len(v.Attachments) > 0 || v.State != types.VolumeStateAvailable && v.State != types.VolumeStateError:
+		return false
+	case tags[tagReplaced] == "":
+		return tags[tagUsed] == ""
+	case tags[tagReplaced] != name:
+		return false // it goes with the snapshot of the rollback that took it away
+	}
+	there := tagsOf(inPlace[tags[tagDevice]].Tags)
+	return tags[tagDevice] != "" && there[tagSource] != "" && there[tagUsed] != "" && there[tagInstance] == tags[tagInstance]
+}
+
+// deleteSnapshot deletes one. "The snapshot must complete before the deletion takes effect" (Amazon EBS User Guide, "Delete an Amazon EBS snapshot"): what is shown until then counts as deleted.
+func (p *Provider) deleteSnapshot(ctx context.Context, x types.Snapshot) error {
+	_, err := p.client.DeleteSnapshot(ctx, &ec2.DeleteSnapshotInput{SnapshotId: x.SnapshotId})
+	if err != nil && code(err) != "InvalidSnapshot.NotFound" {
+		return err
+	}
+	p.mu.Lock()
+	p.deleted[aws.ToString(x.SnapshotId)] = true
+	p.mu.Unlock()
+	if err == nil && x.State == types.SnapshotStatePending {
+		// So that others know; where it cannot be written the snapshot is shown to them until it is copied, and may be deleted again.
+		_, _ = p.client.CreateTags(ctx, &ec2.CreateTagsInput{Resources: []string{aws.ToString(x.SnapshotId)}, Tags: []types.Tag{{Key: aws.String(tagDeleted), Value: aws.String("true")}}})
 	}
 	return nil
 }
@@ -631,7 +866,7 @@ func (p *Provider) switched(vm hypervisor.VM, what string, err error) error {
 		return &hypervisor.NotFoundError{Node: vm.Node, What: "instance " + vm.ID}
 	}
 	if err != nil {
-		return p.fail(vm, what, err)
+		return p.failChange(vm, what, err)
 	}
 	return nil
 }

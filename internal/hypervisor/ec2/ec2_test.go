@@ -39,6 +39,7 @@ func configOf(c *ec2test.Cloud) Config {
 	return Config{
 		Region: "eu-central-1", Endpoint: c.URL(), AccessKey: ec2test.AccessKey, SecretKey: ec2test.SecretKey, CA: c.CA(),
 		Poll: 5 * time.Millisecond, Settle: 200 * time.Millisecond, Timeout: limit, Warm: time.Hour, MaxBackoff: 20 * time.Millisecond,
+		Spacing: time.Nanosecond,
 	}
 }
 
@@ -329,18 +330,32 @@ func TestRollback_Twice_LeavesNothingWrittenSinceAndKeepsTheOldVolumes(t *testin
 // A rollback that was ended after each of its requests, and one that lost each answer, goes on.
 func TestRollback_InterruptedAtEachRequest_GoesOn(t *testing.T) {
 	// How often each is sent: one volume of two goes with the instance.
-	for action, times := range map[string]int{"CreateVolume": 2, "CreateTags": 2, "DetachVolume": 2, "AttachVolume": 2, "ModifyInstanceAttribute": 1} {
-		for skip := range times {
-			for _, kind := range []hypervisortest.FaultKind{hypervisortest.Refuse, hypervisortest.Lose} {
-				t.Run(action+[]string{" first", " second"}[skip]+[]string{" refused", " lost"}[kind], func(t *testing.T) {
+	for action, times := range map[string]int{"CreateVolume": 2, "CreateTags": 4, "DetachVolume": 2, "AttachVolume": 2, "ModifyInstanceAttribute": 1} {
+		for nth := range times {
+			for name, f := range map[string]hypervisortest.RequestFault{
+				"refused": {Kind: hypervisortest.Refuse, Code: "OperationNotPermitted"}, "lost": {Kind: hypervisortest.Lose}, "lost and nothing heard since": {Kind: hypervisortest.Lose, Last: true},
+			} {
+				t.Run(fmt.Sprintf("%s %d %s", action, nth+1, name), func(t *testing.T) {
 					c := start(t)
 					p := open(t, c)
 					id := captured(t, c, p)
 					stop(t, p, vmOf(id))
-					c.Fault(hypervisortest.RequestFault{Call: action, Times: 1, Skip: skip, Kind: kind, Code: "OperationNotPermitted"})
+					f.Call, f.Times, f.Skip = action, 1, nth
+					c.Fault(f)
 					err := p.Rollback(bounded(t), vmOf(id), "op-1")
-					if kind == hypervisortest.Refuse {
+					var unknown *hypervisor.UnknownError
+					switch {
+					case f.Kind == hypervisortest.Refuse:
 						require.Error(t, err)
+						require.False(t, errors.As(err, &unknown), "asking again would not help: %v", err)
+					case f.Last:
+						require.ErrorAs(t, err, &unknown)
+						c.ClearFaults()
+						// The worker has gone, too.
+						p = open(t, c)
+					default:
+						require.NoError(t, err, "the request is sent again")
+						requireRolledBack(t, c, id)
 					}
 					require.NoError(t, p.Rollback(bounded(t), vmOf(id), "op-1"))
 					requireRolledBack(t, c, id)

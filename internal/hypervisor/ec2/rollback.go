@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,16 +24,17 @@ import (
 type disk struct {
 	snapshot string
 	attachment
-	volume string // that takes its place
+	encrypted bool
+	volume    string // that takes its place
 }
 
 // Rollback is hypervisor.Provider's. A new volume of each snapshot takes the place of the one at its device; the old ones stay, tagged, until the snapshot is deleted.
 //
 // Every step asks first what is already done, so that one that was interrupted goes on: a volume that was made of the snapshot is used as long as the instance has not been
-// started with it, which EC2's times of its attachment and of the instance's last start tell. All volumes are made before the first old one is taken away.
+// started with it, which its tag and the instance's last start tell. All volumes are made before the first old one is taken away.
 func (p *Provider) Rollback(ctx context.Context, vm hypervisor.VM, name string) error {
 	if err := p.rollback(ctx, vm, name); err != nil {
-		return p.fail(vm, "go back to snapshot "+name, err)
+		return p.failChange(vm, "go back to snapshot "+name, err)
 	}
 	return nil
 }
@@ -76,23 +78,52 @@ func (p *Provider) rollback(ctx context.Context, vm hypervisor.VM, name string) 
 	}
 	for _, d := range disks {
 		if err := p.until(ctx, d.volume, func(v types.Volume) (bool, error) {
-			switch v.State {
-			case types.VolumeStateAvailable, types.VolumeStateInUse:
-				return true, nil
-			case types.VolumeStateCreating:
+			switch {
+			case !unwritten(v, i, d):
+				return false, fmt.Errorf("the new volume %s is %s, or was used meanwhile: go back again for another one", d.volume, v.State)
+			case v.State == types.VolumeStateCreating:
 				return false, nil
 			}
-			return false, fmt.Errorf("the new volume %s is %s", d.volume, v.State)
+			return true, nil
 		}); err != nil {
-			return fmt.Errorf("%s: %w", d.device, err)
+			return fmt.Errorf("%s: %w%s", d.device, err, d.hint())
 		}
 	}
 	for _, d := range disks {
-		if err := p.exchange(ctx, vm, name, d); err != nil {
+		if err := p.exchange(ctx, vm, i, name, d); err != nil {
 			return fmt.Errorf("%s: %w", d.device, err)
 		}
 	}
 	return nil
+}
+
+// launched is an instance's last start, as a tag says it.
+func launched(i types.Instance) string {
+	return aws.ToTime(i.LaunchTime).UTC().Format(time.RFC3339Nano)
+}
+
+// unwritten tells whether a volume that was made of a disk's snapshot still is what the snapshot is: it was never attached, or by a rollback since the instance was last started, and is there now or nowhere.
+func unwritten(v types.Volume, i types.Instance, d *disk) bool {
+	tags := tagsOf(v.Tags)
+	used := tags[tagUsed]
+	if tags[tagReplaced] != "" || used != "" && used != launched(i) {
+		return false
+	}
+	switch v.State {
+	case types.VolumeStateCreating, types.VolumeStateAvailable:
+		return len(v.Attachments) == 0
+	case types.VolumeStateInUse:
+		return used != "" && len(v.Attachments) == 1 && aws.ToString(v.Attachments[0].InstanceId) == aws.ToString(i.InstanceId) && aws.ToString(v.Attachments[0].Device) == d.device
+	}
+	return false
+}
+
+// hint of what may be the matter with a new volume: of an encrypted snapshot EC2 makes one and takes it back when the key may not be used.
+func (d *disk) hint() string {
+	if !d.encrypted {
+		return ""
+	}
+	return " (snapshot " + d.snapshot + " is encrypted: allow kms:CreateGrant, Decrypt, DescribeKey, GenerateDataKeyWithoutPlaintext and ReEncrypt* with its key)"
 }
 
 // CheckRollback is hypervisor.RollbackChecker's. It tries what a rollback asks for with DryRun. Whether keys of encrypted snapshots may be used cannot be tried.
@@ -121,6 +152,16 @@ func (p *Provider) checkRollback(ctx context.Context, vm hypervisor.VM, name str
 	if err != nil {
 		return nil, err
 	}
+	stores, trouble, err := p.instanceStores(ctx, i)
+	if err != nil {
+		return nil, err
+	}
+	if trouble == "" {
+		trouble = storesOf(i, stores)
+	}
+	if trouble != "" {
+		hindrances = append(hindrances, trouble)
+	}
 	trials := p.switchTrials(ctx, vm)
 	for _, d := range disks {
 		trials = append(trials, trial{what: "make a volume of snapshot " + d.snapshot, do: func(dry *bool) error {
@@ -137,7 +178,7 @@ func (p *Provider) checkRollback(ctx context.Context, vm hypervisor.VM, name str
 		volume, device := m.Ebs.VolumeId, m.DeviceName
 		trials = append(trials,
 			trial{what: "tag its volumes", rights: true, do: func(dry *bool) error {
-				_, err := p.client.CreateTags(ctx, &ec2.CreateTagsInput{DryRun: dry, Resources: []string{aws.ToString(volume)}, Tags: replacedBy(vm, name)})
+				_, err := p.client.CreateTags(ctx, &ec2.CreateTagsInput{DryRun: dry, Resources: []string{aws.ToString(volume)}, Tags: replacedBy(vm, name, aws.ToString(device))})
 				return err
 			}},
 			trial{what: "detach its volumes", rights: true, do: func(dry *bool) error {
@@ -177,11 +218,14 @@ func (p *Provider) plan(ctx context.Context, i types.Instance, s set) (disks []*
 		if x.StorageTier == types.StorageTierArchive {
 			found("snapshot %s is archived: restore it first (aws ec2 restore-snapshot-tier --permanent-restore --snapshot-id %s)", id, id)
 		}
-		disks = append(disks, &disk{snapshot: id, attachment: a})
+		if devices[a.device] {
+			found("two snapshots are of the volume at %s: delete the one that is not the set's", a.device)
+		}
+		disks = append(disks, &disk{snapshot: id, attachment: a, encrypted: aws.ToBool(x.Encrypted)})
 		devices[a.device] = true
 	}
 	slices.SortFunc(disks, func(a, b *disk) int { return strings.Compare(a.device, b.device) })
-	volumes, err := p.volumes(ctx, filter("attachment.instance-id", aws.ToString(i.InstanceId)))
+	volumes, err := p.attached(ctx, i)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -206,7 +250,7 @@ func (p *Provider) plan(ctx context.Context, i types.Instance, s set) (disks []*
 
 // newVolume is the request for a volume of a disk's snapshot, as the one that it was taken of.
 func (p *Provider) newVolume(i types.Instance, name string, d *disk) *ec2.CreateVolumeInput {
-	marks := map[string]string{tagSnapshot: name, tagInstance: aws.ToString(i.InstanceId), tagSource: d.snapshot, "Name": name + " " + d.device}
+	marks := map[string]string{tagSnapshot: name, tagInstance: aws.ToString(i.InstanceId), tagSource: d.snapshot, tagDevice: d.device, "Name": name + " " + d.device}
 	in := &ec2.CreateVolumeInput{
 		SnapshotId: &d.snapshot, VolumeType: d.kind, TagSpecifications: []types.TagSpecification{{ResourceType: types.ResourceTypeVolume, Tags: p.tags(marks)}},
 	}
@@ -222,9 +266,9 @@ func (p *Provider) newVolume(i types.Instance, name string, d *disk) *ec2.Create
 	return in
 }
 
-// replacedBy are the tags of a volume that the rollback to a snapshot takes away.
-func replacedBy(vm hypervisor.VM, name string) []types.Tag {
-	return []types.Tag{{Key: aws.String(tagReplaced), Value: &name}, {Key: aws.String(tagInstance), Value: &vm.ID}}
+// replacedBy are the tags of a volume that the rollback to a snapshot takes away from a device.
+func replacedBy(vm hypervisor.VM, name, device string) []types.Tag {
+	return []types.Tag{{Key: aws.String(tagReplaced), Value: &name}, {Key: aws.String(tagInstance), Value: &vm.ID}, {Key: aws.String(tagDevice), Value: &device}}
 }
 
 // deletion is the request that says whether a volume goes with its instance.
@@ -241,15 +285,8 @@ func (p *Provider) choose(ctx context.Context, i types.Instance, name string, d 
 	if err != nil {
 		return err
 	}
-	for volume, v := range made {
-		if tagsOf(v.Tags)[tagReplaced] != "" {
-			continue // it has been written to
-		}
-		fresh := v.State == types.VolumeStateAvailable || v.State == types.VolumeStateCreating
-		for _, a := range v.Attachments {
-			fresh = aws.ToString(a.InstanceId) == id && aws.ToString(a.Device) == d.device && aws.ToTime(a.AttachTime).After(started)
-		}
-		if fresh {
+	for _, volume := range slices.Sorted(maps.Keys(made)) {
+		if unwritten(made[volume], i, d) {
 			d.volume = volume
 			return nil
 		}
@@ -260,6 +297,9 @@ func (p *Provider) choose(ctx context.Context, i types.Instance, name string, d 
 		in := p.newVolume(i, name, d)
 		in.ClientToken = aws.String(hex.EncodeToString(sum[:]))
 		out, err := p.client.CreateVolume(ctx, in)
+		if code(err) == "IdempotentParameterMismatch" {
+			continue // the site's tags were others then
+		}
 		if err != nil {
 			return fmt.Errorf("make a volume of %s: %w", d.snapshot, err)
 		}
@@ -268,13 +308,13 @@ func (p *Provider) choose(ctx context.Context, i types.Instance, name string, d 
 		if err != nil {
 			return err
 		}
-		if v == nil || v.State == types.VolumeStateDeleted || v.State == types.VolumeStateDeleting || tagsOf(v.Tags)[tagReplaced] != "" {
-			continue // the token is that of a volume that was used or deleted since
+		if v == nil || !unwritten(*v, i, d) {
+			continue // the token is that of a volume that was used or deleted since, or is attached elsewhere
 		}
 		d.volume = volume
 		return nil
 	}
-	return errors.New("volumes of earlier rollbacks were deleted again and again")
+	return fmt.Errorf("the volumes that are made of %s are deleted, attached elsewhere or fail, again and again%s", d.snapshot, d.hint())
 }
 
 // volume that is there, nil for none. One that was just made may take a while to be shown.
@@ -322,12 +362,15 @@ func (p *Provider) until(ctx context.Context, id string, right func(types.Volume
 	}
 }
 
-// exchange takes the volume at a disk's device away and attaches the new one there.
-func (p *Provider) exchange(ctx context.Context, vm hypervisor.VM, name string, d *disk) error {
+// exchange takes the volume at a disk's device away and attaches the new one there. was is the instance as the rollback found it: it has to be off all the time.
+func (p *Provider) exchange(ctx context.Context, vm hypervisor.VM, was types.Instance, name string, d *disk) error {
 	at := func() (string, bool, error) {
 		i, err := p.instance(ctx, vm)
 		if err != nil {
 			return "", false, err
+		}
+		if i.State.Name != types.InstanceStateNameStopped || launched(i) != launched(was) {
+			return "", false, fmt.Errorf("the instance was started meanwhile, and is %s: stop it and go back again", i.State.Name)
 		}
 		for _, m := range i.BlockDeviceMappings {
 			if m.Ebs != nil && aws.ToString(m.DeviceName) == d.device {
@@ -342,8 +385,11 @@ func (p *Provider) exchange(ctx context.Context, vm hypervisor.VM, name string, 
 	}
 	if old != "" && old != d.volume {
 		// The tags come first: a volume that is detached and has none would be lost, and one that was written to would be used again.
-		if _, err := p.client.CreateTags(ctx, &ec2.CreateTagsInput{Resources: []string{old}, Tags: replacedBy(vm, name)}); err != nil {
+		if _, err := p.client.CreateTags(ctx, &ec2.CreateTagsInput{Resources: []string{old}, Tags: replacedBy(vm, name, d.device)}); err != nil {
 			return fmt.Errorf("tag the old volume %s: %w", old, err)
+		}
+		if _, _, err := at(); err != nil {
+			return err
 		}
 		_, err := p.client.DetachVolume(ctx, &ec2.DetachVolumeInput{VolumeId: &old, InstanceId: &vm.ID, Device: &d.device})
 		if err != nil && code(err) != "IncorrectState" { // it is detached already
@@ -354,6 +400,14 @@ func (p *Provider) exchange(ctx context.Context, vm hypervisor.VM, name string, 
 		}
 	}
 	if old != d.volume {
+		if _, _, err := at(); err != nil {
+			return err
+		}
+		// From now on it may be written to.
+		mark := []types.Tag{{Key: aws.String(tagUsed), Value: aws.String(launched(was))}}
+		if _, err := p.client.CreateTags(ctx, &ec2.CreateTagsInput{Resources: []string{d.volume}, Tags: mark}); err != nil {
+			return fmt.Errorf("tag the new volume %s: %w", d.volume, err)
+		}
 		_, err := p.client.AttachVolume(ctx, &ec2.AttachVolumeInput{VolumeId: &d.volume, InstanceId: &vm.ID, Device: &d.device})
 		if err != nil && code(err) != "VolumeInUse" { // an answer was lost and this is the second request; what it is attached to is looked at below
 			return fmt.Errorf("attach volume %s: %w", d.volume, err)
@@ -372,14 +426,20 @@ func (p *Provider) exchange(ctx context.Context, vm hypervisor.VM, name string, 
 	}); err != nil {
 		return err
 	}
-	// DeleteOnTermination of a volume that is attached is false.
 	current, deleted, err := at()
+	for attempt, began := 1, time.Now(); err == nil && current != d.volume && time.Since(began) < p.cfg.Settle; attempt++ {
+		if err := webclient.Pause(ctx, attempt, p.cfg.Poll); err != nil {
+			return err
+		}
+		current, deleted, err = at()
+	}
 	if err != nil {
 		return err
 	}
 	if current != d.volume {
-		return fmt.Errorf("volume %s is attached there, not %s", current, d.volume)
+		return fmt.Errorf("volume %s was attached, and the instance has %q there", d.volume, current)
 	}
+	// DeleteOnTermination of a volume that is attached is false.
 	if deleted == d.delete {
 		return nil
 	}

@@ -25,7 +25,6 @@ type shot struct {
 	provider *Provider
 	vm       hypervisor.VM
 	name     string
-	input    *ec2.CreateSnapshotsInput
 	volumes  map[string]attachment
 	line     *connection.Line
 
@@ -60,10 +59,8 @@ func (p *Provider) Prepare(ctx context.Context, vm hypervisor.VM, name string) (
 	if err != nil {
 		return nil, p.fail(vm, what, err)
 	}
-	s.input = &ec2.CreateSnapshotsInput{
-		InstanceSpecification: &types.InstanceSpecification{InstanceId: &vm.ID},
-		Description:           aws.String("katoflow " + name + " of " + vm.Node),
-		TagSpecifications:     []types.TagSpecification{{ResourceType: types.ResourceTypeSnapshot, Tags: p.tags(s.marks())}},
+	if err := p.space(ctx, s.volumes); err != nil {
+		return nil, p.fail(vm, what, err)
 	}
 	// The credentials are fetched now if they are not there yet.
 	if _, err := p.credentials.Retrieve(ctx); err != nil {
@@ -74,6 +71,45 @@ func (p *Provider) Prepare(ctx context.Context, vm hypervisor.VM, name string) (
 		return nil, p.fail(vm, what, err)
 	}
 	return s, nil
+}
+
+// space waits until the newest snapshot of each volume, whoever took it, is old enough for another one.
+func (p *Provider) space(ctx context.Context, volumes map[string]attachment) error {
+	found, now, err := p.describeSnapshots(ctx, filter("volume-id", slices.Sorted(maps.Keys(volumes))...))
+	if err != nil {
+		return err
+	}
+	var wait time.Duration
+	for _, x := range found {
+		wait = max(wait, p.cfg.Spacing-now.Sub(aws.ToTime(x.StartTime)))
+	}
+	p.mu.Lock()
+	for volume := range volumes {
+		if at, ok := p.newest[volume]; ok {
+			wait = max(wait, p.cfg.Spacing-time.Since(at))
+		}
+	}
+	p.mu.Unlock()
+	if wait <= 0 {
+		return nil
+	}
+	timer := time.NewTimer(min(wait, p.cfg.Spacing))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// request of the shot, with a tag of its own each time: what a request made is never taken for part of what another one did.
+func (s *shot) request() *ec2.CreateSnapshotsInput {
+	return &ec2.CreateSnapshotsInput{
+		InstanceSpecification: &types.InstanceSpecification{InstanceId: &s.vm.ID},
+		Description:           aws.String(description(s.name, s.vm.Node)),
+		TagSpecifications:     []types.TagSpecification{{ResourceType: types.ResourceTypeSnapshot, Tags: s.provider.tags(s.marks())}},
+	}
 }
 
 // marks are the tags of the shot's snapshots.
@@ -121,7 +157,8 @@ func (s *shot) Take(ctx context.Context) (hypervisor.Snapshot, error) {
 	if s.made != nil {
 		return *s.made, nil
 	}
-	out, err := p.client.CreateSnapshots(s.line.On(ctx), s.input, func(o *ec2.Options) {
+	input := s.request()
+	out, err := p.client.CreateSnapshots(s.line.On(ctx), input, func(o *ec2.Options) {
 		r, ok := o.Retryer.(aws.RetryerV2)
 		if !ok {
 			o.Retryer = aws.NopRetryer{}
@@ -130,21 +167,26 @@ func (s *shot) Take(ctx context.Context) (hypervisor.Snapshot, error) {
 		o.Retryer = once{r}
 	})
 	if err != nil && refused(err) {
-		if c := code(err); c == "ConcurrentSnapshotLimitExceeded" || c == "SnapshotLimitExceeded" || c == "PendingSnapshotLimitExceeded" {
-			err = fmt.Errorf("%w: wait for the end of other snapshots or delete some", err)
-		}
 		return hypervisor.Snapshot{}, p.fail(s.vm, "take snapshot "+s.name, err)
+	}
+	now := time.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for volume := range s.volumes {
+		p.newest[volume] = now
 	}
 	if err != nil {
 		s.sent = true
-		p.mu.Lock()
-		p.unsure[s.vm.ID+"\n"+s.name] = time.Now()
-		p.mu.Unlock()
+		p.unsure[s.vm.ID+"\n"+s.name] = now
 		return hypervisor.Snapshot{}, &hypervisor.UnknownError{Node: s.vm.Node, Err: webclient.Hide(err, p.text(err))}
 	}
 	made := set{name: s.name, attachments: s.volumes}
 	for _, x := range out.Snapshots {
-		made.snapshots = append(made.snapshots, types.Snapshot{SnapshotId: x.SnapshotId, VolumeId: x.VolumeId, VolumeSize: x.VolumeSize, State: x.State, StartTime: x.StartTime})
+		snapshot := types.Snapshot{
+			SnapshotId: x.SnapshotId, VolumeId: x.VolumeId, VolumeSize: x.VolumeSize, State: x.State, StartTime: x.StartTime, Description: input.Description, Tags: input.TagSpecifications[0].Tags,
+		}
+		made.snapshots = append(made.snapshots, snapshot)
+		p.taken[aws.ToString(x.SnapshotId)] = taken{snapshot, now}
 	}
 	view := made.view(0)
 	s.made = &view

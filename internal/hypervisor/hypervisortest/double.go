@@ -31,6 +31,8 @@ type RequestFault struct {
 	Skip  int
 	Times int
 	Kind  FaultKind
+	// Last: what comes after it is Unheard, as when the network has gone.
+	Last bool
 	// Code and Status of the answer of Refuse.
 	Code   string
 	Status int
@@ -89,7 +91,11 @@ func (d *Double) Meet(call string) (RequestFault, bool) {
 			f.Skip--
 		default:
 			f.Times--
-			return *f, true
+			met := *f
+			if met.Last {
+				d.faults = append([]RequestFault{{Call: "*", Times: 1 << 20, Kind: Unheard}}, d.faults...)
+			}
+			return met, true
 		}
 	}
 	return RequestFault{}, false

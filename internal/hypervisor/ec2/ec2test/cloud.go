@@ -42,10 +42,20 @@ type Cloud struct {
 	Copying time.Duration
 	// Slow is how long volumes take to be made, attached and detached, and instances to stop and start.
 	Slow time.Duration
+	// Spacing is what has to lie between two snapshots of a volume.
+	Spacing time.Duration
+	// Skew is how far the cloud's clock is ahead of ours.
+	Skew time.Duration
+	// Encrypted: new snapshots are of encrypted volumes.
+	Encrypted bool
+	// Broken is how many of the next volumes that are made end in the state error.
+	Broken int
 	// Hidden is by how many looks for snapshots a snapshot is not shown after it was made.
 	Hidden int
 	// Latency of every answer to CreateSnapshots, half of it before the moment.
 	Latency time.Duration
+	// Late is by how many looks at an instance a volume is not shown after it was attached to it.
+	Late int
 	// Stores are the types of instances that have instance store volumes.
 	Stores map[string]bool
 
@@ -71,6 +81,8 @@ type instance struct {
 	until          time.Time // when a state that passes ends
 	launch         time.Time
 	devices        map[string]*attachment
+	late           int // looks at the instance by which the device that was attached last is not shown
+	last           string
 }
 
 type attachment struct {
@@ -85,6 +97,8 @@ type volume struct {
 	size               int
 	iops, throughput   int
 	multi              bool
+	broken             bool
+	unlisted           bool   // shown only to who names it
 	also               string // another instance that has it
 	content            string
 	ready              time.Time // when it is available
@@ -101,6 +115,9 @@ type snapshot struct {
 	hidden     int
 	failed     bool
 	archived   bool
+	deleted    bool // gone when it is copied
+	encrypted  bool
+	text       string
 	tags       map[string]string
 }
 
@@ -115,7 +132,7 @@ func New() *Cloud {
 }
 
 // now in what EC2 tells, milliseconds.
-func (c *Cloud) now() time.Time { return c.Now(time.Millisecond) }
+func (c *Cloud) now() time.Time { return c.Now(time.Millisecond).Add(c.Skew) }
 
 func (c *Cloud) id(prefix string) string {
 	c.next++
@@ -157,6 +174,37 @@ func (c *Cloud) Detach(id, device string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.instances[id].devices, device)
+}
+
+// Place attaches a volume that is there, as somebody does by hand; what was at the device is attached to nothing then.
+func (c *Cloud) Place(id, device, volume string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, i := range c.instances {
+		for d, a := range i.devices {
+			if a.volume == volume {
+				delete(i.devices, d)
+			}
+		}
+	}
+	c.instances[id].devices[device] = &attachment{volume: volume, at: c.now()}
+}
+
+// Unlist has a volume shown only to who asks for it by its id.
+func (c *Cloud) Unlist(volume string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.volumes[volume].unlisted = true
+}
+
+// Copy is what somebody makes of a snapshot with its tags, and returns its id.
+func (c *Cloud) Copy(id string) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	from := c.snapshots[id]
+	s := &snapshot{id: c.id("snap"), volume: "vol-0aaaaaaaaaaaaaaaa", size: from.size, content: from.content, start: c.now(), complete: time.Now(), text: "[Copied " + id + "]", tags: maps.Clone(from.tags)}
+	c.snapshots[s.id] = s
+	return s.id
 }
 
 // Settle ends what instances are in the middle of, whatever Slow is.
@@ -242,6 +290,7 @@ func (c *Cloud) Volumes() []string {
 func (c *Cloud) Snapshots() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.settle()
 	return slices.Sorted(maps.Keys(c.snapshots))
 }
 
@@ -330,6 +379,7 @@ func (c *Cloud) serve(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, "healthy")
 		return
 	}
+	c.dated(w)
 	body, _ := io.ReadAll(r.Body)
 	form, _ := url.ParseQuery(string(body))
 	action := form.Get("Action")
@@ -367,6 +417,11 @@ func (c *Cloud) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	write(w, action, result, failure)
+}
+
+// dated is what the API's answers say of the time.
+func (c *Cloud) dated(w http.ResponseWriter) {
+	w.Header().Set("Date", time.Now().Add(c.Skew).UTC().Format(http.TimeFormat))
 }
 
 func write(w http.ResponseWriter, action string, result any, failure *apiError) {
@@ -415,6 +470,11 @@ func (c *Cloud) settle() {
 		}
 		i.until = time.Time{}
 	}
+	for id, s := range c.snapshots {
+		if s.deleted && s.item().Status != "pending" {
+			delete(c.snapshots, id)
+		}
+	}
 }
 
 func (c *Cloud) act(action string, form url.Values) (any, *apiError) {
@@ -438,7 +498,9 @@ func (c *Cloud) act(action string, form url.Values) (any, *apiError) {
 		if s == nil {
 			return nil, refuse("InvalidSnapshot.NotFound", "The snapshot '%s' does not exist.", form.Get("SnapshotId"))
 		}
-		delete(c.snapshots, s.id)
+		if s.deleted = true; s.item().Status != "pending" {
+			delete(c.snapshots, s.id)
+		}
 		return ok{Return: true}, nil
 	case "CreateVolume":
 		return c.createVolume(form)
@@ -608,7 +670,15 @@ func (c *Cloud) describeInstances(form url.Values) (any, *apiError) {
 		if i.root == "" {
 			item.Type = "instance-store"
 		}
+		hidden := ""
+		if i.late > 0 {
+			i.late--
+			hidden = i.last
+		}
 		for _, d := range slices.Sorted(maps.Keys(i.devices)) {
+			if d == hidden {
+				continue
+			}
 			a := i.devices[d]
 			item.Devices = append(item.Devices, deviceItem{Device: d, Volume: a.volume, Status: a.state(), At: stamp(a.at), Delete: a.delete})
 		}
@@ -683,6 +753,8 @@ func (c *Cloud) item(v *volume) volumeItem {
 		}
 	} else if time.Now().Before(v.ready) {
 		item.Status = "creating"
+	} else if v.broken {
+		item.Status = "error"
 	} else if time.Now().Before(v.detached) {
 		item.Status = "in-use"
 	}
@@ -699,7 +771,7 @@ func (c *Cloud) describeVolumes(form url.Values) (any, *apiError) {
 	var found []volumeItem
 	for _, id := range slices.Sorted(maps.Keys(c.volumes)) {
 		item := c.item(c.volumes[id])
-		if len(ids) > 0 && !slices.Contains(ids, id) {
+		if len(ids) > 0 && !slices.Contains(ids, id) || len(ids) == 0 && c.volumes[id].unlisted {
 			continue
 		}
 		if match(form, func(name string) []string {
@@ -735,11 +807,13 @@ type snapshotItem struct {
 	Progress string `xml:"progress"`
 	Tier     string `xml:"storageTier"`
 	Start    string `xml:"startTime"`
+	Text     string `xml:"description"`
+	Secret   bool   `xml:"encrypted"`
 	Tags     []tag  `xml:"tagSet>item"`
 }
 
 func (s *snapshot) item() snapshotItem {
-	item := snapshotItem{ID: s.id, Volume: s.volume, Size: s.size, Status: "pending", Tier: "standard", Start: stamp(s.start), Tags: tagSet(s.tags)}
+	item := snapshotItem{ID: s.id, Volume: s.volume, Size: s.size, Status: "pending", Tier: "standard", Start: stamp(s.start), Text: s.text, Secret: s.encrypted, Tags: tagSet(s.tags)}
 	if s.archived {
 		item.Tier = "archive"
 	}
@@ -790,8 +864,14 @@ func (c *Cloud) createSnapshots(form url.Values) (any, *apiError) {
 	for _, a := range i.devices {
 		pending := 0
 		for _, s := range c.snapshots {
-			if s.volume == a.volume && s.item().Status == "pending" {
+			if s.volume != a.volume {
+				continue
+			}
+			if s.item().Status == "pending" {
 				pending++
+			}
+			if time.Since(s.start.Add(-c.Skew)) < c.Spacing {
+				return nil, refuse("SnapshotCreationPerVolumeRateExceeded", "The maximum per volume CreateSnapshot request rate has been exceeded. Use an increasing or variable sleep interval between requests.")
 			}
 		}
 		if pending >= 5 {
@@ -802,7 +882,7 @@ func (c *Cloud) createSnapshots(form url.Values) (any, *apiError) {
 	start := c.now()
 	for _, d := range slices.Sorted(maps.Keys(i.devices)) {
 		v := c.volumes[i.devices[d].volume]
-		s := &snapshot{id: c.id("snap"), volume: v.id, size: v.size, content: v.content, start: start, hidden: c.Hidden, tags: maps.Clone(tags)}
+		s := &snapshot{id: c.id("snap"), volume: v.id, size: v.size, content: v.content, start: start, hidden: c.Hidden, encrypted: c.Encrypted, text: form.Get("Description"), tags: maps.Clone(tags)}
 		if c.Copying >= 0 {
 			s.complete = time.Now().Add(c.Copying)
 		}
@@ -842,6 +922,10 @@ func (c *Cloud) createVolume(form url.Values) (any, *apiError) {
 	v := &volume{id: c.id("vol"), snapshot: s.id, kind: form.Get("VolumeType"), size: s.size, content: s.content, ready: time.Now().Add(c.Slow), tags: tagsIn(form, "TagSpecification.1.")}
 	v.iops, _ = strconv.Atoi(form.Get("Iops"))
 	v.throughput, _ = strconv.Atoi(form.Get("Throughput"))
+	if c.Broken > 0 {
+		c.Broken--
+		v.broken = true
+	}
 	c.volumes[v.id], c.tokens[token], c.params[token] = v, v.id, params
 	return c.item(v), nil
 }
@@ -880,6 +964,7 @@ func (c *Cloud) attachVolume(form url.Values) (any, *apiError) {
 		return nil, refuse("InvalidParameterValue", "Invalid value '%s' for unixDevice. Attachment point %s is already in use", device, device)
 	}
 	i.devices[device] = &attachment{volume: v.id, at: c.now(), ready: time.Now().Add(c.Slow)}
+	i.late, i.last = c.Late, device
 	return c.holder(v.id), nil
 }
 
