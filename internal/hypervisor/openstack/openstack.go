@@ -234,11 +234,27 @@ func refused(err error) bool {
 	return s >= 400 && s < 500 && s != http.StatusRequestTimeout || connection.Unsent(err) || errors.As(err, &token)
 }
 
+// barred tells whether a status says that OpenStack will not carry the request out, now or later.
+func barred(status int) bool {
+	return status >= 400 && status < 500 && status != http.StatusTooManyRequests && status != http.StatusRequestTimeout
+}
+
+// again tells whether err is that of a request which may be carried out, or may have been, when it is sent again.
+func again(err error) bool {
+	var token *gophercloud.ErrUnableToReauthenticate
+	if errors.As(err, &token) {
+		return again(token.ErrReauth)
+	}
+	var lost *url.Error
+	s := status(err)
+	return s != 0 && !barred(s) || errors.As(err, &lost) || connection.Unsent(err) || errors.Is(err, io.ErrUnexpectedEOF)
+}
+
 // reading repeats a read, or anything that may be done twice, that got no answer or one of a server in trouble.
 func (p *Provider) reading(ctx context.Context, do func() error) error {
 	for attempt := 1; ; attempt++ {
 		err := do()
-		if s := status(err); err == nil || s >= 400 && s < 500 && s != http.StatusTooManyRequests && s != http.StatusRequestTimeout || attempt == attempts || ctx.Err() != nil {
+		if err == nil || barred(status(err)) || attempt == attempts || ctx.Err() != nil {
 			return err
 		}
 		if webclient.Pause(ctx, attempt, 3*time.Second) != nil {
@@ -286,7 +302,11 @@ func (p *Provider) fail(vm hypervisor.VM, what string, err error) error {
 	if errors.As(err, &notFound) {
 		return err
 	}
-	return fmt.Errorf("%s: openstack: %s: %w", vm.Node, what, webclient.Hide(err, p.text(err)))
+	return fmt.Errorf("%s: %w", vm.Node, p.told(what, err))
+}
+
+func (p *Provider) told(what string, err error) error {
+	return fmt.Errorf("openstack: %s: %w", what, webclient.Hide(err, p.text(err)))
 }
 
 // server is what Nova says of one.
@@ -649,20 +669,37 @@ func (p *Provider) pause(ctx context.Context) error {
 	}
 }
 
-// on runs do with the session and the server of a VM, and names VM and purpose in its error.
-func (p *Provider) on(ctx context.Context, vm hypervisor.VM, what string, do func(*session, server) error) error {
+// run runs do with the session and the server of a VM.
+func (p *Provider) run(ctx context.Context, vm hypervisor.VM, do func(*session, server) error) error {
 	s, err := p.login(ctx)
 	if err != nil {
-		return p.fail(vm, what, err)
+		return err
 	}
 	x, err := p.server(ctx, s, vm)
-	if err == nil {
-		err = do(s, x)
-	}
 	if err != nil {
+		return err
+	}
+	return do(s, x)
+}
+
+// on is run that names VM and purpose in its error.
+func (p *Provider) on(ctx context.Context, vm hypervisor.VM, what string, do func(*session, server) error) error {
+	if err := p.run(ctx, vm, do); err != nil {
 		return p.fail(vm, what, err)
 	}
 	return nil
+}
+
+// change is on for what changes something and may be done again: its error is an *UnknownError where OpenStack has not refused for good.
+func (p *Provider) change(ctx context.Context, vm hypervisor.VM, what string, do func(*session, server) error) error {
+	err := p.run(ctx, vm, do)
+	if err == nil {
+		return nil
+	}
+	if again(err) {
+		return &hypervisor.UnknownError{Node: vm.Node, Err: p.told(what, err)}
+	}
+	return p.fail(vm, what, err)
 }
 
 // Find is hypervisor.Provider's. It waits until the snapshot's moment has passed.
@@ -704,7 +741,7 @@ func (p *Provider) List(ctx context.Context, vm hypervisor.VM, prefix string) ([
 
 // Delete is hypervisor.Provider's. It returns when nothing is left: Cinder deletes in its own time.
 func (p *Provider) Delete(ctx context.Context, vm hypervisor.VM, name string) error {
-	return p.on(ctx, vm, "delete snapshot "+name, func(s *session, x server) error {
+	return p.change(ctx, vm, "delete snapshot "+name, func(s *session, x server) error {
 		sets, err := p.named(ctx, s, x.ID, name)
 		if err != nil {
 			return err
@@ -782,7 +819,7 @@ func (p *Provider) Stop(ctx context.Context, vm hypervisor.VM, _ bool) error {
 }
 
 func (p *Provider) turnTo(ctx context.Context, vm hypervisor.VM, what, action, want, task string) error {
-	return p.on(ctx, vm, what, func(s *session, x server) error {
+	return p.change(ctx, vm, what, func(s *session, x server) error {
 		there := func(x server) bool { return x.Status == want && x.task() == "" || x.task() == task }
 		if there(x) {
 			return nil

@@ -641,3 +641,42 @@ func TestOpen_BadConfig_NamesTheField(t *testing.T) {
 		require.ErrorContains(t, err, want)
 	}
 }
+
+func TestChanges_NobodyKnows_AreUnknownAndRefusalsAreNot(t *testing.T) {
+	rollback := func(p *Provider, vm hypervisor.VM) error { return p.Rollback(bounded(t), vm, "op-1") }
+	for _, a := range []struct {
+		call string
+		f    hypervisortest.RequestFault
+		do   func(p *Provider, vm hypervisor.VM) error
+	}{
+		{"revert", hypervisortest.RequestFault{Kind: hypervisortest.Unheard}, rollback},
+		{"DELETE snapshots", hypervisortest.RequestFault{Status: 503}, func(p *Provider, vm hypervisor.VM) error { return p.Delete(bounded(t), vm, "op-1") }},
+		{"os-start", hypervisortest.RequestFault{Status: 500}, func(p *Provider, vm hypervisor.VM) error { return p.Start(bounded(t), vm) }},
+		{"GET servers", hypervisortest.RequestFault{Status: 429}, rollback},
+	} {
+		c := start(t)
+		p := open(t, c)
+		vm := vmOf(c.Server("core", false, "/dev/vda"))
+		take(t, p, vm, "op-1")
+		stop(t, p, vm)
+		t.Run(a.call, func(t *testing.T) {
+			t.Parallel() // each waits between its attempts
+			var unknown *hypervisor.UnknownError
+			a.f.Call, a.f.Times = a.call, 1<<20
+			c.Fault(a.f)
+			err := a.do(p, vm)
+			require.ErrorAs(t, err, &unknown)
+			require.ErrorContains(t, err, "core: ")
+			require.NotContains(t, err.Error(), "\n")
+			c.ClearFaults()
+			c.Fault(hypervisortest.RequestFault{Call: a.call, Times: 1 << 20, Status: 403})
+			err = a.do(p, vm)
+			require.ErrorContains(t, err, "403")
+			require.False(t, errors.As(err, &unknown), "asking again would not help: %v", err)
+		})
+	}
+	var unknown *hypervisor.UnknownError
+	err := open(t, start(t)).Rollback(bounded(t), vmOf("gone"), "op-1")
+	require.Error(t, err)
+	require.False(t, errors.As(err, &unknown))
+}

@@ -61,7 +61,7 @@ func (p *Provider) until(ctx context.Context, s *session, id string, right func(
 //
 // Everything is done again by a second call, which goes on where a first one ended.
 func (p *Provider) Rollback(ctx context.Context, vm hypervisor.VM, name string) error {
-	return p.on(ctx, vm, "go back to snapshot "+name, func(s *session, x server) error {
+	return p.change(ctx, vm, "go back to snapshot "+name, func(s *session, x server) error {
 		x, err := p.stopped(ctx, s, vm, x)
 		if err != nil {
 			return err
