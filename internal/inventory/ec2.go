@@ -9,7 +9,10 @@ import (
 const MostEC2Tags = 20
 
 var (
-	instanceForm = regexp.MustCompile(`^i-[0-9a-f]{8,17}$`)
+	instanceForm = regexp.MustCompile(`^i-([0-9a-f]{8}|[0-9a-f]{17})$`)
+	// ec2RegionForm and ec2ZoneForm: an availability zone is its region and a letter.
+	ec2RegionForm = regexp.MustCompile(`^[a-z]{2,20}(-[a-z]{2,20}){1,3}-[0-9]{1,2}$`)
+	ec2ZoneForm   = regexp.MustCompile(`^([a-z]{2,20}(?:-[a-z]{2,20}){1,3}-[0-9]{1,2})[a-z]$`)
 	// ec2TagKeyForm and ec2TagValueForm are what EC2 allows in every region ("Tag restrictions", Amazon EC2 User Guide), in ASCII.
 	ec2TagKeyForm   = regexp.MustCompile(`^[A-Za-z0-9 +=._:/@-]{1,128}$`)
 	ec2TagValueForm = regexp.MustCompile(`^[A-Za-z0-9 +=._:/@-]{0,256}$`)
@@ -19,7 +22,9 @@ var (
 func (v validator) ec2(e *HypervisorEC2, path string) {
 	if p := path + ".region"; v.missing(p) {
 		v.at(p, "is missing: name the region that has the instances, such as eu-central-1")
-	} else if v.given(p) && !regionForm.MatchString(e.Region) {
+	} else if zone := ec2ZoneForm.FindStringSubmatch(e.Region); v.given(p) && zone != nil {
+		v.at(p, "%s is an availability zone: write its region %s", quote(e.Region), zone[1])
+	} else if v.given(p) && !ec2RegionForm.MatchString(e.Region) {
 		v.at(p, "%s is not a region: write such as eu-central-1", quote(e.Region))
 	}
 	v.url(e.Endpoint, path+".endpoint", "https://ec2.example.org")
@@ -52,7 +57,7 @@ func (v validator) ec2Instance(n *Node, at string) {
 	if p := at + ".vm"; v.missing(p) {
 		v.at(at, "vm is missing: write the id of the node's instance, such as i-0123456789abcdef0")
 	} else if v.given(p) && !instanceForm.MatchString(n.VM) {
-		v.at(p, "%s is not the id of an instance: write such as i-0123456789abcdef0", quote(n.VM))
+		v.at(p, "%s is not the id of an instance: write i- and 17 digits of 0-9a-f (8 in old ones), such as i-0123456789abcdef0", quote(n.VM))
 	}
 }
 

@@ -124,7 +124,7 @@ func generateSchema(t *testing.T) []byte {
 	}
 	prop("Controller", "url").Pattern = urlPattern
 	prop("Controller", "user").MinLength = &one
-	prop("HypervisorEC2", "region").Pattern = regionForm.String()
+	prop("HypervisorEC2", "region").Pattern = ec2RegionForm.String()
 	prop("HypervisorEC2", "endpoint").Pattern = urlPattern
 	tags, mostTags := prop("HypervisorEC2", "tags"), uint64(MostEC2Tags)
 	tags.MaxProperties = &mostTags
@@ -248,8 +248,9 @@ func TestSchema_BadInventories_DoNotValidate(t *testing.T) {
 		"controller on plain":  "clusters: {a: {controller: {url: 'https://a', user: u, password: {env: P}}, nodes: [{name: n, address: 192.0.2.1}]}}",
 		"no password":          "clusters: {a: {platform: als, controller: {url: 'https://a', user: u}, nodes: [{name: n, address: 192.0.2.1, roles: [primary]}]}}",
 		"ec2 without region":   "clusters: {a: {hypervisor: {provider: ec2, ec2: {}}, nodes: [{name: n, address: 192.0.2.1, vm: i-0123456789abcdef0}]}}",
-		"half an ec2 key":      "clusters: {a: {hypervisor: {provider: ec2, ec2: {region: r, access_key: {env: A}}}, nodes: [{name: n, address: 192.0.2.1, vm: i-0123456789abcdef0}]}}",
-		"key of an ec2 tag":    "clusters: {a: {hypervisor: {provider: ec2, ec2: {region: r, tags: {'a,b': c}}}, nodes: [{name: n, address: 192.0.2.1, vm: i-0123456789abcdef0}]}}",
+		"half an ec2 key":      "clusters: {a: {hypervisor: {provider: ec2, ec2: {region: eu-central-1, access_key: {env: A}}}, nodes: [{name: n, address: 192.0.2.1, vm: i-0123456789abcdef0}]}}",
+		"availability zone":    "clusters: {a: {hypervisor: {provider: ec2, ec2: {region: eu-central-1a}}, nodes: [{name: n, address: 192.0.2.1, vm: i-0123456789abcdef0}]}}",
+		"key of an ec2 tag":    "clusters: {a: {hypervisor: {provider: ec2, ec2: {region: eu-central-1, tags: {'a,b': c}}}, nodes: [{name: n, address: 192.0.2.1, vm: i-0123456789abcdef0}]}}",
 		"openstack's secret":   "clusters: {a: {hypervisor: {provider: openstack, openstack: {auth_url: 'https://k/v3', application_credential: {id: x}}}, nodes: [{name: n, address: 192.0.2.1}]}}",
 		"keystone's user":      "clusters: {a: {hypervisor: {provider: openstack, openstack: {auth_url: 'https://u:p@k/v3', application_credential: {id: x, secret: {env: S}}}}, nodes: [{name: n, address: 192.0.2.1}]}}",
 		"vsphere's password":   "clusters: {a: {hypervisor: {provider: vsphere, vsphere: {url: 'https://v', user: u}}, nodes: [{name: n, address: 192.0.2.1}]}}",
