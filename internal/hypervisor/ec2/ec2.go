@@ -747,9 +747,9 @@ func (p *Provider) delete(ctx context.Context, vm hypervisor.VM, name string) er
 	if err != nil {
 		return err
 	}
-	for _, id := range slices.Sorted(maps.Keys(volumes)) {
-		if device := tagsOf(volumes[id].Tags)[tagDevice]; inPlace != nil && inPlace[device].VolumeId == nil && pendant(volumes[id], name) {
-			return fmt.Errorf("a rollback to it is unfinished at %s, where nothing is attached: roll back again, or attach volume %s there", device, id)
+	if inPlace != nil {
+		if err := unfinished(volumes, name, inPlace); err != nil {
+			return err
 		}
 	}
 	for _, s := range sets {
@@ -794,13 +794,42 @@ func (p *Provider) inPlace(ctx context.Context, vm hypervisor.VM) (map[string]ty
 	return devices, nil
 }
 
-// pendant tells of a volume of a rollback to a snapshot whether the rollback is unfinished when nothing is at the volume's device: it took this one away, or was to attach it.
-func pendant(v types.Volume, name string) bool {
-	tags := tagsOf(v.Tags)
-	if tags[tagDevice] == "" || v.State == types.VolumeStateError || v.State == types.VolumeStateDeleting || v.State == types.VolumeStateDeleted {
-		return false
+// unfinished says at which device a rollback to a snapshot has stopped, by the volumes that it made or took away: at one that is empty, or where what it had made is not while it is at others.
+func unfinished(volumes map[string]types.Volume, name string, inPlace map[string]types.Volume) error {
+	usedAt := func(tags map[string]string) time.Time {
+		at, _ := time.Parse(time.RFC3339Nano, tags[tagUsed])
+		return at
 	}
-	return tags[tagReplaced] == name || tags[tagReplaced] == "" && tags[tagUsed] == ""
+	var last time.Time // of the rollbacks to it
+	var ids []string   // those that were taken away come first: they are what was there
+	for _, id := range slices.Sorted(maps.Keys(volumes)) {
+		tags := tagsOf(volumes[id].Tags)
+		if at := usedAt(tags); tags[tagSnapshot] == name && at.After(last) {
+			last = at
+		}
+		if tags[tagReplaced] == name {
+			ids = append(ids, id)
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(volumes)) {
+		if tags := tagsOf(volumes[id].Tags); tags[tagReplaced] == "" && tags[tagUsed] == "" && (volumes[id].State == types.VolumeStateAvailable || volumes[id].State == types.VolumeStateCreating) {
+			ids = append(ids, id)
+		}
+	}
+	for _, id := range ids {
+		tags := tagsOf(volumes[id].Tags)
+		device := tags[tagDevice]
+		there, occupied := inPlace[device]
+		current := tagsOf(there.Tags)
+		switch {
+		case device == "":
+		case !occupied:
+			return fmt.Errorf("a rollback to it is unfinished at %s, where nothing is attached: roll back again, or attach volume %s there", device, id)
+		case tags[tagReplaced] == "" && !last.IsZero() && (current[tagSnapshot] != name || !usedAt(current).Equal(last)):
+			return fmt.Errorf("a rollback to it is unfinished at %s, where volume %s is still attached: roll back again, or delete volume %s to leave it so", device, aws.ToString(there.VolumeId), id)
+		}
+	}
+	return nil
 }
 
 // spare tells whether a volume of a rollback to a snapshot goes with it. inPlace are the instance's volumes by their devices, nil for an instance that is not there.

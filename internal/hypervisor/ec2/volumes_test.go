@@ -103,6 +103,52 @@ func TestDelete_RollbackStoppedHalfWay_IsRefusedUntilItIsFinished(t *testing.T) 
 	}
 }
 
+func TestDelete_RollbackStoppedBetweenTwoDisks_IsRefusedUntilItIsFinished(t *testing.T) {
+	for name, before := range map[string]func(*testing.T, *ec2test.Cloud, *Provider) string{
+		"the first": func(t *testing.T, c *ec2test.Cloud, p *Provider) string {
+			id := captured(t, c, p)
+			stop(t, p, vmOf(id))
+			return id
+		},
+		"the second": func(t *testing.T, c *ec2test.Cloud, p *Provider) string {
+			id, _, _ := rolledBack(t, c, p)
+			return id
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := start(t)
+			p := open(t, c)
+			id := before(t, c, p)
+			still, _ := c.Attached(id, "/dev/sdb")
+			c.Fault(hypervisortest.RequestFault{Call: "DetachVolume", Skip: 1, Times: 1, Code: "OperationNotPermitted"})
+			require.Error(t, p.Rollback(bounded(t), vmOf(id), "op-1"))
+			volumes := c.Volumes()
+			err := p.Delete(bounded(t), vmOf(id), "op-1")
+			require.ErrorContains(t, err, "unfinished at /dev/sdb, where volume "+still+" is still attached")
+			require.Equal(t, volumes, c.Volumes())
+			require.Len(t, c.Snapshots(), 2)
+
+			require.NoError(t, p.Rollback(bounded(t), vmOf(id), "op-1"))
+			requireRolledBack(t, c, id)
+			require.NoError(t, p.Delete(bounded(t), vmOf(id), "op-1"))
+			require.Len(t, c.Volumes(), 2)
+		})
+	}
+}
+
+// A rollback that has made its volumes only, and taken nothing away, leaves nothing to finish.
+func TestDelete_RollbackStoppedBeforeTheFirstDisk_DeletesWhatItMade(t *testing.T) {
+	c := start(t)
+	p := open(t, c)
+	id, _, _ := rolledBack(t, c, p)
+	c.Fault(hypervisortest.RequestFault{Call: "CreateTags", Times: 1, Code: "OperationNotPermitted"})
+	require.Error(t, p.Rollback(bounded(t), vmOf(id), "op-1"))
+	require.Len(t, c.Volumes(), 6)
+	require.NoError(t, p.Delete(bounded(t), vmOf(id), "op-1"))
+	require.Len(t, c.Volumes(), 2)
+	require.Equal(t, "after the rollback", c.Content(id, "/dev/sdb"))
+}
+
 func TestDelete_DiskDetachedByHand_IsInNobodysWay(t *testing.T) {
 	c := start(t)
 	p := open(t, c)
