@@ -114,11 +114,19 @@ func TestDelete_RollbackStoppedBetweenTwoDisks_IsRefusedUntilItIsFinished(t *tes
 			id, _, _ := rolledBack(t, c, p)
 			return id
 		},
+		"after one to another set": func(t *testing.T, c *ec2test.Cloud, p *Provider) string {
+			id := captured(t, c, p)
+			take(t, p, vmOf(id), "op-2")
+			stop(t, p, vmOf(id))
+			require.NoError(t, p.Rollback(bounded(t), vmOf(id), "op-2"))
+			return id
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := start(t)
 			p := open(t, c)
 			id := before(t, c, p)
+			snapshots := c.Snapshots()
 			still, _ := c.Attached(id, "/dev/sdb")
 			c.Fault(hypervisortest.RequestFault{Call: "DetachVolume", Skip: 1, Times: 1, Code: "OperationNotPermitted"})
 			require.Error(t, p.Rollback(bounded(t), vmOf(id), "op-1"))
@@ -126,11 +134,12 @@ func TestDelete_RollbackStoppedBetweenTwoDisks_IsRefusedUntilItIsFinished(t *tes
 			err := p.Delete(bounded(t), vmOf(id), "op-1")
 			require.ErrorContains(t, err, "unfinished at /dev/sdb, where volume "+still+" is still attached")
 			require.Equal(t, volumes, c.Volumes())
-			require.Len(t, c.Snapshots(), 2)
+			require.Equal(t, snapshots, c.Snapshots())
 
 			require.NoError(t, p.Rollback(bounded(t), vmOf(id), "op-1"))
 			requireRolledBack(t, c, id)
 			require.NoError(t, p.Delete(bounded(t), vmOf(id), "op-1"))
+			require.NoError(t, p.Delete(bounded(t), vmOf(id), "op-2"))
 			require.Len(t, c.Volumes(), 2)
 		})
 	}
