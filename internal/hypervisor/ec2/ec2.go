@@ -839,7 +839,7 @@ func spare(v types.Volume, name string, inPlace map[string]types.Volume) bool {
 	case len(v.Attachments) > 0 || v.State != types.VolumeStateAvailable && v.State != types.VolumeStateError:
 		return false
 	case tags[tagReplaced] == "":
-		return tags[tagUsed] == ""
+		return tags[tagUsed] == "" && tags[tagDevice] != ""
 	case tags[tagReplaced] != name:
 		return false // it goes with the snapshot of the rollback that took it away
 	}
@@ -847,7 +847,8 @@ func spare(v types.Volume, name string, inPlace map[string]types.Volume) bool {
 	return tags[tagDevice] != "" && there[tagSource] != "" && there[tagUsed] != "" && there[tagInstance] == tags[tagInstance]
 }
 
-// deleteSnapshot deletes one. "The snapshot must complete before the deletion takes effect" (Amazon EBS User Guide, "Delete an Amazon EBS snapshot"): what is shown until then counts as deleted.
+// deleteSnapshot deletes one. "You can delete EBS snapshots while they're in progress. [...] The deleted snapshot progress will continue until it's 100% complete" (AWS re:Post Knowledge Center, on
+// ConcurrentSnapshotLimitExceeded): what is shown until then counts as deleted.
 func (p *Provider) deleteSnapshot(ctx context.Context, x types.Snapshot) error {
 	_, err := p.client.DeleteSnapshot(ctx, &ec2.DeleteSnapshotInput{SnapshotId: x.SnapshotId})
 	if err != nil && code(err) != "InvalidSnapshot.NotFound" {
