@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	"github.com/stretchr/testify/require"
 
 	"github.com/katoflow/katoflow/internal/hypervisor"
@@ -588,4 +589,15 @@ func TestPlan_TwoSnapshotsOfOneDevice_AreNamed(t *testing.T) {
 func TestOpen_AvailabilityZone_SaysTheRegion(t *testing.T) {
 	_, err := Open(Config{Region: "us-gov-west-1b", AccessKey: "x", SecretKey: "y"})
 	require.ErrorContains(t, err, "write its region us-gov-west-1")
+}
+
+// A volume that lacks the tag with its device was made by something that wrote no katoflow:used either: whether it was in use is unknown.
+func TestSpare_VolumeWithoutItsDevice_Stays(t *testing.T) {
+	tag := func(key, value string) types.Tag { return types.Tag{Key: &key, Value: &value} }
+	v := types.Volume{State: types.VolumeStateAvailable, Tags: []types.Tag{tag(tagSnapshot, "op-1"), tag(tagSource, "snap-1")}}
+	require.False(t, spare(v, "op-1", nil))
+	v.Tags = append(v.Tags, tag(tagDevice, "/dev/sdb"))
+	require.True(t, spare(v, "op-1", nil))
+	v.Tags = append(v.Tags, tag(tagUsed, "2026-01-02T03:04:05Z"))
+	require.False(t, spare(v, "op-1", nil))
 }
