@@ -132,7 +132,7 @@ func generateSchema(t *testing.T) []byte {
 	tags.AdditionalProperties.Pattern = ec2TagValueForm.String()
 	def("HypervisorEC2").DependentRequired = map[string][]string{"access_key": {"secret_key"}, "secret_key": {"access_key"}, "session_token": {"access_key", "secret_key"}}
 	prop("HypervisorOpenStack", "auth_url").Pattern = `^https?://[^/@\s]+(/[^@\s?#]*)?$`
-	prop("HypervisorVSphere", "url").Pattern = urlPattern
+	prop("HypervisorVSphere", "url").Pattern = `^https?://[^/@\s]+(/|/sdk/?)?$`
 	prop("HypervisorVSphere", "user").MinLength = &one
 	number("HypervisorVSphere", "free_percent", "1", "100")
 	prop("Export", "node").Pattern = prop("Node", "name").Pattern
@@ -254,7 +254,7 @@ func TestSchema_BadInventories_DoNotValidate(t *testing.T) {
 		"openstack's secret":   "clusters: {a: {hypervisor: {provider: openstack, openstack: {auth_url: 'https://k/v3', application_credential: {id: x}}}, nodes: [{name: n, address: 192.0.2.1}]}}",
 		"keystone's user":      "clusters: {a: {hypervisor: {provider: openstack, openstack: {auth_url: 'https://u:p@k/v3', application_credential: {id: x, secret: {env: S}}}}, nodes: [{name: n, address: 192.0.2.1}]}}",
 		"vsphere's password":   "clusters: {a: {hypervisor: {provider: vsphere, vsphere: {url: 'https://v', user: u}}, nodes: [{name: n, address: 192.0.2.1}]}}",
-		"vcenter's path":       "clusters: {a: {hypervisor: {provider: vsphere, vsphere: {url: 'https://v/sdk', user: u, password: {env: P}}}, nodes: [{name: n, address: 192.0.2.1}]}}",
+		"vcenter's path":       "clusters: {a: {hypervisor: {provider: vsphere, vsphere: {url: 'https://v/ui', user: u, password: {env: P}}}, nodes: [{name: n, address: 192.0.2.1}]}}",
 		"free space":           "clusters: {a: {hypervisor: {provider: vsphere, vsphere: {url: 'https://v', user: u, password: {env: P}, free_percent: 101}}, nodes: [{name: n, address: 192.0.2.1}]}}",
 		"relative folder":      "clusters: {a: {platform: als, export: {folder: tmp}, nodes: [{name: n, address: 192.0.2.1, roles: [primary]}]}}",
 		"proxy with password":  "clusters: {a: {proxy: {http: 'http://u:p@proxy:1'}, nodes: [{name: n, address: 192.0.2.1}]}}",

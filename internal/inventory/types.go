@@ -361,7 +361,7 @@ type HypervisorOpenStack struct {
 
 // HypervisorVSphere is a vCenter, or an ESXi host, and an account on it.
 type HypervisorVSphere struct {
-	// URL of it, such as https://vcenter.example.org. With http the password is not protected on its way.
+	// URL of it, such as https://vcenter.example.org, with or without /sdk. With http the password is not protected on its way.
 	URL string `yaml:"url" json:"url"`
 	// User is the account's name, such as katoflow@vsphere.local.
 	User string `yaml:"user" json:"user"`

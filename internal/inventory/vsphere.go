@@ -1,6 +1,9 @@
 package inventory
 
-import "strings"
+import (
+	"net/url"
+	"strings"
+)
 
 // vSphere checks a vCenter or an ESXi host and its account.
 func (v validator) vSphere(s *HypervisorVSphere, path string) {
@@ -8,7 +11,7 @@ func (v validator) vSphere(s *HypervisorVSphere, path string) {
 	if p := path + ".url"; v.missing(p) {
 		v.at(p, "is missing: write the address of the vCenter or ESXi host such as %s", example)
 	} else {
-		v.url(s.URL, p, example)
+		v.url(withoutSDK(s.URL), p, example)
 	}
 	if p := path + ".user"; v.missing(p) {
 		v.at(p, "is missing: name the user such as katoflow@vsphere.local")
@@ -26,6 +29,16 @@ func (v validator) vSphere(s *HypervisorVSphere, path string) {
 	if p := path + ".free_percent"; v.given(p) && (s.FreePercent < 1 || s.FreePercent > 100) {
 		v.at(p, "%d: write a number from 1 to 100", s.FreePercent)
 	}
+}
+
+// withoutSDK is a URL without the path of the API, which may be written in it.
+func withoutSDK(s string) string {
+	u, err := url.Parse(s)
+	if err != nil || u.Path != "/sdk" && u.Path != "/sdk/" {
+		return s
+	}
+	u.Path, u.RawPath = "", ""
+	return u.String()
 }
 
 func (s *HypervisorVSphere) fillDefaults() { setDefault(&s.FreePercent, 10) }
