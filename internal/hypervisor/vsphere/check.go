@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/property"
@@ -25,13 +28,16 @@ var (
 		"VirtualMachine.Interact.PowerOn", "VirtualMachine.Interact.PowerOff",
 	}
 	rollbackPrivileges = privileges[2:]
+	// datastorePrivileges are needed on the datastores, because a snapshot takes space there.
+	datastorePrivileges = []string{"Datastore.AllocateSpace"}
 )
 
-// need is the space that VMs need on datastores.
+// need is the space that VMs need on datastores; all on which a snapshot makes files are in it.
 type need map[types.ManagedObjectReference]int64
 
 // Check is hypervisor.Provider's.
 func (p *Provider) Check(ctx context.Context, vms []hypervisor.VM) ([]hypervisor.Problem, error) {
+	began := time.Now()
 	client, err := p.connect(ctx)
 	var refused *RefusedError
 	if errors.As(err, &refused) {
@@ -48,7 +54,7 @@ func (p *Provider) Check(ctx context.Context, vms []hypervisor.VM) ([]hypervisor
 	for i, vm := range vms {
 		group.Go(func() error {
 			var err error
-			refs[i], problems[i], needs[i], err = p.checkVM(ctx, vm)
+			refs[i], problems[i], needs[i], err = p.checkVM(ctx, vm, began)
 			return err
 		})
 	}
@@ -81,18 +87,21 @@ func (p *Provider) Check(ctx context.Context, vms []hypervisor.VM) ([]hypervisor
 			all = append(all, hypervisor.Problem{Text: fmt.Sprintf("datastore %s of %s has %d MiB free, %d MiB are wanted for what is written after the snapshots: free some",
 				webclient.Clean(s.Name), strings.Join(nodes[ref], ", "), s.FreeSpace>>20, bytes>>20)})
 		}
+		if text := p.lacks(ctx, ref, "datastore "+ds.Summary.Name+" of "+strings.Join(nodes[ref], ", "), datastorePrivileges); text != "" {
+			all = append(all, hypervisor.Problem{Text: webclient.Clean(text)})
+		}
 	}
 	return all, nil
 }
 
-// checkVM looks for what stands in the way of a snapshot of one VM. Its reference is empty where it is not found.
-func (p *Provider) checkVM(ctx context.Context, vm hypervisor.VM) (types.ManagedObjectReference, []hypervisor.Problem, need, error) {
+// checkVM looks for what stands in the way of a snapshot of one VM, which is looked up in a listing that began at since or later. Its reference is empty where it is not found.
+func (p *Provider) checkVM(ctx context.Context, vm hypervisor.VM, since time.Time) (types.ManagedObjectReference, []hypervisor.Problem, need, error) {
 	var ref types.ManagedObjectReference
 	var problems []hypervisor.Problem
 	problem := func(format string, args ...any) {
 		problems = append(problems, hypervisor.Problem{Node: vm.Node, Text: webclient.Clean(fmt.Sprintf(format, args...))})
 	}
-	client, machine, err := p.resolve(ctx, vm) // not from memory: a second VM of that name may have come
+	client, machine, err := p.resolve(ctx, vm, since) // not from memory: a second VM of that name may have come
 	var notFound *hypervisor.NotFoundError
 	var ambiguous *ambiguousError
 	switch {
@@ -109,7 +118,7 @@ func (p *Provider) checkVM(ctx context.Context, vm hypervisor.VM) (types.Managed
 	var props mo.VirtualMachine
 	err = p.reading(ctx, func() error {
 		props = mo.VirtualMachine{}
-		return machine.Properties(ctx, ref, []string{"runtime", "config", "recentTask", "snapshot", "capability", "disabledMethod", "guest.toolsRunningStatus"}, &props)
+		return machine.Properties(ctx, ref, []string{"runtime", "config", "recentTask", "capability", "disabledMethod", "datastore", "guest.toolsRunningStatus"}, &props)
 	})
 	if err != nil {
 		return ref, nil, nil, p.fail(vm, "read it", err)
@@ -142,10 +151,8 @@ func (p *Provider) checkVM(ctx context.Context, vm hypervisor.VM) (types.Managed
 	if p.cfg.Quiesce && power(props.Runtime.PowerState) == hypervisor.On && !toolsRun(props) {
 		problem("vmware tools do not run in VM %s, so its file systems would not be quiesced: start open-vm-tools or ask for no quiescing", vm.ID)
 	}
-	if props.Snapshot != nil {
-		if d := depth(props.Snapshot.RootSnapshotList); d >= chain {
-			problem("VM %s has %d snapshots one upon the other, the most that vsphere allows: delete some", vm.ID, d)
-		}
+	if !props.Capability.SnapshotOperationsSupported {
+		problem("VM %s supports no snapshots, says vsphere: look what it has that does not go with them, such as fault tolerance", vm.ID)
 	}
 	infos, err := p.underWay(ctx, client, props.RecentTask)
 	if err != nil {
@@ -154,7 +161,7 @@ func (p *Provider) checkVM(ctx context.Context, vm hypervisor.VM) (types.Managed
 	for _, info := range infos {
 		problem("the task %s is under way on VM %s: wait for its end", info.DescriptionId, vm.ID)
 	}
-	if text := p.lacks(ctx, vm, machine, privileges); text != "" {
+	if text := p.lacks(ctx, ref, "VM "+vm.ID, privileges); text != "" {
 		problem("%s", text)
 	}
 
@@ -169,50 +176,94 @@ func (p *Provider) checkVM(ctx context.Context, vm hypervisor.VM) (types.Managed
 			problem("%s of VM %s is a PCI device of the host, and vsphere takes no snapshot of such a VM", devices.Name(device), vm.ID)
 		}
 	}
-	wants := need{}
+	wants, names := need{}, map[string]bool{}
 	for _, device := range devices.SelectByType((*types.VirtualDisk)(nil)) {
 		disk := device.(*types.VirtualDisk)
 		name := devices.Name(device)
 		if info, ok := device.GetVirtualDevice().DeviceInfo.(*types.Description); ok {
 			name = info.Label
 		}
-		mode, raw := diskMode(disk)
+		mode, sharing, raw := diskMode(disk)
 		switch {
 		case raw:
 			problem("%s of VM %s is a raw device in physical mode, which is in no snapshot", name, vm.ID)
 		case strings.HasPrefix(mode, "independent") || mode == string(types.VirtualDiskModeNonpersistent):
 			problem("%s of VM %s is %s, so it is in no snapshot: make it persistent", name, vm.ID, strings.ReplaceAll(mode, "_", "-"))
 		}
+		if sharing == string(types.VirtualDiskSharingSharingMultiWriter) {
+			problem("%s of VM %s is shared by several writers, and vsphere takes no snapshot of such a VM", name, vm.ID)
+		}
+		if below := parents(disk.Backing); below >= chain {
+			problem("%s of VM %s has %d files one upon the other, the most that vsphere allows: delete some snapshots", name, vm.ID, below+1)
+		}
 		if backing, ok := disk.Backing.(types.BaseVirtualDeviceFileBackingInfo); ok && backing.GetVirtualDeviceFileBackingInfo().Datastore != nil {
-			wants[*backing.GetVirtualDeviceFileBackingInfo().Datastore] += int64(float64(max(disk.CapacityInBytes, disk.CapacityInKB*1024)) * p.cfg.FreeShare)
+			file := backing.GetVirtualDeviceFileBackingInfo()
+			wants[*file.Datastore] += int64(float64(max(disk.CapacityInBytes, disk.CapacityInKB*1024)) * p.cfg.FreeShare)
+			names[datastoreOf(file.FileName)] = true
+		}
+	}
+	// A snapshot's own files are where the VM's are.
+	homes := map[string]bool{datastoreOf(props.Config.Files.VmPathName): true, datastoreOf(props.Config.Files.SnapshotDirectory): true}
+	maps.DeleteFunc(homes, func(name string, _ bool) bool { return name == "" || names[name] })
+	for _, ref := range props.Datastore {
+		if _, is := wants[ref]; is || len(homes) == 0 {
+			continue
+		}
+		var ds mo.Datastore
+		err := p.reading(ctx, func() error { return property.DefaultCollector(client).RetrieveOne(ctx, ref, []string{"name"}, &ds) })
+		if err != nil && !answered(err) { // one that may not be read, as that of an installation medium, is none of ours
+			return ref, nil, nil, p.fail(vm, "read its datastores", err)
+		}
+		if homes[ds.Name] {
+			wants[ref] = 0
 		}
 	}
 	return ref, problems, wants, nil
 }
 
-// diskMode returns a disk's mode, and whether it is a raw device in physical mode.
-func diskMode(disk *types.VirtualDisk) (string, bool) {
-	switch b := disk.Backing.(type) {
-	case *types.VirtualDiskFlatVer2BackingInfo:
-		return b.DiskMode, false
-	case *types.VirtualDiskSeSparseBackingInfo:
-		return b.DiskMode, false
-	case *types.VirtualDiskSparseVer2BackingInfo:
-		return b.DiskMode, false
-	case *types.VirtualDiskFlatVer1BackingInfo:
-		return b.DiskMode, false
-	case *types.VirtualDiskSparseVer1BackingInfo:
-		return b.DiskMode, false
-	case *types.VirtualDiskRawDiskMappingVer1BackingInfo:
-		return b.DiskMode, b.CompatibilityMode == string(types.VirtualDiskCompatibilityModePhysicalMode)
-	case *types.VirtualDiskRawDiskVer2BackingInfo, *types.VirtualDiskPartitionedRawDiskVer2BackingInfo:
-		return "", true
-	}
-	return "", false
+// datastoreOf is the name of the datastore in a path such as "[name] directory/file".
+func datastoreOf(path string) string {
+	var p object.DatastorePath
+	p.FromString(path)
+	return p.Datastore
 }
 
-// lacks says which of the privileges we have not on a VM, "" for none. A server that cannot be asked, such as an old ESXi host, is believed to grant them.
-func (p *Provider) lacks(ctx context.Context, vm hypervisor.VM, machine *object.VirtualMachine, privileges []string) string {
+// diskMode returns a disk's mode, how it is shared, and whether it is a raw device in physical mode.
+func diskMode(disk *types.VirtualDisk) (mode, sharing string, raw bool) {
+	switch b := disk.Backing.(type) {
+	case *types.VirtualDiskFlatVer2BackingInfo:
+		return b.DiskMode, b.Sharing, false
+	case *types.VirtualDiskSeSparseBackingInfo:
+		return b.DiskMode, "", false
+	case *types.VirtualDiskSparseVer2BackingInfo:
+		return b.DiskMode, "", false
+	case *types.VirtualDiskFlatVer1BackingInfo:
+		return b.DiskMode, "", false
+	case *types.VirtualDiskSparseVer1BackingInfo:
+		return b.DiskMode, "", false
+	case *types.VirtualDiskRawDiskMappingVer1BackingInfo:
+		return b.DiskMode, b.Sharing, b.CompatibilityMode == string(types.VirtualDiskCompatibilityModePhysicalMode)
+	case *types.VirtualDiskRawDiskVer2BackingInfo, *types.VirtualDiskPartitionedRawDiskVer2BackingInfo:
+		return "", "", true
+	}
+	return "", "", false
+}
+
+// parents counts the files below the one that a disk writes to: of each snapshot, and what a linked clone shares with others.
+func parents(backing types.BaseVirtualDeviceBackingInfo) int {
+	n := 0
+	for b := reflect.ValueOf(backing); b.Kind() == reflect.Pointer && !b.IsNil(); n++ {
+		parent := b.Elem().FieldByName("Parent")
+		if !parent.IsValid() || parent.IsNil() {
+			break
+		}
+		b = parent
+	}
+	return n
+}
+
+// lacks says which of the privileges we have not on a VM or a datastore, "" for none. A server that cannot be asked, such as an old ESXi host, is believed to grant them.
+func (p *Provider) lacks(ctx context.Context, entity types.ManagedObjectReference, what string, privileges []string) string {
 	client, err := p.connect(ctx)
 	if err != nil || client.ServiceContent.AuthorizationManager == nil {
 		return ""
@@ -221,7 +272,7 @@ func (p *Provider) lacks(ctx context.Context, vm hypervisor.VM, machine *object.
 	if err != nil || current == nil {
 		return ""
 	}
-	granted, err := object.NewAuthorizationManager(client).HasPrivilegeOnEntity(ctx, machine.Reference(), current.Key, privileges)
+	granted, err := object.NewAuthorizationManager(client).HasPrivilegeOnEntity(ctx, entity, current.Key, privileges)
 	if err != nil || len(granted) != len(privileges) {
 		return ""
 	}
@@ -234,5 +285,5 @@ func (p *Provider) lacks(ctx context.Context, vm hypervisor.VM, machine *object.
 	if len(missing) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("%s lacks the privileges %s on VM %s", p.cfg.User, strings.Join(missing, ", "), vm.ID)
+	return fmt.Sprintf("%s lacks the privileges %s on %s", p.cfg.User, strings.Join(missing, ", "), what)
 }

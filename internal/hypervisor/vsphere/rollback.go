@@ -2,9 +2,9 @@ package vsphere
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
+	"github.com/vmware/govmomi/vim25"
 	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
@@ -16,31 +16,37 @@ import (
 // ofRollback are the properties of a VM that hindrances looks at.
 var ofRollback = []string{"runtime", "config.template", "layoutEx"}
 
+const notOff = verdict("the VM is not switched off: stop it first")
+
 // Rollback is hypervisor.Provider's. The VM's configuration goes back too: a disk that was added since leaves the VM, and its files stay.
 func (p *Provider) Rollback(ctx context.Context, vm hypervisor.VM, name string) error {
 	what := "go back to snapshot " + name
-	_, _, props, err := p.read(ctx, vm, ofRollback...)
+	_, machine, props, err := p.read(ctx, vm, ofRollback...)
 	if err == nil && power(props.Runtime.PowerState) != hypervisor.Off {
-		err = errors.New("the VM is not switched off: stop it first")
+		err = notOff
 	}
-	if err != nil {
-		return p.fail(vm, what, err)
+	var list []hypervisor.Snapshot
+	if err == nil {
+		list, err = p.named(ctx, vm, name)
 	}
-	list, err := p.named(ctx, vm, name, false)
 	if err == nil && len(list) == 0 {
 		err = &hypervisor.NotFoundError{Node: vm.Node, What: "snapshot " + name}
 	}
 	if err == nil {
 		if found := hindrances(vm, props, list[0]); len(found) > 0 {
-			err = errors.New(found[0])
+			err = verdict(found[0])
 		}
 	}
 	if err == nil {
 		leaveOff := true
-		err = p.run(ctx, vm, func() (types.ManagedObjectReference, error) {
-			client, err := p.connect(ctx)
-			if err != nil {
+		err = p.run(ctx, vm, p.cfg.TaskTimeout, func(client *vim25.Client) (types.ManagedObjectReference, error) {
+			// vSphere reverts a VM that runs, too, and one that was waited for may have been switched on meanwhile.
+			var now mo.VirtualMachine
+			if err := machine.Properties(ctx, machine.Reference(), []string{"runtime.powerState"}, &now); err != nil {
 				return types.ManagedObjectReference{}, err
+			}
+			if power(now.Runtime.PowerState) != hypervisor.Off {
+				return types.ManagedObjectReference{}, notOff
 			}
 			res, err := methods.RevertToSnapshot_Task(ctx, client, &types.RevertToSnapshot_Task{
 				This: types.ManagedObjectReference{Type: "VirtualMachineSnapshot", Value: list[0].ID}, SuppressPowerOn: &leaveOff,
@@ -52,7 +58,7 @@ func (p *Provider) Rollback(ctx context.Context, vm hypervisor.VM, name string) 
 		})
 	}
 	if err != nil {
-		return p.fail(vm, what, err)
+		return p.lost(vm, what, err)
 	}
 	return nil
 }
@@ -64,7 +70,7 @@ func (p *Provider) CheckRollback(ctx context.Context, vm hypervisor.VM, name str
 	if err != nil {
 		return nil, p.fail(vm, what, err)
 	}
-	list, err := p.named(ctx, vm, name, false)
+	list, err := p.named(ctx, vm, name)
 	if err != nil {
 		return nil, p.fail(vm, what, err)
 	}
@@ -72,7 +78,7 @@ func (p *Provider) CheckRollback(ctx context.Context, vm hypervisor.VM, name str
 		return nil, nil
 	}
 	found := hindrances(vm, props, list[0])
-	if text := p.lacks(ctx, vm, machine, rollbackPrivileges); text != "" {
+	if text := p.lacks(ctx, machine.Reference(), "VM "+vm.ID, rollbackPrivileges); text != "" {
 		found = append(found, text)
 	}
 	var problems []hypervisor.Problem

@@ -3,7 +3,7 @@ package vsphere
 import (
 	"context"
 	"errors"
-	"net/url"
+	"fmt"
 	"sync"
 
 	"github.com/vmware/govmomi/object"
@@ -14,6 +14,7 @@ import (
 
 	"github.com/katoflow/katoflow/internal/hypervisor"
 	"github.com/katoflow/katoflow/internal/hypervisor/connection"
+	"github.com/katoflow/katoflow/internal/webclient"
 )
 
 // shot is one CreateSnapshot_Task with its own connection.
@@ -38,7 +39,7 @@ func (p *Provider) Prepare(ctx context.Context, vm hypervisor.VM, name string) (
 		return nil, p.fail(vm, what, err)
 	}
 	s := &shot{provider: p, client: client, machine: machine, vm: vm, name: name, line: p.transport.Line()}
-	list, err := p.named(ctx, vm, name, false)
+	list, err := p.named(ctx, vm, name)
 	if err != nil {
 		return nil, p.fail(vm, what, err)
 	}
@@ -66,35 +67,35 @@ func (s *shot) Take(ctx context.Context) (hypervisor.Snapshot, error) {
 	resting, cancel := context.WithTimeout(ctx, restWithin)
 	s.line.Rest(resting)
 	cancel()
+	what := "take snapshot " + s.name
 	if s.made == nil && s.sent {
 		// An earlier request of this shot may have been carried out.
-		found, ok, err := s.provider.Find(ctx, s.vm, s.name)
+		list, err := s.provider.named(ctx, s.vm, s.name)
 		if err != nil {
-			return hypervisor.Snapshot{}, err
+			return hypervisor.Snapshot{}, s.unknown(what, err)
 		}
-		if ok {
-			s.made = &found
+		if len(list) > 0 {
+			s.made = &list[0]
 		}
 	}
 	if s.made != nil {
 		return *s.made, nil
 	}
-	what := "take snapshot " + s.name
 	ctx = s.line.On(ctx)
 	created, err := s.machine.CreateSnapshot(ctx, s.name, "katoflow", false, s.provider.cfg.Quiesce)
 	if err != nil {
-		if answered(err) || connection.Unsent(err) {
+		if certain(err) || connection.Unsent(err) {
 			return hypervisor.Snapshot{}, s.provider.fail(s.vm, what, err)
 		}
-		return hypervisor.Snapshot{}, s.unknown(err)
+		return hypervisor.Snapshot{}, s.unknown(what, err)
 	}
-	info, err := s.provider.await(ctx, s.client, created.Reference())
+	info, err := s.provider.await(ctx, s.vm, s.client, created.Reference(), s.provider.cfg.TaskTimeout)
 	var failed task.Error
 	switch {
 	case errors.As(err, &failed):
 		return hypervisor.Snapshot{}, s.provider.fail(s.vm, what, err)
 	case err != nil:
-		return hypervisor.Snapshot{}, s.unknown(err)
+		return hypervisor.Snapshot{}, s.unknown(what, err)
 	}
 	snapshot := hypervisor.Snapshot{Name: s.name, State: hypervisor.Ready}
 	if ref, ok := info.Result.(types.ManagedObjectReference); ok {
@@ -107,13 +108,10 @@ func (s *shot) Take(ctx context.Context) (hypervisor.Snapshot, error) {
 	return snapshot, nil
 }
 
-func (s *shot) unknown(err error) error {
+func (s *shot) unknown(what string, err error) error {
 	s.sent = true
-	var u *url.Error
-	if errors.As(err, &u) {
-		err = u.Err
-	}
-	return &hypervisor.UnknownError{Node: s.vm.Node, Err: err}
+	p := s.provider
+	return &hypervisor.UnknownError{Node: s.vm.Node, Err: webclient.Hide(err, fmt.Sprintf("vsphere %s: %s: %s", p.address.Host, what, p.text(err)))}
 }
 
 // Close is hypervisor.Shot's.

@@ -48,11 +48,20 @@ const (
 	defaultWarm = 10 * time.Second
 	// restWithin is how long Take waits for a connection that is just being kept warm, rather than open another.
 	restWithin = time.Second
+	// defaultPowerTimeout and defaultRemovalTimeout: what switches a VM takes no longer unless it waits for an answer, and the disks of a removed snapshot are consolidated for hours.
+	defaultPowerTimeout   = 5 * time.Minute
+	defaultRemovalTimeout = 24 * time.Hour
+	// tidyWithin bounds a request that only gives something back at the server, which ends with the session at the latest.
+	tidyWithin = 2 * time.Second
+	// closeWithin bounds the end of a session.
+	closeWithin = 5 * time.Second
+	// listedFor is how long a listing of all VMs answers for those that are looked up for the first time.
+	listedFor = 5 * time.Second
 	// waitSeconds is how long one question for a task's end may stay unanswered: vCenter answers it when the task changes.
 	waitSeconds = 20
 	// attempts at a read that got no answer.
 	attempts = 4
-	// chain is how many snapshots of a VM may be one upon the other: vSphere documents 32, and counts the VM's own disks.
+	// chain is how many files a disk may have below the one that is written to: vSphere documents 32 in all.
 	chain = 31
 )
 
@@ -72,8 +81,9 @@ type Config struct {
 	FreeShare float64
 	// Timeout of one request (default 30s).
 	Timeout time.Duration
-	// TaskTimeout is how long a task, such as the removal of a snapshot, is waited for (default 15m). The task goes on without us.
-	TaskTimeout time.Duration
+	// TaskTimeout is how long a task is waited for (default 15m), PowerTimeout how long one that switches a VM on or off (default 5m), and RemovalTimeout how long one that removes a
+	// snapshot and consolidates its disks (default 24h). The task goes on without us.
+	TaskTimeout, PowerTimeout, RemovalTimeout time.Duration
 	// Warm is how often a shot's connection is used until it is taken (default 10s), because servers end those that are idle.
 	Warm time.Duration
 }
@@ -84,11 +94,23 @@ type Provider struct {
 	address   *url.URL
 	transport *connection.Transport
 
-	turn   chan struct{} // held while somebody logs in
-	mu     sync.Mutex
-	client *vim25.Client // nil before the first login
-	login  int           // counts logins
-	known  map[string]types.ManagedObjectReference
+	turn    chan struct{} // held while somebody logs in
+	mu      sync.Mutex
+	client  *vim25.Client // nil before the first login
+	login   int           // counts logins
+	refused error         // a login that was refused, which is not tried again: a few more lock the account
+	closed  bool
+	known   map[string]types.ManagedObjectReference
+
+	listing chan struct{} // held while somebody lists all VMs
+	listed  listing       // the last one, whoever holds listing
+}
+
+// listing is of all VMs that the account sees.
+type listing struct {
+	began, ended time.Time
+	refs         map[string][]types.ManagedObjectReference
+	err          error
 }
 
 var (
@@ -101,7 +123,9 @@ func Open(cfg Config) (*Provider, error) {
 	for _, d := range []struct {
 		field *time.Duration
 		value time.Duration
-	}{{&cfg.Timeout, defaultTimeout}, {&cfg.TaskTimeout, defaultTaskTimeout}, {&cfg.Warm, defaultWarm}} {
+	}{
+		{&cfg.Timeout, defaultTimeout}, {&cfg.TaskTimeout, defaultTaskTimeout}, {&cfg.PowerTimeout, defaultPowerTimeout}, {&cfg.RemovalTimeout, defaultRemovalTimeout}, {&cfg.Warm, defaultWarm},
+	} {
 		if *d.field <= 0 {
 			*d.field = d.value
 		}
@@ -111,35 +135,55 @@ func Open(cfg Config) (*Provider, error) {
 	}
 	address, err := url.Parse(cfg.URL)
 	switch {
-	case err != nil || address.Scheme != "https" && address.Scheme != "http" || address.Host == "" || address.User != nil || address.RawQuery != "" || address.Fragment != "":
+	case err != nil || address.Scheme != "https" && address.Scheme != "http" || address.Hostname() == "" || address.User != nil || address.RawQuery != "" || address.ForceQuery || address.Fragment != "" ||
+		!slices.Contains([]string{"", "/", vim25.Path, vim25.Path + "/"}, address.Path):
 		return nil, errors.New("vsphere: the url is not one like https://vcenter.example.org")
 	case cfg.User == "" || cfg.Password == "":
 		return nil, errors.New("vsphere: user and password are needed")
 	}
-	if strings.Trim(address.Path, "/") == "" {
-		address.Path = vim25.Path
-	}
+	address.Path, address.RawPath = vim25.Path, ""
 	transport, ok := connection.New(connection.Config{CA: cfg.CA, Proxy: cfg.Proxy})
 	if !ok {
 		return nil, errors.New("vsphere: the CA file holds no certificate in PEM form")
 	}
-	return &Provider{cfg: cfg, address: address, transport: transport, turn: make(chan struct{}, 1), known: map[string]types.ManagedObjectReference{}}, nil
+	return &Provider{
+		cfg: cfg, address: address, transport: transport, turn: make(chan struct{}, 1), known: map[string]types.ManagedObjectReference{}, listing: make(chan struct{}, 1),
+	}, nil
 }
 
-// Close logs out, so that the session does not count against the server's limit, and ends connections.
+// errClosed is the error of whatever would need a login after Close.
+const errClosed = verdict("the provider is closed")
+
+// Close logs out, so that the session does not count against the server's limit, and ends connections. Nobody is logged in again afterwards.
 func (p *Provider) Close() error {
 	p.mu.Lock()
 	client := p.client
-	p.client = nil
+	p.client, p.closed = nil, true
 	p.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), closeWithin)
+	defer cancel()
+	select {
+	case p.turn <- struct{}{}: // a login that is under way ends itself
+		<-p.turn
+	case <-ctx.Done():
+	}
 	if client != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		// A session that cannot be ended ends by itself.
-		_ = session.NewManager(client).Logout(ctx)
+		logOut(ctx, client)
 	}
 	p.transport.Close()
 	return nil
+}
+
+// logOut ends a session, and begins none for it. One that cannot be ended ends by itself when it was idle for long enough.
+func logOut(ctx context.Context, client *vim25.Client) {
+	_ = session.NewManager(plain(client)).Logout(ctx)
+}
+
+// plain is a client whose requests wait for no login.
+func plain(client *vim25.Client) *vim25.Client {
+	plain := *client
+	plain.RoundTripper = client.Client
+	return &plain
 }
 
 // roundTripper limits each request in time and logs in anew when the session has ended: an answer that nobody is logged in is certain not to have changed anything.
@@ -149,9 +193,13 @@ type roundTripper struct {
 }
 
 func (r *roundTripper) RoundTrip(ctx context.Context, req, res soap.HasFault) error {
-	limit := r.provider.cfg.Timeout
-	if _, waits := req.(*methods.WaitForUpdatesExBody); waits {
+	limit, tidies := r.provider.cfg.Timeout, false
+	switch req.(type) {
+	case *methods.WaitForUpdatesExBody:
 		limit += waitSeconds * time.Second
+	case *methods.CancelWaitForUpdatesBody, *methods.DestroyPropertyCollectorBody, *methods.DestroyViewBody:
+		// The client library sends these without the caller's context, also after its end.
+		limit, tidies = min(limit, tidyWithin), true
 	}
 	r.provider.mu.Lock()
 	login := r.provider.login
@@ -166,7 +214,7 @@ func (r *roundTripper) RoundTrip(ctx context.Context, req, res soap.HasFault) er
 		return err
 	}
 	err := once()
-	if !fault.Is(err, &types.NotAuthenticated{}) {
+	if tidies || !fault.Is(err, &types.NotAuthenticated{}) {
 		return err
 	}
 	if err := r.provider.logIn(ctx, login); err != nil {
@@ -194,7 +242,7 @@ func (d drained) Close() error {
 	return d.ReadCloser.Close()
 }
 
-// RefusedError says that the server does not let us in.
+// RefusedError says that the server does not let us in. A request that would have needed it was not carried out.
 type RefusedError struct{ Err error }
 
 func (e *RefusedError) Error() string { return "the login is refused: " + e.Err.Error() }
@@ -210,10 +258,15 @@ func (p *Provider) logIn(ctx context.Context, since int) error {
 		return context.Cause(ctx)
 	}
 	p.mu.Lock()
-	done, client := p.login != since, p.client
+	done, client, refused, closed := p.login != since, p.client, p.refused, p.closed
 	p.mu.Unlock()
-	if done {
+	switch {
+	case closed:
+		return errClosed
+	case done:
 		return nil
+	case refused != nil:
+		return refused
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, p.cfg.Timeout, fmt.Errorf("no answer within %s", p.cfg.Timeout))
 	defer cancel()
@@ -226,19 +279,23 @@ func (p *Provider) logIn(ctx context.Context, since int) error {
 		}
 		client.RoundTripper = &roundTripper{provider: p, next: soapClient}
 	}
-	// The login itself must not wait for a login.
-	plain := *client
-	plain.RoundTripper = client.Client
-	if err := session.NewManager(&plain).Login(ctx, url.UserPassword(p.cfg.User, p.cfg.Password)); err != nil {
-		if fault.Is(err, &types.InvalidLogin{}) || fault.Is(err, &types.NoPermission{}) {
-			return &RefusedError{err}
-		}
-		return err
+	err := session.NewManager(plain(client)).Login(ctx, url.UserPassword(p.cfg.User, p.cfg.Password))
+	if fault.Is(err, &types.InvalidLogin{}) || fault.Is(err, &types.NoPermission{}) {
+		err = &RefusedError{err}
 	}
 	p.mu.Lock()
-	p.client, p.login = client, p.login+1
+	switch closed = p.closed; {
+	case errors.As(err, new(*RefusedError)):
+		p.refused = err
+	case err == nil && !closed:
+		p.client, p.login = client, p.login+1
+	}
 	p.mu.Unlock()
-	return nil
+	if err == nil && closed {
+		logOut(ctx, client)
+		return errClosed
+	}
+	return err
 }
 
 // connect returns a client that is logged in.
@@ -255,7 +312,7 @@ func (p *Provider) connect(ctx context.Context) (*vim25.Client, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.client == nil {
-		return nil, errors.New("the provider is closed")
+		return nil, errClosed
 	}
 	return p.client, nil
 }
@@ -268,14 +325,13 @@ func (p *Provider) reading(ctx context.Context, do func() error) error {
 		login := p.login
 		p.mu.Unlock()
 		err := do()
-		var refused *RefusedError
 		if login > 0 && fault.Is(err, &types.NotAuthenticated{}) && attempt < attempts && ctx.Err() == nil {
 			if err := p.logIn(ctx, login); err != nil {
 				return err
 			}
 			continue
 		}
-		if err == nil || answered(err) || errors.As(err, &refused) || attempt == attempts || ctx.Err() != nil {
+		if err == nil || certain(err) || attempt == attempts || ctx.Err() != nil {
 			return err
 		}
 		if pauseErr := webclient.Pause(ctx, attempt, 2*time.Second); pauseErr != nil {
@@ -285,7 +341,25 @@ func (p *Provider) reading(ctx context.Context, do func() error) error {
 }
 
 // answered tells whether the server itself says that a request failed.
-func answered(err error) bool { return soap.IsSoapFault(err) || soap.IsVimFault(err) }
+func answered(err error) bool {
+	for ; err != nil; err = errors.Unwrap(err) {
+		if soap.IsSoapFault(err) || soap.IsVimFault(err) {
+			return true
+		}
+	}
+	return false
+}
+
+// verdict is an error that we find ourselves, in what the server says.
+type verdict string
+
+func (v verdict) Error() string { return string(v) }
+
+// certain tells whether it is known what became of a request that ended with err: it was refused, or its task failed. Asking again would bring the same.
+func certain(err error) bool {
+	return answered(err) || errors.As(err, new(task.Error)) || errors.As(err, new(*RefusedError)) || errors.As(err, new(verdict)) || errors.As(err, new(*ambiguousError)) ||
+		errors.As(err, new(*hypervisor.NotFoundError))
+}
 
 // text of an error in one line that is safe to show.
 func (p *Provider) text(err error) string {
@@ -293,8 +367,11 @@ func (p *Provider) text(err error) string {
 	if errors.As(err, &status) {
 		err = status.Err
 	}
+	if trouble, cause := webclient.TroubleOf(err); trouble == webclient.UnknownAuthority {
+		return webclient.Clean(cause.Error()) + ": name the file with the certificate of its authority in hypervisor.vsphere.ca_file"
+	}
 	var taskErr task.Error
-	if errors.As(err, &taskErr) && taskErr.LocalizedMethodFault != nil {
+	if errors.As(err, &taskErr) && taskErr.Fault() != nil {
 		name := reflect.Indirect(reflect.ValueOf(taskErr.LocalizedMethodFault.Fault)).Type().Name()
 		return webclient.Clean(strings.TrimSuffix(strings.TrimSpace(taskErr.LocalizedMessage), ".")+" ("+name+")", p.cfg.Password)
 	}
@@ -310,6 +387,14 @@ func (p *Provider) fail(vm hypervisor.VM, what string, err error) error {
 	return fmt.Errorf("%s: vsphere %s: %s: %w", vm.Node, p.address.Host, what, webclient.Hide(err, p.text(err)))
 }
 
+// lost is fail for requests that change something: an *UnknownError unless it is certain what became of it.
+func (p *Provider) lost(vm hypervisor.VM, what string, err error) error {
+	if certain(err) {
+		return p.fail(vm, what, err)
+	}
+	return &hypervisor.UnknownError{Node: vm.Node, Err: webclient.Hide(err, fmt.Sprintf("vsphere %s: %s: %s", p.address.Host, what, p.text(err)))}
+}
+
 // ambiguousError says that a name is the name of several VMs.
 type ambiguousError struct {
 	id    string
@@ -320,42 +405,27 @@ func (e *ambiguousError) Error() string {
 	return fmt.Sprintf("%d VMs are called %s: name the one by its inventory path, such as /Datacenter/vm/Folder/%s", e.count, e.id, e.id)
 }
 
-// resolve looks a VM up by its inventory path (with a slash) or by its name, which must be that of one VM only.
-func (p *Provider) resolve(ctx context.Context, vm hypervisor.VM) (*vim25.Client, *object.VirtualMachine, error) {
+// resolve looks a VM up by its inventory path (with a slash) or by its name, which must be that of one VM only in a listing that began at since or later.
+func (p *Provider) resolve(ctx context.Context, vm hypervisor.VM, since time.Time) (*vim25.Client, *object.VirtualMachine, error) {
 	client, err := p.connect(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
 	var found []types.ManagedObjectReference
-	err = p.reading(ctx, func() error {
-		found = nil
-		if strings.Contains(vm.ID, "/") {
+	if strings.Contains(vm.ID, "/") {
+		err = p.reading(ctx, func() error {
+			found = nil
 			ref, err := object.NewSearchIndex(client).FindByInventoryPath(ctx, "/"+strings.Trim(vm.ID, "/"))
-			if err != nil || ref == nil {
-				return err
-			}
-			if ref.Reference().Type == "VirtualMachine" {
+			if err == nil && ref != nil && ref.Reference().Type == "VirtualMachine" {
 				found = append(found, ref.Reference())
 			}
-			return nil
-		}
-		list, err := view.NewManager(client).CreateContainerView(ctx, client.ServiceContent.RootFolder, []string{"VirtualMachine"}, true)
-		if err != nil {
 			return err
-		}
-		defer func() { _ = list.Destroy(context.WithoutCancel(ctx)) }()
-		var vms []mo.VirtualMachine
-		if err := list.Retrieve(ctx, []string{"VirtualMachine"}, []string{"name"}, &vms); err != nil {
-			return err
-		}
-		for _, m := range vms {
-			// The API escapes / \ and % in names.
-			if plain, err := url.PathUnescape(m.Name); m.Name == vm.ID || err == nil && plain == vm.ID {
-				found = append(found, m.Self)
-			}
-		}
-		return nil
-	})
+		})
+	} else {
+		var refs map[string][]types.ManagedObjectReference
+		refs, err = p.names(ctx, client, since)
+		found = refs[vm.ID]
+	}
 	switch {
 	case err != nil:
 		return nil, nil, err
@@ -370,6 +440,51 @@ func (p *Provider) resolve(ctx context.Context, vm hypervisor.VM) (*vim25.Client
 	return client, object.NewVirtualMachine(client, found[0]), nil
 }
 
+// names returns all VMs that the account sees by their names, from a listing that began at since or later. Whoever asks while one is made shares it, and its error.
+func (p *Provider) names(ctx context.Context, client *vim25.Client, since time.Time) (map[string][]types.ManagedObjectReference, error) {
+	asked := time.Now()
+	select {
+	case p.listing <- struct{}{}:
+		defer func() { <-p.listing }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	if l := p.listed; !l.began.Before(since) && (l.err == nil || l.ended.After(asked)) {
+		return l.refs, l.err
+	}
+	l := listing{began: time.Now()}
+	var vms []mo.VirtualMachine
+	for attempt := 1; ; attempt++ {
+		l.err = p.reading(ctx, func() error {
+			list, err := view.NewManager(client).CreateContainerView(ctx, client.ServiceContent.RootFolder, []string{"VirtualMachine"}, true)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = list.Destroy(context.WithoutCancel(ctx)) }()
+			vms = nil
+			return list.Retrieve(ctx, []string{"VirtualMachine"}, []string{"name"}, &vms)
+		})
+		// A new login has none of the old one's views, and a VM may be deleted while it is read.
+		if !fault.Is(l.err, &types.ManagedObjectNotFound{}) || attempt == attempts {
+			break
+		}
+	}
+	if l.ended = time.Now(); l.err == nil {
+		l.refs = map[string][]types.ManagedObjectReference{}
+		for _, m := range vms {
+			l.refs[m.Name] = append(l.refs[m.Name], m.Self)
+			// The API escapes / \ and % in names.
+			if plain, err := url.PathUnescape(m.Name); err == nil && plain != m.Name {
+				l.refs[plain] = append(l.refs[plain], m.Self)
+			}
+		}
+	}
+	if ctx.Err() == nil {
+		p.listed = l
+	}
+	return l.refs, l.err
+}
+
 // read looks a VM up, or takes it from memory, and reads properties of it.
 func (p *Provider) read(ctx context.Context, vm hypervisor.VM, properties ...string) (*vim25.Client, *object.VirtualMachine, mo.VirtualMachine, error) {
 	var props mo.VirtualMachine
@@ -380,10 +495,11 @@ func (p *Provider) read(ctx context.Context, vm hypervisor.VM, properties ...str
 	p.mu.Lock()
 	ref, known := p.known[vm.ID]
 	p.mu.Unlock()
-	for {
+	since := time.Now().Add(-listedFor)
+	for again := false; ; again = true {
 		machine := object.NewVirtualMachine(client, ref)
 		if !known {
-			if client, machine, err = p.resolve(ctx, vm); err != nil {
+			if client, machine, err = p.resolve(ctx, vm, since); err != nil {
 				return nil, nil, props, err
 			}
 		}
@@ -391,68 +507,91 @@ func (p *Provider) read(ctx context.Context, vm hypervisor.VM, properties ...str
 			props = mo.VirtualMachine{}
 			return machine.Properties(ctx, machine.Reference(), properties, &props)
 		})
-		if known && fault.Is(err, &types.ManagedObjectNotFound{}) {
-			known = false // it was deleted, and may be another of that name now
+		if !again && fault.Is(err, &types.ManagedObjectNotFound{}) {
+			known, since = false, time.Now() // it was deleted, and may be another of that name now
 			continue
 		}
 		return client, machine, props, err
 	}
 }
 
-// await waits for a task to end and returns what it made. A task.Error is the task's own; anything else says that nobody knows.
-func (p *Provider) await(ctx context.Context, client *vim25.Client, ref types.ManagedObjectReference) (*types.TaskInfo, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, p.cfg.TaskTimeout, fmt.Errorf("the task has not ended within %s", p.cfg.TaskTimeout))
+// errForgotten says that the server does not know a task any more, as after its restart. Nobody knows how it ended.
+var errForgotten = errors.New("the server has forgotten the task")
+
+// await waits for a task of a VM to end and returns what it made. A server that does not answer is asked again as long as limit and ctx last. Of an error that is not certain nobody knows how the task ended.
+func (p *Provider) await(ctx context.Context, vm hypervisor.VM, client *vim25.Client, ref types.ManagedObjectReference, limit time.Duration) (*types.TaskInfo, error) {
+	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	wait := int32(waitSeconds)
-	var info *types.TaskInfo
-	ended := func(i types.TaskInfo) bool {
-		return i.State == types.TaskInfoStateSuccess || i.State == types.TaskInfoStateError
-	}
-	for broken := 0; info == nil; {
-		err := p.reading(ctx, func() error {
-			// A collector of its own: the questions of one collector end each other.
-			filter := &property.WaitFilter{WaitOptions: property.WaitOptions{PropagateMissing: true, Options: &types.WaitOptions{MaxWaitSeconds: &wait}}}
-			filter.Add(ref, ref.Type, []string{"info"})
-			return property.WaitForUpdates(ctx, property.DefaultCollector(client), filter, func(updates []types.ObjectUpdate) bool {
-				for _, u := range updates {
-					for _, c := range u.ChangeSet {
-						if i, ok := c.Val.(types.TaskInfo); ok && ended(i) {
-							info = &i
-						}
-					}
-				}
-				return info != nil
-			})
-		})
-		if info != nil {
-			break // whatever became of the collector
+	for broken := 0; ; {
+		info, err := watch(limited, client, ref)
+		if err != nil && info == nil && limited.Err() == nil {
+			// A new login has none of the old one's collectors. The task is there all the same.
+			var t mo.Task
+			again := p.reading(limited, func() error { return property.DefaultCollector(client).RetrieveOne(limited, ref, []string{"info"}, &t) })
+			switch {
+			case fault.Is(again, &types.ManagedObjectNotFound{}):
+				return nil, errForgotten
+			case certain(again):
+				return nil, again
+			case again == nil && ended(t.Info):
+				info = &t.Info
+			}
 		}
-		if ctx.Err() != nil {
+		switch {
+		case info != nil && info.State == types.TaskInfoStateError:
+			if info.Error == nil {
+				info.Error = &types.LocalizedMethodFault{LocalizedMessage: "the task failed without a reason"}
+			}
+			return nil, task.Error{LocalizedMethodFault: info.Error, Description: info.Description}
+		case info != nil:
+			return info, nil
+		case ctx.Err() != nil:
 			return nil, context.Cause(ctx)
-		}
-		if err == nil {
+		case limited.Err() != nil:
+			return nil, p.overdue(ctx, vm, limit)
+		case err == nil:
+			broken = 0
 			continue
 		}
-		// A new login has none of the old one's collectors. The task is there all the same.
-		var t mo.Task
-		if broken++; broken == attempts {
-			return nil, err
-		}
-		if err := p.reading(ctx, func() error { return property.DefaultCollector(client).RetrieveOne(ctx, ref, []string{"info"}, &t) }); err != nil {
-			return nil, err
-		}
-		if ended(t.Info) {
-			info = &t.Info
-		}
+		broken++
+		_ = webclient.Pause(limited, broken, 5*time.Second)
 	}
-	if info.State == types.TaskInfoStateError {
-		return nil, task.Error{LocalizedMethodFault: info.Error, Description: info.Description}
+}
+
+func ended(info types.TaskInfo) bool {
+	return info.State == types.TaskInfoStateSuccess || info.State == types.TaskInfoStateError
+}
+
+// watch returns a task when it has ended, nothing when it goes on. It may return both a task and an error.
+func watch(ctx context.Context, client *vim25.Client, ref types.ManagedObjectReference) (info *types.TaskInfo, err error) {
+	wait := int32(waitSeconds)
+	filter := &property.WaitFilter{WaitOptions: property.WaitOptions{PropagateMissing: true, Options: &types.WaitOptions{MaxWaitSeconds: &wait}}}
+	filter.Add(ref, ref.Type, []string{"info"})
+	// A collector of its own: the questions of one collector end each other.
+	err = property.WaitForUpdates(ctx, property.DefaultCollector(client), filter, func(updates []types.ObjectUpdate) bool {
+		for _, u := range updates {
+			for _, c := range u.ChangeSet {
+				if i, ok := c.Val.(types.TaskInfo); ok && ended(i) {
+					info = &i
+				}
+			}
+		}
+		return info != nil
+	})
+	return info, err
+}
+
+// overdue is the error of a task that takes too long. A VM that waits for an answer is the usual reason.
+func (p *Provider) overdue(ctx context.Context, vm hypervisor.VM, limit time.Duration) error {
+	text := fmt.Sprintf("the task has not ended within %s", limit)
+	if _, _, props, err := p.read(ctx, vm, "runtime.question"); err == nil && props.Runtime.Question != nil {
+		text += ", and the VM waits for an answer: " + props.Runtime.Question.Text
 	}
-	return info, nil
+	return errors.New(text)
 }
 
 // run starts a task that may be done twice and waits for its end. Another task on the VM that is in the way, which may be the one of an answer that was lost, is waited for first.
-func (p *Provider) run(ctx context.Context, vm hypervisor.VM, start func() (types.ManagedObjectReference, error)) error {
+func (p *Provider) run(ctx context.Context, vm hypervisor.VM, limit time.Duration, start func(client *vim25.Client) (types.ManagedObjectReference, error)) error {
 	for attempt := 1; ; attempt++ {
 		client, err := p.connect(ctx)
 		if err != nil {
@@ -460,16 +599,16 @@ func (p *Provider) run(ctx context.Context, vm hypervisor.VM, start func() (type
 		}
 		var ref types.ManagedObjectReference
 		err = p.reading(ctx, func() (err error) {
-			ref, err = start()
+			ref, err = start(client)
 			return err
 		})
 		if err == nil {
-			_, err = p.await(ctx, client, ref)
+			_, err = p.await(ctx, vm, client, ref, limit)
 		}
 		if !fault.Is(err, &types.TaskInProgress{}) || attempt == attempts {
 			return err
 		}
-		if err := p.settle(ctx, vm, func(types.TaskInfo) bool { return true }); err != nil {
+		if err := p.settle(ctx, vm, limit, func(types.TaskInfo) bool { return true }); err != nil {
 			return err
 		}
 	}
@@ -494,8 +633,8 @@ func (p *Provider) underWay(ctx context.Context, client *vim25.Client, recent []
 	return infos, nil
 }
 
-// settle waits for the end of the VM's tasks that are under way.
-func (p *Provider) settle(ctx context.Context, vm hypervisor.VM, which func(types.TaskInfo) bool) error {
+// settle waits for the end of the VM's tasks that are under way, however they end.
+func (p *Provider) settle(ctx context.Context, vm hypervisor.VM, limit time.Duration, which func(types.TaskInfo) bool) error {
 	client, _, props, err := p.read(ctx, vm, "recentTask")
 	if err != nil {
 		return err
@@ -508,9 +647,8 @@ func (p *Provider) settle(ctx context.Context, vm hypervisor.VM, which func(type
 		if !which(info) {
 			continue
 		}
-		_, err := p.await(ctx, client, info.Task)
-		var ended task.Error
-		if err != nil && !errors.As(err, &ended) && !fault.Is(err, &types.ManagedObjectNotFound{}) {
+		_, err := p.await(ctx, vm, client, info.Task, limit)
+		if err != nil && !errors.As(err, new(task.Error)) && !errors.Is(err, errForgotten) {
 			return fmt.Errorf("wait for the task %s that is under way on the VM: %w", info.DescriptionId, err)
 		}
 	}
@@ -520,6 +658,12 @@ func (p *Provider) settle(ctx context.Context, vm hypervisor.VM, which func(type
 // creates tells whether a task may be making a snapshot.
 func creates(info types.TaskInfo) bool {
 	return strings.Contains(strings.ToLower(info.DescriptionId), "createsnapshot")
+}
+
+// changes tells whether a task may be making, removing or consolidating a snapshot.
+func changes(info types.TaskInfo) bool {
+	id := strings.ToLower(info.DescriptionId)
+	return strings.Contains(id, "snapshot") || strings.Contains(id, "consolidate")
 }
 
 // tree returns all snapshots of a tree, oldest first.
@@ -542,22 +686,14 @@ func tree(roots []types.VirtualMachineSnapshotTree) []types.VirtualMachineSnapsh
 	return all
 }
 
-// depth of the longest chain of snapshots.
-func depth(list []types.VirtualMachineSnapshotTree) int {
-	most := 0
-	for _, s := range list {
-		most = max(most, 1+depth(s.ChildSnapshotList))
-	}
-	return most
-}
-
-func (p *Provider) snapshots(ctx context.Context, vm hypervisor.VM, which func(name string) bool) (*vim25.Client, []hypervisor.Snapshot, error) {
-	client, _, props, err := p.read(ctx, vm, "snapshot", "layoutEx")
+// snapshots returns those of a VM whose names are asked for, oldest first, and whether its disks need consolidation.
+func (p *Provider) snapshots(ctx context.Context, vm hypervisor.VM, which func(name string) bool) ([]hypervisor.Snapshot, bool, error) {
+	_, _, props, err := p.read(ctx, vm, "snapshot", "layoutEx", "runtime.consolidationNeeded")
 	if err != nil {
-		return nil, nil, err
+		return nil, false, err
 	}
 	if props.Snapshot == nil {
-		return client, nil, nil
+		return nil, props.Runtime.ConsolidationNeeded, nil
 	}
 	parents := map[types.ManagedObjectReference]*types.ManagedObjectReference{}
 	for _, s := range tree(props.Snapshot.RootSnapshotList) {
@@ -577,26 +713,21 @@ func (p *Provider) snapshots(ctx context.Context, vm hypervisor.VM, which func(n
 		}
 		list = append(list, snapshot)
 	}
-	return client, list, nil
+	return list, props.Runtime.ConsolidationNeeded, nil
 }
 
-// named returns the snapshots of a name, after the tasks that may be making one have ended, so that none is none.
-func (p *Provider) named(ctx context.Context, vm hypervisor.VM, name string, settled bool) ([]hypervisor.Snapshot, error) {
-	same := func(n string) bool { return n == name }
-	_, list, err := p.snapshots(ctx, vm, same)
-	if err != nil || len(list) > 0 && !settled {
-		return list, err
-	}
-	if err := p.settle(ctx, vm, creates); err != nil {
+// named returns the snapshots of a name, after the tasks that may be making one have ended: none is none then, and one that is there is ready.
+func (p *Provider) named(ctx context.Context, vm hypervisor.VM, name string) ([]hypervisor.Snapshot, error) {
+	if err := p.settle(ctx, vm, p.cfg.TaskTimeout, creates); err != nil {
 		return nil, err
 	}
-	_, list, err = p.snapshots(ctx, vm, same)
+	list, _, err := p.snapshots(ctx, vm, func(n string) bool { return n == name })
 	return list, err
 }
 
 // Find is hypervisor.Provider's. It waits for the end of a task that may be making the snapshot.
 func (p *Provider) Find(ctx context.Context, vm hypervisor.VM, name string) (hypervisor.Snapshot, bool, error) {
-	list, err := p.named(ctx, vm, name, false)
+	list, err := p.named(ctx, vm, name)
 	if err != nil {
 		return hypervisor.Snapshot{}, false, p.fail(vm, "look for snapshot "+name, err)
 	}
@@ -608,10 +739,10 @@ func (p *Provider) Find(ctx context.Context, vm hypervisor.VM, name string) (hyp
 
 // List is hypervisor.Provider's. It waits for the end of tasks that may be making snapshots.
 func (p *Provider) List(ctx context.Context, vm hypervisor.VM, prefix string) ([]hypervisor.Snapshot, error) {
-	err := p.settle(ctx, vm, creates)
+	err := p.settle(ctx, vm, p.cfg.TaskTimeout, creates)
 	var list []hypervisor.Snapshot
 	if err == nil {
-		_, list, err = p.snapshots(ctx, vm, func(name string) bool { return strings.HasPrefix(name, prefix) })
+		list, _, err = p.snapshots(ctx, vm, func(name string) bool { return strings.HasPrefix(name, prefix) })
 	}
 	if err != nil {
 		return nil, p.fail(vm, "list snapshots", err)
@@ -624,35 +755,80 @@ func (p *Provider) List(ctx context.Context, vm hypervisor.VM, prefix string) ([
 	}), nil
 }
 
-// Delete is hypervisor.Provider's. The snapshots made after it stay, and its disks are consolidated, which takes as long as much was written since.
+// Delete is hypervisor.Provider's. The snapshots made after it stay, and its disks are consolidated, which takes as long as much was written since. It looks afterwards, and what says that it is gone and
+// the disks are not consolidated is an error: done again, it consolidates them.
 func (p *Provider) Delete(ctx context.Context, vm hypervisor.VM, name string) error {
-	list, err := p.named(ctx, vm, name, true)
-	for _, s := range list {
-		if err != nil {
-			break
-		}
-		consolidate := true
-		err = p.run(ctx, vm, func() (types.ManagedObjectReference, error) {
-			client, err := p.connect(ctx)
-			if err != nil {
-				return types.ManagedObjectReference{}, err
-			}
-			res, err := methods.RemoveSnapshot_Task(ctx, client, &types.RemoveSnapshot_Task{
-				This: types.ManagedObjectReference{Type: "VirtualMachineSnapshot", Value: s.ID}, Consolidate: &consolidate,
-			})
-			if err != nil {
-				return types.ManagedObjectReference{}, err
-			}
-			return res.Returnval, nil
-		})
-		if fault.Is(err, &types.ManagedObjectNotFound{}) {
-			err = nil // somebody else removed it meanwhile
-		}
-	}
-	if err != nil {
-		return p.fail(vm, "delete snapshot "+name, err)
+	if err := p.remove(ctx, vm, name); err != nil {
+		return p.lost(vm, "delete snapshot "+name, err)
 	}
 	return nil
+}
+
+func (p *Provider) remove(ctx context.Context, vm hypervisor.VM, name string) error {
+	for removed, consolidated := false, false; ; {
+		if err := p.settle(ctx, vm, p.cfg.RemovalTimeout, changes); err != nil {
+			return err
+		}
+		list, needed, err := p.snapshots(ctx, vm, func(n string) bool { return n == name })
+		switch {
+		case err != nil:
+			return err
+		case len(list) > 0 && removed:
+			return verdict("it is still there after its removal: look at the VM's tasks in vsphere, and delete it again")
+		case len(list) > 0:
+			removed = true
+			for _, s := range list {
+				if err := p.removeOne(ctx, vm, s); err != nil {
+					return err
+				}
+			}
+		case needed && consolidated:
+			return verdict("it is gone, and the VM's disks still need consolidation: look what else uses their files, such as backup software, and delete it again")
+		case needed:
+			consolidated = true
+			err := p.run(ctx, vm, p.cfg.RemovalTimeout, func(client *vim25.Client) (types.ManagedObjectReference, error) {
+				res, err := methods.ConsolidateVMDisks_Task(ctx, client, &types.ConsolidateVMDisks_Task{This: p.reference(vm)})
+				if err != nil {
+					return types.ManagedObjectReference{}, err
+				}
+				return res.Returnval, nil
+			})
+			if err != nil && !errors.Is(err, errForgotten) {
+				return fmt.Errorf("it is gone, and the VM's disks are to be consolidated: %w", err)
+			}
+		default:
+			return nil
+		}
+	}
+}
+
+// removeOne removes a snapshot. One that somebody else removes meanwhile, as the request of an answer that was lost, and a task that is forgotten, are no errors: whoever calls it looks afterwards.
+func (p *Provider) removeOne(ctx context.Context, vm hypervisor.VM, s hypervisor.Snapshot) error {
+	const gone = verdict("it is gone")
+	consolidate := true
+	err := p.run(ctx, vm, p.cfg.RemovalTimeout, func(client *vim25.Client) (types.ManagedObjectReference, error) {
+		res, err := methods.RemoveSnapshot_Task(ctx, client, &types.RemoveSnapshot_Task{
+			This: types.ManagedObjectReference{Type: "VirtualMachineSnapshot", Value: s.ID}, Consolidate: &consolidate,
+		})
+		switch {
+		case fault.Is(err, &types.ManagedObjectNotFound{}):
+			return types.ManagedObjectReference{}, gone
+		case err != nil:
+			return types.ManagedObjectReference{}, err
+		}
+		return res.Returnval, nil
+	})
+	if errors.Is(err, gone) || errors.Is(err, errForgotten) {
+		return nil
+	}
+	return err
+}
+
+// reference of a VM that was looked up.
+func (p *Provider) reference(vm hypervisor.VM) types.ManagedObjectReference {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.known[vm.ID]
 }
 
 // Power is hypervisor.Provider's. A suspended VM is Other.
@@ -678,10 +854,10 @@ func power(state types.VirtualMachinePowerState) hypervisor.Power {
 func (p *Provider) Start(ctx context.Context, vm hypervisor.VM) error {
 	_, machine, props, err := p.read(ctx, vm, "runtime.powerState")
 	if err == nil && power(props.Runtime.PowerState) != hypervisor.On {
-		err = p.run(ctx, vm, func() (types.ManagedObjectReference, error) { return taskOf(machine.PowerOn(ctx)) })
+		err = p.run(ctx, vm, p.cfg.PowerTimeout, func(*vim25.Client) (types.ManagedObjectReference, error) { return taskOf(machine.PowerOn(ctx)) })
 	}
 	if err != nil && !already(err, types.VirtualMachinePowerStatePoweredOn) {
-		return p.fail(vm, "switch it on", err)
+		return p.lost(vm, "switch it on", err)
 	}
 	return nil
 }
@@ -694,14 +870,14 @@ func (p *Provider) Stop(ctx context.Context, vm hypervisor.VM, hard bool) error 
 	case power(props.Runtime.PowerState) == hypervisor.Off:
 		return nil
 	case hard:
-		err = p.run(ctx, vm, func() (types.ManagedObjectReference, error) { return taskOf(machine.PowerOff(ctx)) })
+		err = p.run(ctx, vm, p.cfg.PowerTimeout, func(*vim25.Client) (types.ManagedObjectReference, error) { return taskOf(machine.PowerOff(ctx)) })
 	case !toolsRun(props):
-		err = errors.New("vmware tools do not run in the guest, so nobody hears the request to shut down: start open-vm-tools, shut it down from inside, or take its power away")
+		err = verdict("vmware tools do not run in the guest, so nobody hears the request to shut down: start open-vm-tools, shut it down from inside, or take its power away")
 	default:
 		err = p.reading(ctx, func() error { return machine.ShutdownGuest(ctx) })
 	}
 	if err != nil && !already(err, types.VirtualMachinePowerStatePoweredOff) {
-		return p.fail(vm, "stop it", err)
+		return p.lost(vm, "stop it", err)
 	}
 	return nil
 }

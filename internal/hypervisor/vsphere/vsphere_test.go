@@ -10,7 +10,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/vmware/govmomi/object"
-	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/katoflow/katoflow/internal/hypervisor"
@@ -118,14 +117,11 @@ func TestTake_SlowTask_ReturnsWhenItHasEnded(t *testing.T) {
 	require.Equal(t, []string{"op-1"}, v.Snapshots(vm0), "the moment has passed when Take returns")
 }
 
-func TestTake_TaskFails_IsAnErrorThatIsNotUnknown(t *testing.T) {
+func TestTake_RequestIsRefused_IsAnErrorThatIsNotUnknown(t *testing.T) {
 	v := vspheretest.Start(t, 1)
 	p := open(t, v)
 	s := prepare(t, p, node(vm0), "op-1")
-	v.Model.Service.AddFaultRule(&simulator.FaultInjectionRule{
-		MethodName: "CreateSnapshot_Task", ObjectType: "*", ObjectName: "*", Probability: 1, MaxCount: 1, Enabled: true,
-		FaultType: simulator.FaultTypeCustom, Fault: &types.TooManySnapshotLevels{}, Message: "too many levels",
-	})
+	refuse(v, "CreateSnapshot_Task", &types.TooManySnapshotLevels{})
 	_, err := s.Take(bounded(t))
 	var unknown *hypervisor.UnknownError
 	require.Error(t, err)
@@ -237,10 +233,15 @@ func TestRollback_AnotherTaskIsUnderWay_WaitsForIt(t *testing.T) {
 	take(t, p, node(vm0), "op-1")
 	v.Write(vm0, "later")
 	require.NoError(t, p.Stop(bounded(t), node(vm0), true))
-	v.Model.Service.AddFaultRule(&simulator.FaultInjectionRule{
-		MethodName: "RevertToSnapshot_Task", ObjectType: "*", ObjectName: "*", Probability: 1, MaxCount: 1, Enabled: true, FaultType: simulator.FaultTypeCustom, Fault: &types.TaskInProgress{}, Message: "busy",
-	})
-	require.NoError(t, p.Rollback(bounded(t), node(vm0), "op-1"))
+	_, end := v.Task(vm0, "reconfigure")
+	refuse(v, "RevertToSnapshot_Task", &types.TaskInProgress{})
+	ctx := bounded(t)
+	wait := inBackground(func() error { return p.Rollback(ctx, node(vm0), "op-1") })
+	v.Await("WaitForUpdatesEx", 3) // of taking it, of stopping the VM, and of this task
+	require.Len(t, v.Calls("RevertToSnapshot_Task"), 1)
+	require.Equal(t, "later", v.Content(vm0))
+	end()
+	require.NoError(t, wait())
 	require.Equal(t, "at the moment", v.Content(vm0))
 	require.Len(t, v.Calls("RevertToSnapshot_Task"), 2)
 }
@@ -467,8 +468,22 @@ func TestCheck_EachTrouble_IsNamedAllAtOnce(t *testing.T) {
 		passing.Config.Hardware.Device = append(passing.Config.Hardware.Device, &types.VirtualPCIPassthrough{VirtualDevice: types.VirtualDevice{Key: 13000, Backing: &types.VirtualPCIPassthroughDeviceBackingInfo{Id: "0000:03:00.0"}}})
 	})
 
+	v.Disk("DC0_C0_RP0_VM4", func(d *types.VirtualDisk) {
+		d.Backing.(*types.VirtualDiskFlatVer2BackingInfo).Sharing = string(types.VirtualDiskSharingSharingMultiWriter)
+	})
+	for name, below := range map[string]int{"DC0_C0_RP0_VM5": 31, "DC0_C0_RP0_VM7": 30} {
+		v.Disk(name, func(d *types.VirtualDisk) {
+			for b := d.Backing.(*types.VirtualDiskFlatVer2BackingInfo); below > 0; below-- {
+				b.Parent = &types.VirtualDiskFlatVer2BackingInfo{}
+				b = b.Parent
+			}
+		})
+	}
+	v.Update(v.Machine("DC0_C0_RP0_VM6"), types.PropertyChange{Name: "capability.snapshotOperationsSupported", Val: false})
+
 	p := open(t, v, func(c *Config) { c.Quiesce = true })
 	vms := []hypervisor.VM{
+		node("DC0_C0_RP0_VM4"), node("DC0_C0_RP0_VM5"), node("DC0_C0_RP0_VM6"), node("DC0_C0_RP0_VM7"),
 		node(name(0)), node(name(1)), node(name(2)), node(name(3)), node(name(5)), node(name(6)), node(name(7)), node("DC0_C0_RP0_VM0"), node("DC0_C0_RP0_VM1"), node("DC0_C0_RP0_VM2"),
 		node("DC0_C0_RP0_VM3"), node("nowhere"),
 		{Node: "twice", ID: "/DC0/vm/DC0_C0_RP0_VM1"},
@@ -478,7 +493,9 @@ func TestCheck_EachTrouble_IsNamedAllAtOnce(t *testing.T) {
 	want := map[string]string{
 		"node-of-" + name(0): "independent-persistent", "node-of-" + name(1): "raw device in physical mode", "node-of-" + name(2): "vmware tools do not run",
 		"node-of-" + name(3): "template", "node-of-" + name(5): "2 VMs are called", "node-of-" + name(6): "createSnapshotEx is under way", "node-of-" + name(7): "disconnected",
-		"node-of-DC0_C0_RP0_VM0": "disabled", "node-of-DC0_C0_RP0_VM2": "is suspended", "node-of-DC0_C0_RP0_VM3": "is a PCI device of the host", "node-of-nowhere": "is not there", "twice": "also that of node-of-DC0_C0_RP0_VM1",
+		"node-of-DC0_C0_RP0_VM0": "disabled", "node-of-DC0_C0_RP0_VM2": "is suspended", "node-of-DC0_C0_RP0_VM3": "is a PCI device of the host", "node-of-nowhere": "is not there",
+		"node-of-DC0_C0_RP0_VM4": "shared by several writers", "node-of-DC0_C0_RP0_VM5": "has 32 files one upon the other", "node-of-DC0_C0_RP0_VM6": "supports no snapshots",
+		"twice": "also that of node-of-DC0_C0_RP0_VM1",
 	}
 	got := map[string]string{}
 	for _, problem := range problems {
@@ -510,6 +527,19 @@ func TestCheck_PrivilegesThatLack_AreNamed(t *testing.T) {
 		Node: "node-of-" + vm0,
 		Text: vspheretest.User + " lacks the privileges VirtualMachine.State.RemoveSnapshot, VirtualMachine.Interact.PowerOff on VM " + vm0,
 	}}, problems)
+
+	v.Deny("Datastore.AllocateSpace")
+	want := []hypervisor.Problem{{Text: vspheretest.User + " lacks the privileges Datastore.AllocateSpace on datastore LocalDS_0 of node-of-" + vm0}}
+	for range 2 {
+		problems, err = open(t, v).Check(bounded(t), []hypervisor.VM{node(vm0)})
+		require.NoError(t, err)
+		require.Equal(t, want, problems)
+		// The VM's own files stay there, and those of a snapshot come to them.
+		v.Disk(vm0, func(d *types.VirtualDisk) {
+			file := d.Backing.(*types.VirtualDiskFlatVer2BackingInfo)
+			file.Datastore, file.FileName = nil, "[elsewhere] disk.vmdk"
+		})
+	}
 }
 
 func TestCheck_WhoIsNotLetIn_IsToldWithoutThePassword(t *testing.T) {
@@ -521,7 +551,7 @@ func TestCheck_WhoIsNotLetIn_IsToldWithoutThePassword(t *testing.T) {
 	require.NotContains(t, problems[0].Text, "falsches")
 
 	_, err = open(t, v, func(c *Config) { c.CA = nil }).Check(bounded(t), nil)
-	require.ErrorContains(t, err, "certificate")
+	require.ErrorContains(t, err, "certificate signed by unknown authority: name the file with the certificate of its authority in hypervisor.vsphere.ca_file")
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	require.NoError(t, listener.Close())
@@ -536,11 +566,25 @@ func TestOpen_BadConfig_NamesTheField(t *testing.T) {
 	}{
 		{Config{URL: "ftp://x", User: "u", Password: "p"}, "url"},
 		{Config{URL: "https://u:p@x", User: "u", Password: "p"}, "url"},
+		{Config{URL: "https://x/ui", User: "u", Password: "p"}, "url"},
+		{Config{URL: "https://x//", User: "u", Password: "p"}, "url"},
+		{Config{URL: "https://x?", User: "u", Password: "p"}, "url"},
+		{Config{URL: "https://:443", User: "u", Password: "p"}, "url"},
 		{Config{URL: "https://x", User: "u"}, "password"},
 		{Config{URL: "https://x", User: "u", Password: "p", CA: []byte("x")}, "CA"},
 	} {
 		_, err := Open(row.cfg)
 		require.ErrorContains(t, err, row.want)
+	}
+}
+
+func TestOpen_EachFormOfTheAddress_IsOne(t *testing.T) {
+	v := vspheretest.Start(t, 1)
+	for _, end := range []string{"", "/", "/sdk", "/sdk/"} {
+		p := open(t, v, func(c *Config) { c.URL += end })
+		require.Equal(t, v.URL()+"/sdk", p.address.String())
+		_, err := p.Power(bounded(t), node(vm0))
+		require.NoError(t, err)
 	}
 }
 

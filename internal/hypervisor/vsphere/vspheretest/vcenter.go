@@ -53,7 +53,7 @@ type VCenter struct {
 	mu     sync.Mutex
 	faults []fault
 	calls  []Call // in the order in which they arrived
-	held   chan struct{}
+	held   *hold
 	denied []string
 }
 
@@ -95,6 +95,7 @@ func Start(t testing.TB, machines int) *VCenter {
 	})
 	for _, name := range v.VMs() {
 		v.Tools(name, true)
+		v.Update(v.Machine(name), types.PropertyChange{Name: "capability.snapshotOperationsSupported", Val: true})
 	}
 	return v
 }
@@ -151,8 +152,7 @@ func (v *VCenter) deny(body []byte) Answer {
 		fmt.Fprintf(&has, "<returnval>%t</returnval>", !slices.Contains(v.denied, string(p[1])))
 	}
 	return func(w http.ResponseWriter, _ func() *http.Response) {
-		w.Header().Set("Content-Type", "text/xml; charset=utf-8")
-		_, _ = fmt.Fprintf(w, `<soapenv:Envelope xmlns:soapenv="http://schemas.xmlsoap.org/soap/envelope/"><soapenv:Body><HasPrivilegeOnEntityResponse xmlns="urn:vim25">%s</HasPrivilegeOnEntityResponse></soapenv:Body></soapenv:Envelope>`, has.String())
+		envelope(w, `<HasPrivilegeOnEntityResponse xmlns="urn:vim25">`+has.String()+`</HasPrivilegeOnEntityResponse>`)
 	}
 }
 
@@ -243,11 +243,31 @@ func (v *VCenter) Await(method string, times int) {
 	require.Eventually(v.t, func() bool { return len(v.Calls(method)) >= times }, limit, time.Millisecond, method)
 }
 
+// hold is how the tasks that make snapshots are held.
+type hold struct {
+	released chan struct{}
+	// early: the snapshot is made at once, and only the task's end is held.
+	early bool
+	// fault that the task ends with in the place of a snapshot.
+	fault types.BaseMethodFault
+}
+
 // Hold has the tasks that make snapshots not do anything, and not end, until it is released or the test ends.
-func (v *VCenter) Hold() (release func()) {
+func (v *VCenter) Hold() (release func()) { return v.hold(&hold{}) }
+
+// HoldEnd has the tasks that make snapshots make them, and not end until it is released or the test ends.
+func (v *VCenter) HoldEnd() (release func()) { return v.hold(&hold{early: true}) }
+
+// HoldAndFail has the tasks that make snapshots end with a fault when it is released or the test ends.
+func (v *VCenter) HoldAndFail(fault types.BaseMethodFault) (release func()) {
+	return v.hold(&hold{fault: fault})
+}
+
+func (v *VCenter) hold(h *hold) (release func()) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.held = make(chan struct{})
+	h.released = make(chan struct{})
+	v.held = h
 	return v.release
 }
 
@@ -255,12 +275,12 @@ func (v *VCenter) release() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.held != nil {
-		close(v.held)
+		close(v.held.released)
 		v.held = nil
 	}
 }
 
-// Deny takes privileges from the account on every VM.
+// Deny takes privileges from the account, on everything.
 func (v *VCenter) Deny(privileges ...string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -274,7 +294,7 @@ func (v *VCenter) toHeld(method string, body []byte) []byte {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	this := soapThis.FindSubmatch(body)
-	if method != "CreateSnapshot_Task" || v.held == nil || this == nil {
+	if this == nil || method != "ConsolidateVMDisks_Task" && (method != "CreateSnapshot_Task" || v.held == nil) {
 		return body
 	}
 	machine, ok := v.Model.Map().Get(types.ManagedObjectReference{Type: string(this[1]), Value: string(this[2])}).(*simulator.VirtualMachine)
@@ -286,25 +306,24 @@ func (v *VCenter) toHeld(method string, body []byte) []byte {
 	return bytes.Replace(body, this[0], []byte(`<_this type="`+held.Type+`">`+held.Value+`</_this>`), 1)
 }
 
+// heldMachine does what the simulator's own machine does otherwise, or not at all.
 type heldMachine struct {
 	Self    types.ManagedObjectReference
 	machine *simulator.VirtualMachine
 	vcenter *VCenter
-	held    <-chan struct{}
+	held    *hold
 }
 
 // Reference is mo.Reference's.
 func (h *heldMachine) Reference() types.ManagedObjectReference { return h.Self }
 
 // CreateSnapshotTask is the API's. Its task has the simulator's own one done when it is released, and ends as that has ended.
-func (h *heldMachine) CreateSnapshotTask(ctx *simulator.Context, req *types.CreateSnapshot_Task) soap.HasFault {
-	held := simulator.CreateTask(h.machine, "createSnapshotEx", nil)
-	held.Info.State = types.TaskInfoStateRunning
-	ctx.WithLock(h.machine, func() { ctx.Map.Put(held) })
-	ctx.Map.AtomicUpdate(ctx, held, []types.PropertyChange{{Name: "info.key", Val: held.Self.Value}, {Name: "info.task", Val: held.Self}})
-	later := h.vcenter.context()
-	go func() {
-		<-h.held
+func (h *heldMachine) CreateSnapshotTask(_ *simulator.Context, req *types.CreateSnapshot_Task) soap.HasFault {
+	held, later := h.vcenter.task(h.machine, "createSnapshotEx"), h.vcenter.context()
+	create := func() types.TaskInfo {
+		if h.held.fault != nil {
+			return types.TaskInfo{State: types.TaskInfoStateError, Error: &types.LocalizedMethodFault{Fault: h.held.fault, LocalizedMessage: "it failed"}}
+		}
 		var ref types.ManagedObjectReference
 		later.WithLock(h.machine, func() {
 			ref = h.machine.CreateSnapshotTask(later, req).(*methods.CreateSnapshot_TaskBody).Res.Returnval
@@ -313,10 +332,67 @@ func (h *heldMachine) CreateSnapshotTask(ctx *simulator.Context, req *types.Crea
 		own.Wait()
 		var info types.TaskInfo
 		later.WithLock(own, func() { info = own.Info })
-		changes := []types.PropertyChange{{Name: "info.completeTime", Val: time.Now()}, {Name: "info.result", Val: info.Result}, {Name: "info.state", Val: info.State}}
-		later.Map.AtomicUpdate(later, held, changes)
+		return info
+	}
+	go func() {
+		var info types.TaskInfo
+		if h.held.early {
+			info = create()
+		}
+		<-h.held.released
+		if !h.held.early {
+			info = create()
+		}
+		h.vcenter.end(held, info)
 	}()
 	return &methods.CreateSnapshot_TaskBody{Res: &types.CreateSnapshot_TaskResponse{Returnval: held.Self}}
+}
+
+// ConsolidateVMDisksTask is the API's, which the simulator does not have.
+func (h *heldMachine) ConsolidateVMDisksTask(_ *simulator.Context, _ *types.ConsolidateVMDisks_Task) soap.HasFault {
+	held := h.vcenter.task(h.machine, "consolidateDisks")
+	go func() {
+		h.vcenter.Update(h.machine, types.PropertyChange{Name: "runtime.consolidationNeeded", Val: false})
+		h.vcenter.end(held, types.TaskInfo{State: types.TaskInfoStateSuccess})
+	}()
+	return &methods.ConsolidateVMDisks_TaskBody{Res: &types.ConsolidateVMDisks_TaskResponse{Returnval: held.Self}}
+}
+
+// task is one on a VM that is under way until end.
+func (v *VCenter) task(machine *simulator.VirtualMachine, name string) *simulator.Task {
+	held, ctx := simulator.CreateTask(machine, name, nil), v.context()
+	held.Info.State = types.TaskInfoStateRunning
+	ctx.WithLock(machine, func() { ctx.Map.Put(held) })
+	ctx.Map.AtomicUpdate(ctx, held, []types.PropertyChange{{Name: "info.key", Val: held.Self.Value}, {Name: "info.task", Val: held.Self}})
+	return held
+}
+
+func (v *VCenter) end(held *simulator.Task, info types.TaskInfo) {
+	ctx := v.context()
+	changes := []types.PropertyChange{{Name: "info.completeTime", Val: time.Now()}, {Name: "info.result", Val: info.Result}, {Name: "info.state", Val: info.State}}
+	if info.Error != nil {
+		changes = slices.Insert(changes, 0, types.PropertyChange{Name: "info.error", Val: *info.Error})
+	}
+	ctx.Map.AtomicUpdate(ctx, held, changes)
+}
+
+// Task has somebody else do something to a VM, which changes nothing and is under way until it ends.
+func (v *VCenter) Task(name, what string) (ref types.ManagedObjectReference, end func()) {
+	v.t.Helper()
+	held := v.task(v.Machine(name), what)
+	return held.Self, func() { v.end(held, types.TaskInfo{State: types.TaskInfoStateSuccess}) }
+}
+
+// Started answers a request with a task, and has nothing else done.
+func Started(method string, ref types.ManagedObjectReference) Answer {
+	return func(w http.ResponseWriter, _ func() *http.Response) {
+		envelope(w, fmt.Sprintf(`<%sResponse xmlns="urn:vim25"><returnval type="%s">%s</returnval></%sResponse>`, method, ref.Type, ref.Value, method))
+	}
+}
+
+func envelope(w http.ResponseWriter, body string) {
+	w.Header().Set("Content-Type", "text/xml; charset=utf-8")
+	_, _ = fmt.Fprintf(w, `<soapenv:Envelope xmlns:soapenv="http://schemas.xmlsoap.org/soap/envelope/"><soapenv:Body>%s</soapenv:Body></soapenv:Envelope>`, body)
 }
 
 // Busy has somebody else take a snapshot of a VM, which is under way until it ends.
@@ -485,11 +561,14 @@ func (v *VCenter) Snapshots(name string) []string {
 	return names
 }
 
+const outside = "outside"
+
 // Outside is a client of another administrator, past the proxy. It keeps no connection.
 func (v *VCenter) Outside() *vim25.Client {
 	v.t.Helper()
 	ctx := context.Background()
 	over := soap.NewClient(v.url, true)
+	over.UserAgent = outside
 	over.DefaultTransport().DisableKeepAlives = true
 	client, err := vim25.NewClient(ctx, over)
 	require.NoError(v.t, err)
@@ -497,22 +576,34 @@ func (v *VCenter) Outside() *vim25.Client {
 	return client
 }
 
+// Sessions counts those of everybody else.
+func (v *VCenter) Sessions() int {
+	v.t.Helper()
+	_, others := v.sessions()
+	return len(others)
+}
+
 // EndSessions ends the session of everybody else.
 func (v *VCenter) EndSessions() {
 	v.t.Helper()
+	client, others := v.sessions()
+	require.NotEmpty(v.t, others)
+	_, err := methods.TerminateSession(context.Background(), client, &types.TerminateSession{This: *client.ServiceContent.SessionManager, SessionId: others})
+	require.NoError(v.t, err)
+}
+
+// sessions returns the keys of all but those of clients from outside, of which one is returned.
+func (v *VCenter) sessions() (*vim25.Client, []string) {
+	v.t.Helper()
 	ctx := context.Background()
 	client := v.Outside()
-	own, err := session.NewManager(client).UserSession(ctx)
-	require.NoError(v.t, err)
 	var manager mo.SessionManager
 	require.NoError(v.t, property.DefaultCollector(client).RetrieveOne(ctx, *client.ServiceContent.SessionManager, []string{"sessionList"}, &manager))
 	var others []string
 	for _, s := range manager.SessionList {
-		if s.Key != own.Key {
+		if s.UserAgent != outside {
 			others = append(others, s.Key)
 		}
 	}
-	require.NotEmpty(v.t, others)
-	_, err = methods.TerminateSession(ctx, client, &types.TerminateSession{This: *client.ServiceContent.SessionManager, SessionId: others})
-	require.NoError(v.t, err)
+	return client, others
 }
