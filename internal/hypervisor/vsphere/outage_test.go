@@ -101,6 +101,24 @@ func TestRollback_TaskIsForgotten_IsUnknown(t *testing.T) {
 	require.ErrorContains(t, err, "has forgotten the task")
 }
 
+func TestRollback_LoginIsRefusedDuringTheTask_IsUnknown(t *testing.T) {
+	v := vspheretest.Start(t, 1)
+	p := open(t, v)
+	take(t, p, node(vm0), "op-1")
+	require.NoError(t, p.Stop(bounded(t), node(vm0), true))
+	ref, end := v.Task(vm0, "revert")
+	defer end()
+	v.Fault("RevertToSnapshot_Task", 1, vspheretest.Started("RevertToSnapshot_Task", ref))
+	v.Fault("WaitForUpdatesEx", 1, func(w http.ResponseWriter, forward func() *http.Response) {
+		v.EndSessions()
+		refuse(v, "Login", &types.InvalidLogin{})
+		vspheretest.Heard(w, forward)
+	})
+	err := p.Rollback(bounded(t), node(vm0), "op-1")
+	unknown(t, err)
+	require.ErrorContains(t, err, "the login is refused")
+}
+
 func TestFind_ItsContextEndsAndNothingIsAnswered_ReturnsSoon(t *testing.T) {
 	v := vspheretest.Start(t, 1)
 	p := open(t, v)

@@ -292,7 +292,9 @@ func (p *Provider) logIn(ctx context.Context, since int) error {
 	}
 	p.mu.Unlock()
 	if err == nil && closed {
-		logOut(ctx, client)
+		over, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeWithin)
+		defer cancel()
+		logOut(over, client)
 		return errClosed
 	}
 	return err
@@ -603,7 +605,9 @@ func (p *Provider) run(ctx context.Context, vm hypervisor.VM, limit time.Duratio
 			return err
 		})
 		if err == nil {
-			_, err = p.await(ctx, vm, client, ref, limit)
+			if _, err = p.await(ctx, vm, client, ref, limit); err != nil && !errors.As(err, new(task.Error)) {
+				err = webclient.Hide(err, p.text(err)) // a refused login, say, is certain, and how the task ended is not
+			}
 		}
 		if !fault.Is(err, &types.TaskInProgress{}) || attempt == attempts {
 			return err
