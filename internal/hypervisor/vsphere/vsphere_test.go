@@ -235,9 +235,9 @@ func TestRollback_AnotherTaskIsUnderWay_WaitsForIt(t *testing.T) {
 	require.NoError(t, p.Stop(bounded(t), node(vm0), true))
 	_, end := v.Task(vm0, "reconfigure")
 	refuse(v, "RevertToSnapshot_Task", &types.TaskInProgress{})
-	ctx := bounded(t)
+	ctx, before := bounded(t), len(v.Calls("WaitForUpdatesEx"))
 	wait := inBackground(func() error { return p.Rollback(ctx, node(vm0), "op-1") })
-	v.Await("WaitForUpdatesEx", 3) // of taking it, of stopping the VM, and of this task
+	v.Await("WaitForUpdatesEx", before+1)
 	require.Len(t, v.Calls("RevertToSnapshot_Task"), 1)
 	require.Equal(t, "later", v.Content(vm0))
 	end()
