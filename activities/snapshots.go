@@ -313,6 +313,9 @@ func (x *Snapshots) SnapshotReady(ctx context.Context, in SnapshotReadyInput) (S
 	}
 	if slices.Contains(in.Quiesce, operation.QuiesceFrozen) {
 		out.Problems = append(out.Problems, x.freezable(a.ctx, s, in.Nodes)...)
+		if conflict := s.cluster.FreezeConflict(); conflict != "" {
+			problem("quiesce frozen: %s", conflict)
+		}
 	}
 	_, p, vms, err := x.open(in.Operation.Cluster, in.Nodes)
 	if err != nil {
@@ -326,9 +329,6 @@ func (x *Snapshots) SnapshotReady(ctx context.Context, in SnapshotReadyInput) (S
 	}
 	if err != nil {
 		problem("%s: %v", out.Provider, err)
-	}
-	if v := s.cluster.Hypervisor.VSphere; v != nil && v.Quiesce && slices.Contains(in.Quiesce, operation.QuiesceFrozen) {
-		problem("quiesce frozen: VMware Tools would be asked to quiesce file systems that are frozen, and hang: take quiesce: true out of hypervisor.vsphere")
 	}
 	for _, f := range found {
 		problem("%s", f.String())

@@ -137,6 +137,9 @@ func (f *snapshotFlags) input(c *cli, cluster string) (operation.SnapshotInput, 
 				problems = append(problems, fmt.Sprintf("--quiesce frozen: the inventory names no mount points of %s to freeze: write hypervisor.freeze.mounts, or freeze at the node", n.Name))
 			}
 		}
+		if conflict := local.FreezeConflict(); conflict != "" {
+			problems = append(problems, "--quiesce frozen: "+conflict)
+		}
 		if len(problems) > 0 {
 			return in, badInputs(problems)
 		}

@@ -123,6 +123,7 @@ func TestSnapshot_OnVSphere_WhatIsInTheWay_IsNamedAndNothingIsTouched(t *testing
 	for _, n := range s.names() {
 		require.Contains(t, stderr, n+": "+vspheretest.User+" lacks the privileges VirtualMachine.State.RevertToSnapshot")
 	}
+	require.Contains(t, s.cli(2, "snapshot", "create", s.cluster.Name(), "--quiesce", "frozen,maintenance").Stderr, "take quiesce: true out of hypervisor.vsphere")
 	f.end("named by the preflight, nothing touched")
 	filled()
 	s.DiskMode("core", types.VirtualDiskModePersistent)

@@ -46,6 +46,14 @@ func (c *Cluster) VMOf(n *Node) (id, host string) {
 // defaultFreeze is the deadline of a freeze.
 const defaultFreeze = time.Minute
 
+// FreezeConflict is what keeps file systems of the cluster from being frozen although they could be, in a few words; "" for nothing.
+func (c *Cluster) FreezeConflict() string {
+	if h := c.Hypervisor; h != nil && h.VSphere != nil && h.VSphere.Quiesce {
+		return "VMware Tools would be asked to quiesce file systems that are frozen, and hang: take quiesce: true out of hypervisor.vsphere"
+	}
+	return ""
+}
+
 // FrozenOf returns the mount points of a node that are frozen while snapshots are taken, in order; none where the inventory names none.
 func (c *Cluster) FrozenOf(n *Node) []string {
 	if len(n.Freeze) > 0 || c.Hypervisor == nil || c.Hypervisor.Freeze == nil {
