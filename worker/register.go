@@ -6,6 +6,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/katoflow/katoflow/activities"
+	"github.com/katoflow/katoflow/internal/hypervisor/providers"
 	"github.com/katoflow/katoflow/internal/remote"
 	"github.com/katoflow/katoflow/workflows"
 )
@@ -39,7 +40,7 @@ func register(w worker.Registry, h hands) {
 	w.RegisterActivity(&activities.Kato{Source: source, Connections: h.pool, Jobs: jobs, Logger: h.log})
 	w.RegisterActivity(&activities.Catalog{Source: source, Operations: h.client, Logger: h.log})
 	w.RegisterActivity(&activities.Archives{Source: source, Connections: h.pool, Jobs: jobs, Logger: h.log})
-	w.RegisterActivity(&activities.Snapshots{Source: source, Connections: h.pool, Jobs: jobs, Hypervisors: activities.Providers{Runner: h.pool}, Freezer: &remote.Freezer{Runner: h.pool}, Logger: h.log})
+	w.RegisterActivity(&activities.Snapshots{Source: source, Connections: h.pool, Jobs: jobs, Hypervisors: providers.All{Runner: h.pool}, Freezer: &remote.Freezer{Runner: h.pool}, Logger: h.log})
 	apps := &activities.Apps{Source: source, Operations: h.client, Logger: h.log}
 	w.RegisterActivity(apps)
 	w.RegisterActivity(&activities.Releases{Nodes: nodes, Access: access, Apps: apps})

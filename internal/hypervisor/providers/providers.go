@@ -1,4 +1,5 @@
-package activities
+// Package providers has all providers of snapshots. Only the worker imports it: their libraries are large.
+package providers
 
 import (
 	"fmt"
@@ -14,14 +15,14 @@ import (
 	"github.com/katoflow/katoflow/internal/remote"
 )
 
-// Providers opens the providers of snapshots that katoflow has.
-type Providers struct {
+// All opens the providers of snapshots that katoflow has.
+type All struct {
 	// Runner logs in to the hosts of those that are reached over SSH.
 	Runner remote.Runner
 }
 
 // Open opens the provider of a cluster's hypervisor section. It makes no connection.
-func (p Providers) Open(file *inventory.File, c *inventory.Cluster, env func(string) (string, bool)) (hypervisor.Provider, error) {
+func (p All) Open(file *inventory.File, c *inventory.Cluster, env func(string) (string, bool)) (hypervisor.Provider, error) {
 	h := c.Hypervisor
 	hosts := map[string]remote.Host{}
 	for _, host := range h.Hosts {
