@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"sync"
@@ -59,36 +60,13 @@ func (f *inventoryFile) Check() error {
 // learn tells the scrubber the secrets of the file. One that cannot be read is told by CheckFiles and by the operation that needs it.
 func (f *inventoryFile) learn(file *inventory.File) {
 	for _, c := range file.Clusters {
-		secrets := []*inventory.Secret{c.SSH.Passphrase, c.Notify.Webhook}
-		if c.S3 != nil {
-			secrets = append(secrets, c.S3.AccessKey, c.S3.SecretKey, c.S3.SessionToken)
-		}
-		if h := c.Hypervisor; h != nil {
-			if h.EC2 != nil {
-				secrets = append(secrets, h.EC2.AccessKey, h.EC2.SecretKey, h.EC2.SessionToken)
-			}
-			if h.OpenStack != nil {
-				secrets = append(secrets, h.OpenStack.Password)
-				if a := h.OpenStack.ApplicationCredential; a != nil {
-					secrets = append(secrets, a.Secret)
-				}
-			}
-			if h.VSphere != nil {
-				secrets = append(secrets, h.VSphere.Password)
-			}
-		}
-		if c.Controller != nil {
-			secrets = append(secrets, c.Controller.Password)
-		}
-		for _, n := range c.Nodes {
-			secrets = append(secrets, n.SSH.Passphrase)
-		}
-		for _, s := range secrets {
-			if s == nil {
+		for _, s := range c.Secrets() {
+			value, err := s.Resolve(file, f.env)
+			if err != nil {
 				continue
 			}
-			if value, err := s.Resolve(file, f.env); err == nil {
-				f.scrubber.Add(value)
+			for line := range bytes.Lines(value) { // of a key each is as good as the whole
+				f.scrubber.Add(line)
 			}
 		}
 	}

@@ -124,7 +124,7 @@ func TestInventoryFile_EverySecretOfACluster_IsKnownToTheLog(t *testing.T) {
     platform: als
     ssh: {passphrase: {env: ONE}, key_files: [id]}
     notify: {webhook: {env: TWO}}
-    s3: {bucket: archives, access_key: {env: THREE}, secret_key: {env: FOUR}, session_token: {env: FIVE}}
+    s3: {bucket: archives, access_key: {env: THREE}, secret_key: {env: FOUR}, session_token: {env: FIVE}, identity: {env: FOURTEEN}}
     controller: {url: "https://api.example.org", user: admin, password: {env: SIX}}
     nodes: [{name: core, address: 10.0.0.1, roles: [primary, controller, router], ssh: {passphrase: {env: SEVEN}}}]
   instances:
@@ -136,6 +136,9 @@ func TestInventoryFile_EverySecretOfACluster_IsKnownToTheLog(t *testing.T) {
   credential:
     hypervisor: {provider: openstack, openstack: {auth_url: "https://keystone.example.org/v3", application_credential: {id: x, secret: {env: TWELVE}}}}
     nodes: [{name: a, address: 10.0.0.4}]
+  domains:
+    hypervisor: {provider: libvirt, hosts: [{name: h, address: 10.0.0.9, ssh: {passphrase: {env: FIFTEEN}, key_files: [id]}}]}
+    nodes: [{name: a, address: 10.0.0.6}]
   vms:
     hypervisor: {provider: vsphere, vsphere: {url: "https://vcenter.example.org", user: u, password: {env: THIRTEEN}}}
     nodes: [{name: a, address: 10.0.0.5}]
@@ -158,7 +161,7 @@ func TestInventoryFile_EverySecretOfACluster_IsKnownToTheLog(t *testing.T) {
 			t.Errorf("%s is logged as %q", name, got)
 		}
 	}
-	if len(names) != 13 {
+	if len(names) != 15 {
 		t.Errorf("%q", names)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"reflect"
 	"strings"
 )
 
@@ -31,6 +32,34 @@ func (s Secret) Resolve(file *File, env func(string) (string, bool)) ([]byte, er
 		return nil, fmt.Errorf("%s is empty: write the secret into it", quote(s.File))
 	}
 	return []byte(value), nil
+}
+
+// Secrets returns every reference to a secret that the cluster's section has, wherever it stands.
+func (c *Cluster) Secrets() []*Secret {
+	var out []*Secret
+	var look func(v reflect.Value)
+	look = func(v reflect.Value) {
+		switch v.Kind() {
+		case reflect.Pointer:
+			if s, ok := v.Interface().(*Secret); ok && s != nil {
+				out = append(out, s)
+			} else if !ok && !v.IsNil() {
+				look(v.Elem())
+			}
+		case reflect.Struct:
+			for field, value := range v.Fields() {
+				if field.IsExported() {
+					look(value)
+				}
+			}
+		case reflect.Slice:
+			for i := range v.Len() {
+				look(v.Index(i))
+			}
+		}
+	}
+	look(reflect.ValueOf(c))
+	return out
 }
 
 // readPrivate reads a file that only its owner may read.
